@@ -1,0 +1,48 @@
+# make demo: the whole pipeline on embedded crystals.   make test: the test suite.   `make help` lists the rest.
+PYTHON ?= python3
+CORES ?= $(shell nproc)
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint format docs lock clean
+
+$(VENV)/.complete: requirements/lock.txt pyproject.toml tools/make_venv.py
+	@$(PYTHON) tools/make_venv.py
+
+help:  ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.complete  ## Run the whole pipeline on the embedded crystals; ends with results/demo/report.html
+	@xtalrl demo --cores $(CORES)
+
+test: $(VENV)/.complete  ## Run the test suite
+	@python -m pytest
+
+test-all: $(VENV)/.complete  ## Run the slow tests too: real pw.x, real SLURM, browser
+	@python -m pytest -m "slow or not slow"
+
+lint: $(VENV)/.complete  ## Check style, types and the workflow
+	ruff check .
+	ruff format --check .
+	mypy
+	snakefmt --check Snakefile rules
+	snakemake --lint --configfile config/demo.yaml
+
+format: $(VENV)/.complete  ## Format the code
+	ruff check --fix .
+	ruff format .
+	snakefmt Snakefile rules
+
+docs: $(VENV)/.complete  ## Write what is generated: config/config.yaml, docs/configuration.md
+	@xtalrl config-docs
+
+lock:  ## Renew requirements/lock.txt (needs uv; UV_FIND_LINKS where torch's CPU wheel is on disk)
+	printf 'torch==2.13.0+cpu\n' > $(VENV)/override.txt
+	uv pip compile pyproject.toml --extra train --extra workflow --group dev --override $(VENV)/override.txt \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-package torch \
+		--no-header --no-annotate --output-file requirements/lock.txt
+
+clean:  ## Remove the demo's results (finished SCFs stay in results/cache)
+	rm -rf results/demo

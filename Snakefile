@@ -1,0 +1,93 @@
+"""xtalrl: crystals with a wanted band gap, designed by offline reinforcement learning on DFT data.
+
+    snakemake --profile profiles/slurm all
+
+`config/config.yaml` holds every choice that changes a result, `profiles/` every choice about the machine.
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/structures.smk"
+include: "rules/scf.smk"
+include: "rules/labels.smk"
+include: "rules/trajectories.smk"
+include: "rules/train.smk"
+include: "rules/rollout.smk"
+include: "rules/evaluate.smk"
+include: "rules/report.smk"
+
+
+localrules:
+    all, structures, scf, references, labels, trajectories, train, rollout, evaluate, tables, figures, report,
+
+
+rule all:
+    default_target: True
+    input:
+        f"{RESULTS}/report.html",
+
+
+rule structures:
+    input:
+        f"{RESULTS}/structures/crystals.parquet",
+        f"{RESULTS}/structures/graphs.parquet",
+
+
+rule scf:
+    input:
+        f"{RESULTS}/scf/outcomes.parquet",
+
+
+rule references:
+    input:
+        f"{RESULTS}/references.parquet",
+
+
+rule labels:
+    input:
+        f"{RESULTS}/labels.parquet",
+
+
+rule trajectories:
+    input:
+        f"{RESULTS}/trajectories.parquet",
+
+
+rule train:
+    input:
+        policy_runs(f"{RESULTS}/policies/{{policy}}/seed{{seed}}/policy.json"),
+
+
+rule rollout:
+    input:
+        f"{RESULTS}/designs/assessments.parquet",
+
+
+rule evaluate:
+    input:
+        f"{RESULTS}/evaluation/evaluation.parquet",
+
+
+rule tables:
+    input:
+        rules.make_table1.output,
+        rules.make_table2.output,
+
+
+rule figures:
+    input:
+        rules.make_figure2.output,
+
+
+rule report:
+    input:
+        rules.tables.input,
+        rules.figures.input,
+        rules.make_report.output,

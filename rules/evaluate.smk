@@ -1,0 +1,45 @@
+"""SCFs of the distinct valid designs, and their properties beside the true crystals'."""
+
+
+rule plan_design_scf:
+    input:
+        assessments=f"{RESULTS}/designs/assessments.parquet",
+        crystals=f"{RESULTS}/structures/crystals.parquet",
+        references=f"{RESULTS}/references.parquet",
+        family=FAMILY,
+    output:
+        requests=f"{RESULTS}/evaluation/requests.parquet",
+    params:
+        elemental_crystals=cfg.references.crystals,
+        protocol=cfg.dft.protocol,
+        shards=cfg.dft.shards,
+    log:
+        f"{RESULTS}/logs/plan_design_scf.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plan_design_scf.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Planning the SCFs of the designs and of elements they add"
+    script:
+        "../workflow/scripts/plan_design_scf.py"
+
+
+rule evaluate_designs:
+    input:
+        assessments=f"{RESULTS}/designs/assessments.parquet",
+        outcomes=f"{RESULTS}/evaluation/outcomes.parquet",
+        references=f"{RESULTS}/references.parquet",
+        labels=f"{RESULTS}/labels.parquet",
+    output:
+        evaluation=f"{RESULTS}/evaluation/evaluation.parquet",
+    log:
+        f"{RESULTS}/logs/evaluate_designs.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate_designs.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Joining the designs with their DFT properties"
+    script:
+        "../workflow/scripts/evaluate_designs.py"

@@ -1,0 +1,77 @@
+"""Reference energies, formation energies (eq. 15) and gaps; computed, or imported from published tables."""
+
+if cfg.references.energies:
+
+    rule import_references:
+        input:
+            energies=cfg.references.energies,
+        output:
+            references=f"{RESULTS}/references.parquet",
+        log:
+            f"{RESULTS}/logs/import_references.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/import_references.tsv"
+        conda:
+            "../envs/workflow.yaml"
+        message:
+            "Importing reference energies from {input.energies}"
+        script:
+            "../workflow/scripts/import_references.py"
+
+else:
+
+    rule assemble_references:
+        input:
+            outcomes=f"{RESULTS}/references/outcomes.parquet",
+        output:
+            references=f"{RESULTS}/references.parquet",
+        log:
+            f"{RESULTS}/logs/assemble_references.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/assemble_references.tsv"
+        conda:
+            "../envs/workflow.yaml"
+        message:
+            "Assembling the reference energies"
+        script:
+            "../workflow/scripts/assemble_references.py"
+
+
+if cfg.labels.path:
+
+    rule import_labels:
+        input:
+            crystals=f"{RESULTS}/structures/crystals.parquet",
+            tables=cfg.labels.path,
+        output:
+            labels=f"{RESULTS}/labels.parquet",
+        log:
+            f"{RESULTS}/logs/import_labels.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/import_labels.tsv"
+        conda:
+            "../envs/workflow.yaml"
+        message:
+            "Importing labels from {input.tables}"
+        script:
+            "../workflow/scripts/import_labels.py"
+
+else:
+
+    rule label_crystals:
+        input:
+            crystals=f"{RESULTS}/structures/crystals.parquet",
+            outcomes=f"{RESULTS}/scf/outcomes.parquet",
+            references=f"{RESULTS}/references.parquet",
+        output:
+            labels=f"{RESULTS}/labels.parquet",
+        log:
+            f"{RESULTS}/logs/label_crystals.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/label_crystals.tsv"
+        conda:
+            "../envs/workflow.yaml"
+        message:
+            "Computing formation energies and collecting gaps"
+        script:
+            "../workflow/scripts/label_crystals.py"

@@ -1,0 +1,125 @@
+"""Every SCF of the workflow: of the crystals (stage `scf`), the elements (`references`) and the designs (`evaluation`)."""
+
+
+rule fetch_pseudopotentials:
+    output:
+        family=FAMILY,
+    params:
+        family=cfg.dft.family,
+        location=cfg.dft.pseudopotentials,
+        cache=CACHE,
+    log:
+        f"{CACHE}/logs/fetch_pseudopotentials.{cfg.dft.family}.log",
+    benchmark:
+        f"{CACHE}/benchmarks/fetch_pseudopotentials.{cfg.dft.family}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Getting the pseudopotentials {params.family}"
+    script:
+        "../workflow/scripts/fetch_pseudopotentials.py"
+
+
+rule fetch_engine:
+    output:
+        engine=ENGINE,
+    params:
+        command=cfg.dft.command,
+        cache=CACHE,
+    log:
+        f"{CACHE}/logs/fetch_engine.log",
+    benchmark:
+        f"{CACHE}/benchmarks/fetch_engine.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Finding pw.x, or fetching the embedded one"
+    script:
+        "../workflow/scripts/fetch_engine.py"
+
+
+rule plan_crystal_scf:
+    input:
+        crystals=f"{RESULTS}/structures/crystals.parquet",
+        family=FAMILY,
+    output:
+        requests=f"{RESULTS}/scf/requests.parquet",
+    params:
+        protocol=cfg.dft.protocol,
+        shards=cfg.dft.shards,
+    log:
+        f"{RESULTS}/logs/plan_crystal_scf.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plan_crystal_scf.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Planning the SCFs of the crystals"
+    script:
+        "../workflow/scripts/plan_crystal_scf.py"
+
+
+rule plan_reference_scf:
+    input:
+        crystals=f"{RESULTS}/structures/crystals.parquet",
+        family=FAMILY,
+    output:
+        requests=f"{RESULTS}/references/requests.parquet",
+    params:
+        elements=cfg.references.elements,
+        elemental_crystals=cfg.references.crystals,
+        protocol=cfg.dft.protocol,
+        shards=cfg.dft.shards,
+    log:
+        f"{RESULTS}/logs/plan_reference_scf.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plan_reference_scf.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Planning the SCFs of the elements"
+    script:
+        "../workflow/scripts/plan_reference_scf.py"
+
+
+rule run_scf_shard:
+    input:
+        requests=f"{RESULTS}/{{stage}}/requests.parquet",
+        family=FAMILY,
+        engine=ENGINE,
+    output:
+        outcomes=f"{RESULTS}/{{stage}}/shards/{{shard}}.parquet",
+    params:
+        protocol=cfg.dft.protocol,
+        recovery=cfg.dft.recovery,
+        time_limits_min=cfg.dft.time_limits.model_dump(),
+        command=cfg.dft.command,
+        cache=CACHE,
+    log:
+        f"{RESULTS}/logs/run_scf_shard.{{stage}}.{{shard}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/run_scf_shard.{{stage}}.{{shard}}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Running SCF shard {wildcards.shard} of the stage {wildcards.stage}, {threads} at a time"
+    threads: 4
+    script:
+        "../workflow/scripts/run_scf_shard.py"
+
+
+rule gather_scf:
+    input:
+        shards=expand(f"{RESULTS}/{{{{stage}}}}/shards/{{shard}}.parquet", shard=SHARDS),
+    output:
+        outcomes=f"{RESULTS}/{{stage}}/outcomes.parquet",
+    log:
+        f"{RESULTS}/logs/gather_scf.{{stage}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/gather_scf.{{stage}}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Gathering the SCF outcomes of the stage {wildcards.stage}"
+    script:
+        "../workflow/scripts/gather_scf.py"

@@ -1,0 +1,77 @@
+"""MP-20 or the demo set → nonmetal crystals as Niggli cells → CrystalNN graphs."""
+
+
+rule build_demo_set:
+    input:
+        crystals="resources/demo/crystals.csv",
+    output:
+        train=f"{RESULTS}/structures/demo/train.csv",
+        val=f"{RESULTS}/structures/demo/val.csv",
+        test=f"{RESULTS}/structures/demo/test.csv",
+    log:
+        f"{RESULTS}/logs/build_demo_set.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/build_demo_set.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Building the textbook crystals in MP-20's columns"
+    script:
+        "../workflow/scripts/build_demo_set.py"
+
+
+rule fetch_mp20:
+    output:
+        train=f"{CACHE}/mp20/train.csv",
+        val=f"{CACHE}/mp20/val.csv",
+        test=f"{CACHE}/mp20/test.csv",
+    log:
+        f"{CACHE}/logs/fetch_mp20.log",
+    benchmark:
+        f"{CACHE}/benchmarks/fetch_mp20.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Downloading MP-20"
+    script:
+        "../workflow/scripts/fetch_mp20.py"
+
+
+rule read_crystals:
+    input:
+        unpack(structure_csvs),
+    output:
+        crystals=f"{RESULTS}/structures/crystals.parquet",
+        rejected=f"{RESULTS}/structures/rejected.parquet",
+    params:
+        max_sites=cfg.structures.max_sites,
+        limit=cfg.structures.limit,
+    log:
+        f"{RESULTS}/logs/read_crystals.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/read_crystals.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Reading crystals, dropping metals, reducing cells"
+    script:
+        "../workflow/scripts/read_crystals.py"
+
+
+rule build_graphs:
+    input:
+        crystals=f"{RESULTS}/structures/crystals.parquet",
+    output:
+        graphs=f"{RESULTS}/structures/graphs.parquet",
+        failures=f"{RESULTS}/structures/graph_failures.parquet",
+    log:
+        f"{RESULTS}/logs/build_graphs.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/build_graphs.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Building CrystalNN graphs on {threads} cores"
+    threads: 4
+    script:
+        "../workflow/scripts/build_graphs.py"

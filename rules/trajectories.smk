@@ -1,0 +1,22 @@
+"""Breadth-first orders of the labelled crystals."""
+
+
+rule build_trajectories:
+    input:
+        graphs=f"{RESULTS}/structures/graphs.parquet",
+        labels=f"{RESULTS}/labels.parquet",
+    output:
+        trajectories=f"{RESULTS}/trajectories.parquet",
+    params:
+        per_crystal=cfg.trajectories.per_crystal,
+        seed=cfg.trajectories.seed,
+    log:
+        f"{RESULTS}/logs/build_trajectories.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/build_trajectories.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Building breadth-first trajectories"
+    script:
+        "../workflow/scripts/build_trajectories.py"

@@ -1,0 +1,85 @@
+"""The command `xtalrl`: what the workflow needs (`doctor`) and how far it is (`status`)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from xtalrl.errors import XtalrlError, explain_os_error
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+ConfigFile = Annotated[
+    list[Path] | None, typer.Option("--configfile", help="As given to snakemake; laid over config/config.yaml.")
+]
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command that answers a user's mistake with a sentence and exit code 1."""
+
+    @wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except XtalrlError as error:
+            typer.echo(f"ERROR: {error}", err=True)
+            sys.exit(1)
+        except BrokenPipeError:
+            sys.exit(0)
+        except OSError as error:
+            if (sentence := explain_os_error(error)) is None:
+                raise
+            typer.echo(f"ERROR: {sentence}", err=True)
+            sys.exit(1)
+
+    return app.command(name=function.__name__.replace("_", "-"))(wrapper)
+
+
+def _load(configfile: list[Path] | None) -> Any:
+    from xtalrl.config import load
+
+    return load("config/config.yaml", *(configfile or []))
+
+
+@_command
+def doctor(configfile: ConfigFile = None) -> None:
+    """Say what is installed and what is missing, each with the command that mends it."""
+    from xtalrl.doctor import print_checks
+
+    if not print_checks(_load(configfile)):
+        sys.exit(1)
+
+
+@_command
+def status(
+    configfile: ConfigFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+) -> None:
+    """Show how far each stage is and how its SCFs ended, from the files alone."""
+    from xtalrl.status import print_status
+
+    print_status(_load(configfile), as_json)
+
+
+@_command
+def summary(configfile: ConfigFile = None) -> None:
+    """List what a finished run made."""
+    from xtalrl.status import print_summary
+
+    print_summary(_load(configfile))
+
+
+@_command
+def config_docs() -> None:
+    """Write config/config.yaml and docs/configuration.md from the configuration's models."""
+    from xtalrl.config_docs import render_markdown, render_yaml
+    from xtalrl.resources import PROJECT
+
+    for name, text in (("config/config.yaml", render_yaml()), ("docs/configuration.md", render_markdown())):
+        (PROJECT / name).write_text(text)
+        typer.echo(f"Wrote {name}")

@@ -1,0 +1,233 @@
+"""The configuration of a run: one documented, validated place for every choice that changes a result.
+
+Run-time matters (jobs, memory, wall time) are not here but in `profiles/`.
+`docs/configuration.md` and `config/config.yaml` are generated from these models (`xtalrl config-docs`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from xtalrl.errors import XtalrlError
+from xtalrl.rl.policies import PolicySpec, Reward
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StructuresConfig(_Section):
+    """Where the crystals come from and which are used."""
+
+    source: Literal["mp20", "demo"] = Field(
+        "mp20", description="`mp20`: the MP-20 data set. `demo`: the embedded textbook crystals in `resources/demo`."
+    )
+    path: str | None = Field(
+        None,
+        description="Folder with `train`, `val` and `test` as `.csv` or `.csv.gz` in MP-20's columns, used instead of a download.",
+    )
+    max_sites: int = Field(20, ge=1, le=20, description="Largest number of sites in a cell; larger crystals are rejected.")
+    limit: int | None = Field(None, ge=1, description="Use at most this many nonmetals of each split (for trials); null uses all.")
+
+
+class TimeLimits(_Section):
+    """Minutes of wall time a pw.x attempt may take; one number an attempt, the last repeats."""
+
+    crystal: tuple[float, ...] = Field((30, 120, 480), description="Data crystals: the flexible limit of the paper.")
+    reference: tuple[float, ...] = Field((30, 120, 480), description="Elemental references.")
+    design: tuple[float, ...] = Field((15,), description="Designs: 15 minutes in all attempts together, as in the paper.")
+
+
+class DftConfig(_Section):
+    """How every SCF is done."""
+
+    protocol: str = Field("paper-fast", description="Name of a file in `resources/protocols`, or a path to one of yours.")
+    family: str = Field("sssp-1.3.0-efficiency", description="Name of a pseudopotential family in `resources/families`.")
+    pseudopotentials: str | None = Field(
+        None, description="Folder or archive that holds the family's files; null downloads them."
+    )
+    command: str | None = Field(
+        None,
+        description="Command that runs pw.x, e.g. `srun -n 1 pw.x`; null takes the pw.x on PATH, else the embedded one.",
+    )
+    shards: int = Field(230, ge=1, description="Number of jobs the SCFs of a stage are divided into.")
+    recovery: Literal["paper", "extended"] = Field(
+        "paper", description="`paper` drops the designs the paper dropped; `extended` tries to recover them."
+    )
+    time_limits: TimeLimits = TimeLimits()
+
+
+class ReferencesConfig(_Section):
+    """The elemental reference energies of eq. 15."""
+
+    elements: Literal["all", "data"] = Field(
+        "all", description="`all`: the 88 elements. `data`: the elements of the crystals; what designs need is added later."
+    )
+    crystals: str | None = Field(
+        None, description="CSV of elemental crystals (`element`, `cif`); null takes the textbook forms, then one atom in a box."
+    )
+    energies: str | None = Field(
+        None, description="CSV of reference energies to import instead of computing them."
+    )
+
+
+class LabelsConfig(_Section):
+    """Gaps and formation energies the policies learn from."""
+
+    path: str | None = Field(None, description="Folder or CSV of published results to import instead of running the SCFs.")
+
+
+class TrajectoriesConfig(_Section):
+    """Breadth-first orders of the sites."""
+
+    per_crystal: int = Field(5, ge=1, le=20, description="Most trajectories a crystal gives, each from another source site.")
+    seed: int = Field(0, ge=0, description="Seed of the choice of source sites.")
+
+
+class PoliciesConfig(_Section):
+    """Which policies are trained: the baselines, and c-CQL for every target gap and conservatism weight."""
+
+    random: bool = Field(True, description="The policy that draws elements uniformly.")
+    bc: bool = Field(True, description="Behavioural cloning.")
+    ucql: bool = Field(True, description="Unconditional CQL, rewarded for formation energy only, for every weight.")
+    targets_ev: tuple[Annotated[float, Field(ge=0)], ...] = Field((1.12, 2.0, 3.0, 4.0), description="Target gaps p̂ of c-CQL in eV.")
+    omegas: tuple[Annotated[float, Field(ge=0)], ...] = Field((1.0, 5.0), description="Conservatism weights ω of CQL.")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="Training seeds.")
+
+
+class RewardConfig(_Section):
+    """The terminal reward: α₁·g_E + α₂·exp(-(p - p̂)²/β₂)."""
+
+    energy: Literal["formation", "total"] = Field(
+        "formation", description="`formation`: g_E = exp(-E_form/β₁) (eq. 7). `total`: g_E = log10(-E_tot/Ry) (eq. 16)."
+    )
+    alpha1: float = Field(1.0, ge=0, description="Weight of the energy term.")
+    alpha2: float = Field(10.0, ge=0, description="Weight of the gap term.")
+    beta1: float = Field(5.0, gt=0, description="Width of the formation-energy term in eV/atom.")
+    beta2: float = Field(3.0, gt=0, description="Width of the gap term in eV².")
+
+
+class TrainingConfig(_Section):
+    """How a policy is trained (appendix A.1.5)."""
+
+    steps: int = Field(250_000, ge=1, description="Gradient steps.")
+    batch_size: int = Field(1024, ge=1, description="Transitions a step.")
+    learning_rate: float = Field(3e-4, gt=0, description="Of Adam.")
+    discount: float = Field(0.99, ge=0, le=1, description="γ.")
+    target_update_rate: float = Field(5e-3, gt=0, le=1, description="Soft update of the target network, every step.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a GPU where there is one.")
+    checkpoint_every: int = Field(10_000, ge=1, description="Steps between checkpoints.")
+    log_every: int = Field(100, ge=1, description="Steps between rows of the training log.")
+
+
+class EvaluationConfig(_Section):
+    """How designs are judged."""
+
+    window_ev: float = Field(0.25, gt=0, description="Half width of the desired range around the target gap in eV.")
+    formulas: str | None = Field(
+        None, description="Text file (or .gz) of known reduced formulas, one a line, for novelty; null leaves novelty empty."
+    )
+    bootstrap_samples: int = Field(2000, ge=100, description="Resamples behind every interval.")
+    confidence: float = Field(0.95, gt=0, lt=1, description="Level of every interval.")
+
+
+class Config(_Section):
+    """Everything that changes a result."""
+
+    results: str = Field("results/mp20", description="Folder of everything this run produces.")
+    cache: str = Field("results/cache", description="Downloads and finished SCFs, shared by all runs.")
+    structures: StructuresConfig = StructuresConfig()
+    dft: DftConfig = DftConfig()
+    references: ReferencesConfig = ReferencesConfig()
+    labels: LabelsConfig = LabelsConfig()
+    trajectories: TrajectoriesConfig = TrajectoriesConfig()
+    policies: PoliciesConfig = PoliciesConfig()
+    reward: RewardConfig = RewardConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def policy_specs(self) -> dict[str, PolicySpec]:
+        """The policies by name, in the order of Table 1."""
+        reward = Reward(**self.reward.model_dump())
+        specs = []
+        if self.policies.random:
+            specs.append(PolicySpec(kind="random"))
+        if self.policies.bc:
+            specs.append(PolicySpec(kind="bc"))
+        if self.policies.ucql:
+            specs += [PolicySpec(kind="ucql", omega=omega, reward=reward.without_gap()) for omega in self.policies.omegas]
+        specs += [
+            PolicySpec(kind="ccql", omega=omega, target_ev=target, reward=reward)
+            for target in self.policies.targets_ev
+            for omega in self.policies.omegas
+        ]
+        return {spec.name: spec for spec in specs}
+
+
+def validate(config: Mapping[str, Any]) -> Config:
+    """Check a configuration as Snakemake or a YAML file gives it.
+
+    Raises:
+        XtalrlError: one sentence a mistake, naming the key, its value and what is allowed.
+    """
+    try:
+        return Config.model_validate(dict(config))
+    except ValidationError as error:
+        lines = [_sentence(item) for item in error.errors()]
+        raise XtalrlError(
+            "The configuration has "
+            + ("a mistake" if len(lines) == 1 else f"{len(lines)} mistakes")
+            + ":\n  "
+            + "\n  ".join(lines)
+            + "\nAll keys are described in docs/configuration.md."
+        ) from None
+
+
+def load(*paths: str | Path) -> Config:
+    """Read YAML files, later ones over earlier ones, and check the result (see `validate`)."""
+    merged: dict[str, Any] = {}
+    for path in paths:
+        try:
+            content = yaml.safe_load(Path(path).read_text()) or {}
+        except FileNotFoundError:
+            known = ", ".join(sorted(str(p) for p in Path("config").glob("*.yaml"))) or "none in config/"
+            raise XtalrlError(f"The configuration file {path} does not exist; there are: {known}.") from None
+        except yaml.YAMLError as error:
+            raise XtalrlError(f"{path} is not valid YAML: {error}") from None
+        if not isinstance(content, dict):
+            raise XtalrlError(f"{path} must hold `key: value` pairs, not {type(content).__name__}.")
+        _merge(merged, content)
+    return validate(merged)
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = value
+
+
+def _sentence(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        names = list(_section_at(item["loc"][:-1]).model_fields)
+        close = difflib.get_close_matches(str(item["loc"][-1]), names, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"`{where}` is not a known key: {hint}Allowed here: {', '.join(names)}."
+    return f"`{where}` is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}."
+
+
+def _section_at(location: tuple[Any, ...]) -> type[BaseModel]:
+    model: type[BaseModel] = Config
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        model = annotation
+    return model

@@ -1,0 +1,1 @@
+"""Self-consistent fields with Quantum ESPRESSO: protocols, engines, recovery, cache, references."""

@@ -1,0 +1,162 @@
+"""`xtalrl doctor`: what a run needs, whether it is here, and the command that mends it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from xtalrl.config import Config
+from xtalrl.errors import XtalrlError
+from xtalrl.workflow import check_folders
+
+
+class State(Enum):
+    """How a check ended. Only MISSING makes `xtalrl doctor` fail."""
+
+    OK = "[green]ok[/]"
+    OPTIONAL = "[yellow]optional[/]"
+    MISSING = "[red]missing[/]"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report."""
+
+    name: str
+    state: State
+    finding: str
+    mend: str = ""
+
+
+def print_checks(config: Config) -> bool:
+    """Print every check; True if nothing that the run needs is missing."""
+    checks = list(run_checks(config))
+    table = Table(title="xtalrl doctor", title_justify="left", box=None, pad_edge=False)
+    for column in ("what", "state", "found", "to mend it"):
+        table.add_column(column, overflow="fold")
+    for check in checks:
+        table.add_row(check.name, check.state.value, check.finding, check.mend)
+    Console().print(table)
+    return all(check.state is not State.MISSING for check in checks)
+
+
+def run_checks(config: Config) -> Iterator[Check]:
+    """All checks in the order a run meets them."""
+    functions: tuple[Callable[[Config], Check], ...] = (
+        _check_python,
+        _check_packages,
+        _check_folders,
+        _check_structures,
+        _check_engine,
+        _check_pseudopotentials,
+        _check_torch,
+        _check_slurm,
+        _check_api_key,
+    )
+    for function in functions:
+        yield function(config)
+
+
+def _check_python(config: Config) -> Check:
+    version = platform.python_version()
+    if (3, 11) <= sys.version_info[:2] <= (3, 12):
+        return Check("Python", State.OK, f"{version} at {sys.executable}")
+    return Check("Python", State.MISSING, f"{version}; 3.11 or 3.12 is needed", "make PYTHON=python3.11 demo")
+
+
+def _check_packages(config: Config) -> Check:
+    names = ("snakemake", "snakemake-executor-plugin-slurm", "pymatgen", "ase", "smact", "pyarrow", "pydantic")
+    versions, missing = [], []
+    for name in names:
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return Check("packages", State.MISSING, f"not installed: {', '.join(missing)}", "rm -rf .venv && make demo")
+    return Check("packages", State.OK, ", ".join(versions))
+
+
+def _check_folders(config: Config) -> Check:
+    try:
+        check_folders(config)
+    except XtalrlError as error:
+        return Check("folders", State.MISSING, str(error), "xtalrl doctor --configfile YOUR.yaml")
+    free_gb = shutil.disk_usage(config.results).free / 1e9
+    finding = f"{config.results} and {config.cache} can be written, {free_gb:,.0f} GB free"
+    if free_gb < 2:
+        return Check("folders", State.MISSING, f"{finding}; 2 GB are needed", "df -h; free some space")
+    return Check("folders", State.OK, finding)
+
+
+def _check_structures(config: Config) -> Check:
+    from xtalrl.structures.mp20 import find_csvs
+
+    if config.structures.path:
+        try:
+            return Check("structures", State.OK, f"{', '.join(str(path) for path in find_csvs(config.structures.path).values())}")
+        except XtalrlError as error:
+            return Check("structures", State.MISSING, str(error), "mend `structures.path` in the config")
+    if config.structures.source == "demo":
+        return Check("structures", State.OK, "the embedded textbook crystals")
+    if all((Path(config.cache) / "mp20" / f"{split}.csv").exists() for split in ("train", "val", "test")):
+        return Check("structures", State.OK, f"MP-20 in {config.cache}/mp20")
+    return Check("structures", State.OPTIONAL, "MP-20 is not downloaded yet", "snakemake --profile profiles/local structures")
+
+
+def _check_engine(config: Config) -> Check:
+    from xtalrl.dft.engines import describe_engine
+
+    try:
+        return Check("pw.x", State.OK, describe_engine(config.dft.command, config.cache))
+    except XtalrlError as error:
+        return Check("pw.x", State.MISSING, str(error), f"snakemake --profile profiles/local {config.cache}/engine/engine.json")
+
+
+def _check_pseudopotentials(config: Config) -> Check:
+    family = Path(config.cache) / "families" / config.dft.family / "family.json"
+    if family.exists():
+        return Check("pseudopotentials", State.OK, f"{config.dft.family} in {family.parent}")
+    where = config.dft.pseudopotentials or "a download at the first run"
+    return Check(
+        "pseudopotentials", State.OPTIONAL, f"{config.dft.family} will come from {where}", f"snakemake --profile profiles/local {family}"
+    )
+
+
+def _check_torch(config: Config) -> Check:
+    try:
+        import torch
+    except ImportError:
+        return Check("PyTorch, GPU", State.MISSING, "torch is not installed", "rm -rf .venv && make demo")
+    version = f"torch {torch.__version__}"
+    if torch.cuda.is_available():
+        return Check("PyTorch, GPU", State.OK, f"{version}, {torch.cuda.get_device_name(0)}")
+    if config.training.device == "cuda":
+        return Check("PyTorch, GPU", State.MISSING, f"{version} sees no GPU, and training.device is cuda", "set training.device to auto or cpu")
+    return Check("PyTorch, GPU", State.OPTIONAL, f"{version}, no GPU here: training runs on the CPU", "nvidia-smi  (on a GPU node)")
+
+
+def _check_slurm(config: Config) -> Check:
+    if not shutil.which("sbatch"):
+        return Check("SLURM", State.OPTIONAL, "sbatch is not on PATH", "use --profile profiles/local, or log in to the cluster")
+    sinfo = subprocess.run(["sinfo", "--noheader", "--format=%P %a"], capture_output=True, text=True)
+    if sinfo.returncode:
+        return Check("SLURM", State.MISSING, f"sinfo fails: {sinfo.stderr.strip()}", "scontrol ping; ask the administrators")
+    return Check("SLURM", State.OK, f"partitions: {', '.join(sinfo.stdout.split(chr(10))).strip(', ')}")
+
+
+def _check_api_key(config: Config) -> Check:
+    if os.environ.get("MP_API_KEY"):  # never printed
+        return Check("Materials Project", State.OK, "MP_API_KEY is set")
+    return Check("Materials Project", State.OPTIONAL, "MP_API_KEY is not set", "export MP_API_KEY=...  (your key from the dashboard)")

@@ -1,0 +1,21 @@
+"""Errors whose message is the whole answer: what is wrong, where, what is allowed, what to run next."""
+
+from __future__ import annotations
+
+import errno
+
+
+class XtalrlError(Exception):
+    """A mistake or a missing thing that the user can mend. Shown as one sentence, never as a traceback."""
+
+
+def explain_os_error(error: OSError) -> XtalrlError | None:
+    """The sentence for an operating-system failure a user can mend, or None for any other."""
+    where = f" {error.filename!r}" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return XtalrlError(f"The disk is full while writing{where}: free some space (`df -h`), then run the same command again.")
+    if error.errno == errno.EDQUOT:
+        return XtalrlError(f"The disk quota is used up while writing{where}: free some space, then run the same command again.")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return XtalrlError(f"No permission to write{where}: choose a writable folder (`results:` and `cache:` in the config), or mend its permissions.")
+    return None

@@ -1,0 +1,1 @@
+"""Metrics of designs from their composition and from their DFT properties, with intervals."""

@@ -1,0 +1,53 @@
+"""Progress as log lines: readable in a terminal, in a SLURM log and in CI alike."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+logger = logging.getLogger(__name__)
+
+
+def format_seconds(seconds: float) -> str:
+    """42 s, 3 min 10 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Progress:
+    """Counts finished items and logs a line at most every `every_s` seconds, and at the end."""
+
+    def __init__(self, label: str, total: int, unit: str, every_s: float = 3.0, done: int = 0) -> None:
+        self.label, self.total, self.unit, self.every_s = label, total, unit, every_s
+        self.done = self.first = done
+        self.start = self.last = time.monotonic()
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Count n more items; `note` is shown on the line if one is due."""
+        self.done += n
+        if self.done >= self.total or time.monotonic() - self.last >= self.every_s:
+            self.show(note)
+
+    def beat(self, note: str = "") -> None:
+        """Show a line if one is due although nothing finished."""
+        if time.monotonic() - self.last >= self.every_s:
+            self.show(note)
+
+    def show(self, note: str = "") -> None:
+        """Log the line now."""
+        self.last = time.monotonic()
+        elapsed = self.last - self.start
+        parts = [f"{self.label}: {self.done:,} of {self.total:,} {self.unit}"]
+        finished = self.done - self.first
+        if finished and elapsed > 0.5:
+            rate = finished / elapsed
+            parts.append(f"{rate:,.1f}/s" if rate >= 1 else f"{1 / rate:,.1f} s each")
+            if self.done < self.total:
+                parts.append(f"{format_seconds((self.total - self.done) / rate)} left")
+        if note:
+            parts.append(note)
+        logger.info(", ".join(parts))

@@ -1,0 +1,283 @@
+"""Arrow schemas of every file that passes between stages, and the one way to write and read them.
+
+Every field carries a description, and a unit where it has one. A failed quantity is null, never 0.
+Coordinates are row-major flat lists: `lattice` is 9 numbers (rows are the lattice vectors, Å), `frac_coords` 3 per site.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from xtalrl.errors import XtalrlError
+
+
+def _field(name: str, kind: pa.DataType, description: str, unit: str = "", nullable: bool = False) -> pa.Field:
+    metadata = {"description": description} | ({"unit": unit} if unit else {})
+    return pa.field(name, kind, nullable=nullable, metadata=metadata)
+
+
+def _schema(name: str, description: str, *fields: pa.Field) -> pa.Schema:
+    return pa.schema(list(fields), metadata={"xtalrl_table": name, "description": description})
+
+
+_MATERIAL_ID = _field("material_id", pa.string(), "Identifier of the crystal in its source, e.g. mp-149")
+_SPLIT = _field("split", pa.string(), "train, val or test, as in the source")
+_SPECIES = _field("species", pa.list_(pa.string()), "Element of each site")
+_LATTICE = _field("lattice", pa.list_(pa.float64()), "Lattice vectors as rows, flattened (9)", "Å")
+_FRAC_COORDS = _field("frac_coords", pa.list_(pa.float64()), "Fractional coordinates, flattened (3 per site)")
+_PROTOCOL = (
+    _field("protocol", pa.string(), "Name of the DFT protocol", nullable=True),
+    _field("protocol_hash", pa.string(), "Hash of the protocol's settings and the pseudopotential family", nullable=True),
+    _field("family", pa.string(), "Pseudopotential family", nullable=True),
+)
+_DETAIL = _field("detail", pa.string(), "One sentence on the outcome, empty when there is nothing to say")
+
+CRYSTALS = _schema(
+    "crystals",
+    "Nonmetals that passed the filter, as Niggli-reduced cells, one row a crystal",
+    _MATERIAL_ID,
+    _SPLIT,
+    _field("formula", pa.string(), "Reduced formula"),
+    _field("n_sites", pa.int32(), "Sites in the cell"),
+    _SPECIES,
+    _LATTICE,
+    _FRAC_COORDS,
+    _field("spacegroup_number", pa.int32(), "Space group number of the source"),
+    _field("band_gap", pa.float64(), "Band gap of the source", "eV", nullable=True),
+    _field("formation_energy_per_atom", pa.float64(), "Formation energy of the source", "eV/atom", nullable=True),
+    _field("tot_magnetization", pa.float64(), "Total magnetization of the cell, from the source", "µB", nullable=True),
+    _field("source", pa.string(), "File and row the crystal came from"),
+)
+
+REJECTED = _schema(
+    "rejected",
+    "Rows of the source that were not used, with the reason",
+    _field("source", pa.string(), "File the row came from"),
+    _field("row", pa.int64(), "Row number in that file, from 0"),
+    _field("material_id", pa.string(), "Identifier, where it could be read", nullable=True),
+    _SPLIT,
+    _field("reason", pa.string(), "Name of the rejection reason"),
+    _DETAIL,
+)
+
+GRAPHS = _schema(
+    "graphs",
+    "CrystalNN multigraph of each crystal; every bond appears in both directions",
+    _MATERIAL_ID,
+    _SPLIT,
+    _field("actions", pa.list_(pa.int8()), "Action index of the true element of each site"),
+    _field("lattice_parameters", pa.list_(pa.float32()), "a, b, c (Å) and alpha, beta, gamma (degrees)", "Å, degree"),
+    _field("spacegroup_number", pa.int32(), "Space group number"),
+    _field("edge_source", pa.list_(pa.int16()), "Site u of the directed edge (u, v, image)"),
+    _field("edge_target", pa.list_(pa.int16()), "Site v of the directed edge (u, v, image)"),
+    _field("edge_image", pa.list_(pa.int8()), "Cell of v relative to u, flattened (3 per edge)"),
+    _field("edge_distance", pa.list_(pa.float64()), "Length of the edge, eq. 9", "Å"),
+)
+
+SCF_REQUESTS = _schema(
+    "scf_requests",
+    "SCFs to be done: one row a crystal, elemental reference or design",
+    _field("request_id", pa.string(), "material_id of a crystal, ref-<element> of a reference, design key of a design"),
+    _field("kind", pa.string(), "crystal, reference or design"),
+    _field("key", pa.string(), "SHA-256 of the physics: species, cell, positions, settings, pseudopotential md5s, magnetization"),
+    _field("shard", pa.int32(), "Shard that runs it"),
+    _SPECIES,
+    _LATTICE,
+    _FRAC_COORDS,
+    _field("tot_magnetization", pa.float64(), "Known total magnetization of the cell", "µB", nullable=True),
+)
+
+ATTEMPT = pa.struct(
+    [
+        _field("number", pa.int32(), "1 for the first"),
+        _field("strategy", pa.string(), "Rung of the recovery ladder"),
+        _field("outcome", pa.string(), "Outcome of this attempt"),
+        _field("detail", pa.string(), "One sentence on it"),
+        _field("nspin", pa.int32(), "1 or 2"),
+        _field("tot_magnetization", pa.float64(), "Imposed total magnetization", "µB", nullable=True),
+        _field("exit_code", pa.int32(), "Exit status of pw.x; negative for a signal", nullable=True),
+        _field("wall_s", pa.float64(), "Wall time", "s"),
+    ]
+)
+
+SCF_OUTCOMES = _schema(
+    "scf_outcomes",
+    "How each requested SCF ended: exactly one row a request",
+    _field("request_id", pa.string(), "As in the request"),
+    _field("kind", pa.string(), "crystal, reference or design"),
+    _field("key", pa.string(), "As in the request"),
+    _SPECIES,
+    _field("outcome", pa.string(), "Name of the outcome (xtalrl.dft.outcomes.Outcome)"),
+    _DETAIL,
+    _field("total_energy_ry", pa.float64(), "Total energy of the cell as printed by pw.x", "Ry", nullable=True),
+    _field("total_energy", pa.float64(), "Total energy of the cell", "eV", nullable=True),
+    _field("band_gap_raw", pa.float64(), "Lowest empty minus highest filled level over k and spin; may be negative", "eV", nullable=True),
+    _field("band_gap", pa.float64(), "band_gap_raw clipped at 0", "eV", nullable=True),
+    _field("is_metallic", pa.bool_(), "The filled and empty bands overlap, or smearing was used", nullable=True),
+    _field("nspin", pa.int32(), "Of the attempt that ended it", nullable=True),
+    _field("tot_magnetization", pa.float64(), "Imposed in the attempt that ended it", "µB", nullable=True),
+    *_PROTOCOL,
+    _field("engine", pa.string(), "pw.x that ran it and its version", nullable=True),
+    _field("wall_s", pa.float64(), "Wall time of all attempts", "s"),
+    _field("attempts", pa.list_(ATTEMPT), "Every attempt, in order"),
+)
+
+REFERENCES = _schema(
+    "references",
+    "Energy per atom of each element in its reference form (eq. 15)",
+    _field("element", pa.string(), "Chemical symbol"),
+    _field("form", pa.string(), "crystal, or atom for one atom in a 10 Å box, or imported"),
+    _field("n_sites", pa.int32(), "Atoms in the reference cell", nullable=True),
+    _field("energy_per_atom", pa.float64(), "Total energy per atom", "eV/atom", nullable=True),
+    _field("energy_per_atom_ry", pa.float64(), "Total energy per atom", "Ry/atom", nullable=True),
+    _field("outcome", pa.string(), "Outcome of its SCF"),
+    _DETAIL,
+    *_PROTOCOL,
+)
+
+LABELS = _schema(
+    "labels",
+    "Gap and formation energy of every crystal; null where the SCF failed",
+    _MATERIAL_ID,
+    _SPLIT,
+    _field("band_gap", pa.float64(), "Band gap, clipped at 0", "eV", nullable=True),
+    _field("band_gap_raw", pa.float64(), "Band gap before clipping", "eV", nullable=True),
+    _field("total_energy_ry", pa.float64(), "Total energy of the cell", "Ry", nullable=True),
+    _field("formation_energy_per_atom", pa.float64(), "Eq. 15", "eV/atom", nullable=True),
+    _field("outcome", pa.string(), "Outcome of the SCF, missing_reference, or imported"),
+    _DETAIL,
+    *_PROTOCOL,
+    _field("source", pa.string(), "scf, or the table the value was imported from"),
+)
+
+TRAJECTORIES = _schema(
+    "trajectories",
+    "Breadth-first orders of each labelled crystal with what the rewards need; step t fills site order[t] with actions[t]",
+    _MATERIAL_ID,
+    _SPLIT,
+    _field("trajectory", pa.int32(), "Number of the trajectory within its crystal, from 0"),
+    _field("order", pa.list_(pa.int16()), "Sites in the order they are filled; the first is the source of the search"),
+    _field("actions", pa.list_(pa.int8()), "Action index of the element placed at each step"),
+    _field("band_gap", pa.float64(), "Band gap of the complete crystal, clipped at 0", "eV"),
+    _field("formation_energy_per_atom", pa.float64(), "Of the complete crystal", "eV/atom"),
+    _field("total_energy_ry", pa.float64(), "Of the complete cell", "Ry", nullable=True),
+)
+
+DESIGNS = _schema(
+    "designs",
+    "Skeletons filled by a policy",
+    _MATERIAL_ID,
+    _field("policy", pa.string(), "Name of the policy"),
+    _field("seed", pa.int32(), "Training seed of the policy"),
+    _field("order", pa.list_(pa.int16()), "Sites in the order they were filled"),
+    _SPECIES,
+)
+
+_ASSESSMENT = (
+    _MATERIAL_ID,
+    _field("policy", pa.string(), "Name of the policy"),
+    _field("seed", pa.int32(), "Training seed of the policy"),
+    _SPECIES,
+    _field("formula", pa.string(), "Reduced formula of the design"),
+    _field("true_formula", pa.string(), "Reduced formula of the crystal the skeleton came from"),
+    _field("n_sites", pa.int32(), "Sites of the skeleton"),
+    _field("n_correct", pa.int32(), "Sites holding the true element"),
+    _field("n_similar", pa.int32(), "Sites holding an element of the true element's class"),
+    _field("valid", pa.bool_(), "Charge-neutral by the rule in validity_rule"),
+    _field("validity_rule", pa.string(), "Name of the validity rule"),
+    _field("novel", pa.bool_(), "Composition absent from the formula list; null if invalid or no list was given", nullable=True),
+    _field("request_id", pa.string(), "SCF request of the design, shared by equal designs; null for an invalid one", nullable=True),
+)
+
+ASSESSMENTS = _schema("assessments", "Every design of every policy with what its composition tells", *_ASSESSMENT)
+
+EVALUATION = _schema(
+    "evaluation",
+    "Every design of every policy with its composition verdicts and, where it was computed, its DFT properties",
+    *_ASSESSMENT,
+    _field("outcome", pa.string(), "Outcome of its SCF, or invalid_composition"),
+    _DETAIL,
+    _field("band_gap", pa.float64(), "Clipped at 0", "eV", nullable=True),
+    _field("band_gap_raw", pa.float64(), "Before clipping", "eV", nullable=True),
+    _field("formation_energy_per_atom", pa.float64(), "Eq. 15; null also where a reference is missing", "eV/atom", nullable=True),
+    _field("true_band_gap", pa.float64(), "Label of the crystal the skeleton came from", "eV", nullable=True),
+    _field("true_formation_energy_per_atom", pa.float64(), "Label of that crystal", "eV/atom", nullable=True),
+)
+
+SCHEMAS: dict[str, pa.Schema] = {
+    schema.metadata[b"xtalrl_table"].decode(): schema
+    for schema in (
+        CRYSTALS, REJECTED, GRAPHS, SCF_REQUESTS, SCF_OUTCOMES, REFERENCES, LABELS, TRAJECTORIES, DESIGNS, ASSESSMENTS, EVALUATION,
+    )
+}  # fmt: skip
+
+
+def table_name(schema: pa.Schema) -> str:
+    """Name of a stage table."""
+    return schema.metadata[b"xtalrl_table"].decode()
+
+
+def from_rows(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table of this schema. A key the schema lacks, or a null where none is allowed, is a bug: ValueError."""
+    rows = list(rows)
+    for row in rows:
+        if unknown := set(row) - set(schema.names):
+            raise ValueError(f"{table_name(schema)} has no column {sorted(unknown)}; its columns are {schema.names}")
+    columns = []
+    for field in schema:
+        values = [row.get(field.name) for row in rows]
+        if not field.nullable and any(value is None for value in values):
+            raise ValueError(f"{table_name(schema)}.{field.name} must not be null")
+        columns.append(pa.array(values, field.type))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def write(table: pa.Table, schema: pa.Schema, path: str | Path) -> None:
+    """Write a stage table as zstd Parquet, all or nothing: the final name appears only when the file is complete."""
+    if table.schema != schema:
+        table = table.select(schema.names).cast(schema)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(table.replace_schema_metadata(schema.metadata), temporary, compression="zstd")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_rows(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, path: str | Path) -> None:
+    """`from_rows`, then `write`."""
+    write(from_rows(rows, schema), schema, path)
+
+
+def read(path: str | Path, schema: pa.Schema) -> pa.Table:
+    """Read a stage table and check its columns.
+
+    Raises:
+        XtalrlError: the file is missing, is not Parquet, or lacks a column of the schema.
+    """
+    path = Path(path)
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise XtalrlError(f"{path} does not exist: run the stage that writes it first (`snakemake {path}`).") from None
+    except pa.ArrowInvalid as error:
+        raise XtalrlError(f"{path} is not a readable Parquet file ({error}): delete it and run `snakemake {path}` again.") from None
+    if missing := [name for name in schema.names if name not in table.column_names]:
+        raise XtalrlError(
+            f"{path} lacks the column(s) {', '.join(missing)} of the table {table_name(schema)!r} "
+            f"(it has {', '.join(table.column_names)}): delete it and run `snakemake {path}` again."
+        )
+    return table.select(schema.names).cast(schema)
+
+
+def read_rows(path: str | Path, schema: pa.Schema) -> list[dict[str, Any]]:
+    """`read`, as a list of rows."""
+    return read(path, schema).to_pylist()

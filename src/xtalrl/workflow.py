@@ -1,0 +1,68 @@
+"""What every workflow script shares: logging, and answering a user's mistake with a sentence.
+
+Imports nothing but the standard library, so that a GPU node can run the training script.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xtalrl.errors import XtalrlError, explain_os_error
+
+if TYPE_CHECKING:
+    from xtalrl.config import Config
+
+
+@contextlib.contextmanager
+def job(log: str) -> Iterator[None]:
+    """Run one job: log to its file and to stderr; a mistake the user can mend ends it with one sentence and exit code 1."""
+    formatter = logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S")
+    logger = logging.getLogger("xtalrl")
+    logger.setLevel(logging.INFO)
+    for handler in (logging.FileHandler(log, mode="w"), logging.StreamHandler(sys.stderr)):
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").addHandler(logger.handlers[0])
+    try:
+        yield
+    except XtalrlError as error:
+        logger.error("ERROR: %s", error)
+        sys.exit(1)
+    except OSError as error:
+        if (sentence := explain_os_error(error)) is None:
+            logger.exception("Unexpected failure")
+            raise
+        logger.error("ERROR: %s", sentence)
+        sys.exit(1)
+    except Exception:
+        logging.getLogger("xtalrl").exception("Unexpected failure")
+        raise
+
+
+def check_folders(config: Config) -> None:
+    """Check, before anything runs, that the folders of a run can be written.
+
+    Raises:
+        XtalrlError: a folder cannot be made or written.
+    """
+    for key in ("results", "cache"):
+        folder = Path(getattr(config, key))
+        probe = folder / f".write-test-{os.getpid()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"\0" * 4096)
+        except OSError as error:
+            raise XtalrlError(
+                f"The {key} folder {str(folder)!r} cannot be written ({error.strerror}): "
+                f"choose another with `{key}:` in the config, free some space, or mend its permissions."
+            ) from None
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink()
