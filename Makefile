@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format docs lock clean
+.PHONY: help demo test test-slow lint format docs lock clean
 
 $(VENV)/.complete: requirements/lock.txt pyproject.toml tools/make_venv.py
 	@$(PYTHON) tools/make_venv.py
@@ -15,13 +15,14 @@ help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(VENV)/.complete  ## Run the whole pipeline on the embedded crystals; ends with results/demo/report.html
-	@xtalrl demo --cores $(CORES)
+	@snakemake --profile profiles/local --configfile config/demo.yaml --cores $(CORES) all
+	@xtalrl summary --configfile config/demo.yaml
 
 test: $(VENV)/.complete  ## Run the test suite
-	@python -m pytest
+	@python -m pytest -m "not slow"
 
-test-all: $(VENV)/.complete  ## Run the slow tests too: real pw.x, real SLURM, browser
-	@python -m pytest -m "slow or not slow"
+test-slow: $(VENV)/.complete  ## Run the slow tests: a miniature real run, real pw.x, a browser
+	@python -m pytest -m slow
 
 lint: $(VENV)/.complete  ## Check style, types and the workflow
 	ruff check .

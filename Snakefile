@@ -25,7 +25,18 @@ include: "rules/report.smk"
 
 
 localrules:
-    all, structures, scf, references, labels, trajectories, train, rollout, evaluate, tables, figures, report,
+    all,
+    structures,
+    scf,
+    references,
+    labels,
+    trajectories,
+    train,
+    rollout,
+    evaluate,
+    tables,
+    figures,
+    report,
 
 
 rule all:

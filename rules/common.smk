@@ -16,27 +16,40 @@ RESULTS = cfg.results
 CACHE = cfg.cache
 SPLITS = ("train", "val", "test")
 POLICIES = cfg.policy_specs()
-SHARDS = [f"{shard:04d}" for shard in range(cfg.dft.shards)]
 FAMILY = f"{CACHE}/families/{cfg.dft.family}/family.json"
 ENGINE = f"{CACHE}/engine/engine.json"
 
 
 wildcard_constraints:
     stage="scf|references|evaluation",
-    shard=r"\d{4,}",
+    shard=r"\d+",
     policy="|".join(POLICIES),
     seed=r"\d+",
 
 
 def structure_csvs(wildcards):
     """The three CSVs in MP-20's columns: the user's, the downloaded or the embedded ones."""
-    from xtalrl.structures.mp20 import find_csvs
-
     if cfg.structures.path:
+        from xtalrl.structures.mp20 import find_csvs
+
         return find_csvs(cfg.structures.path)
     if cfg.structures.source == "demo":
         return {split: f"{RESULTS}/structures/demo/{split}.csv" for split in SPLITS}
     return {split: f"{CACHE}/mp20/{split}.csv" for split in SPLITS}
+
+
+def cache_folder(wildcards):
+    """Downloads and finished SCFs, shared by all runs: no output of any rule, so Snakemake never deletes it."""
+    return CACHE
+
+
+def shard_outcomes(wildcards):
+    """The outcomes of every shard of a stage. Their number is fixed by the config, so no checkpoint is needed."""
+    count = getattr(cfg.dft.shards, wildcards.stage)
+    return [
+        f"{RESULTS}/{wildcards.stage}/shards/{shard:04d}.parquet"
+        for shard in range(count)
+    ]
 
 
 def policy_spec(wildcards):

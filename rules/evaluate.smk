@@ -9,16 +9,16 @@ rule plan_design_scf:
         family=FAMILY,
     output:
         requests=f"{RESULTS}/evaluation/requests.parquet",
-    params:
-        elemental_crystals=cfg.references.crystals,
-        protocol=cfg.dft.protocol,
-        shards=cfg.dft.shards,
     log:
         f"{RESULTS}/logs/plan_design_scf.log",
     benchmark:
         f"{RESULTS}/benchmarks/plan_design_scf.tsv"
     conda:
         "../envs/workflow.yaml"
+    params:
+        elemental_crystals=cfg.references.crystals,
+        protocol=cfg.dft.protocol,
+        shards=cfg.dft.shards.evaluation,
     message:
         "Planning the SCFs of the designs and of elements they add"
     script:

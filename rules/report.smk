@@ -7,16 +7,16 @@ rule make_table1:
     output:
         csv=f"{RESULTS}/tables/table1_composition.csv",
         markdown=f"{RESULTS}/tables/table1_composition.md",
-    params:
-        policies=list(POLICIES),
-        bootstrap_samples=cfg.evaluation.bootstrap_samples,
-        confidence=cfg.evaluation.confidence,
     log:
         f"{RESULTS}/logs/make_table1.log",
     benchmark:
         f"{RESULTS}/benchmarks/make_table1.tsv"
     conda:
         "../envs/workflow.yaml"
+    params:
+        policies=list(POLICIES),
+        bootstrap_samples=cfg.evaluation.bootstrap_samples,
+        confidence=cfg.evaluation.confidence,
     message:
         "Making Table 1"
     script:
@@ -29,16 +29,16 @@ rule make_table2:
     output:
         csv=f"{RESULTS}/tables/table2_dft_success.csv",
         markdown=f"{RESULTS}/tables/table2_dft_success.md",
-    params:
-        policies=list(POLICIES),
-        bootstrap_samples=cfg.evaluation.bootstrap_samples,
-        confidence=cfg.evaluation.confidence,
     log:
         f"{RESULTS}/logs/make_table2.log",
     benchmark:
         f"{RESULTS}/benchmarks/make_table2.tsv"
     conda:
         "../envs/workflow.yaml"
+    params:
+        policies=list(POLICIES),
+        bootstrap_samples=cfg.evaluation.bootstrap_samples,
+        confidence=cfg.evaluation.confidence,
     message:
         "Making Table 2"
     script:
@@ -53,18 +53,18 @@ rule make_figure2:
         png=f"{RESULTS}/figures/figure2.png",
         pdf=f"{RESULTS}/figures/figure2.pdf",
         csv=f"{RESULTS}/figures/figure2.csv",
-    params:
-        policies={name: spec.target_ev for name, spec in POLICIES.items()},
-        targets_ev=cfg.policies.targets_ev,
-        window_ev=cfg.evaluation.window_ev,
-        bootstrap_samples=cfg.evaluation.bootstrap_samples,
-        confidence=cfg.evaluation.confidence,
     log:
         f"{RESULTS}/logs/make_figure2.log",
     benchmark:
         f"{RESULTS}/benchmarks/make_figure2.tsv"
     conda:
         "../envs/workflow.yaml"
+    params:
+        policies={name: spec.target_ev for name, spec in POLICIES.items()},
+        targets_ev=cfg.policies.targets_ev,
+        window_ev=cfg.evaluation.window_ev,
+        bootstrap_samples=cfg.evaluation.bootstrap_samples,
+        confidence=cfg.evaluation.confidence,
     message:
         "Drawing Figure 2"
     script:
@@ -84,14 +84,14 @@ rule make_report:
         training=policy_runs(f"{RESULTS}/policies/{{policy}}/seed{{seed}}/training.csv"),
     output:
         report=f"{RESULTS}/report.html",
-    params:
-        config=cfg.model_dump(mode="json"),
     log:
         f"{RESULTS}/logs/make_report.log",
     benchmark:
         f"{RESULTS}/benchmarks/make_report.tsv"
     conda:
         "../envs/workflow.yaml"
+    params:
+        config=cfg.model_dump(mode="json"),
     message:
         "Writing {output.report}"
     script:

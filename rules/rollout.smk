@@ -9,14 +9,14 @@ rule rollout_policy:
         trajectories=f"{RESULTS}/trajectories.parquet",
     output:
         designs=f"{RESULTS}/designs/{{policy}}/seed{{seed}}.parquet",
-    params:
-        device=cfg.training.device,
     log:
         f"{RESULTS}/logs/rollout_policy.{{policy}}.seed{{seed}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/rollout_policy.{{policy}}.seed{{seed}}.tsv"
     conda:
         "../envs/train.yaml"
+    params:
+        device=cfg.training.device,
     message:
         "Designing with {wildcards.policy}, seed {wildcards.seed}"
     script:

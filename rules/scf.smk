@@ -4,16 +4,16 @@
 rule fetch_pseudopotentials:
     output:
         family=FAMILY,
-    params:
-        family=cfg.dft.family,
-        location=cfg.dft.pseudopotentials,
-        cache=CACHE,
     log:
         f"{CACHE}/logs/fetch_pseudopotentials.{cfg.dft.family}.log",
     benchmark:
         f"{CACHE}/benchmarks/fetch_pseudopotentials.{cfg.dft.family}.tsv"
     conda:
         "../envs/workflow.yaml"
+    params:
+        family=cfg.dft.family,
+        location=cfg.dft.pseudopotentials,
+        cache=cache_folder,
     message:
         "Getting the pseudopotentials {params.family}"
     script:
@@ -23,15 +23,15 @@ rule fetch_pseudopotentials:
 rule fetch_engine:
     output:
         engine=ENGINE,
-    params:
-        command=cfg.dft.command,
-        cache=CACHE,
     log:
         f"{CACHE}/logs/fetch_engine.log",
     benchmark:
         f"{CACHE}/benchmarks/fetch_engine.tsv"
     conda:
         "../envs/workflow.yaml"
+    params:
+        command=cfg.dft.command,
+        cache=cache_folder,
     message:
         "Finding pw.x, or fetching the embedded one"
     script:
@@ -44,15 +44,15 @@ rule plan_crystal_scf:
         family=FAMILY,
     output:
         requests=f"{RESULTS}/scf/requests.parquet",
-    params:
-        protocol=cfg.dft.protocol,
-        shards=cfg.dft.shards,
     log:
         f"{RESULTS}/logs/plan_crystal_scf.log",
     benchmark:
         f"{RESULTS}/benchmarks/plan_crystal_scf.tsv"
     conda:
         "../envs/workflow.yaml"
+    params:
+        protocol=cfg.dft.protocol,
+        shards=cfg.dft.shards.scf,
     message:
         "Planning the SCFs of the crystals"
     script:
@@ -65,17 +65,17 @@ rule plan_reference_scf:
         family=FAMILY,
     output:
         requests=f"{RESULTS}/references/requests.parquet",
-    params:
-        elements=cfg.references.elements,
-        elemental_crystals=cfg.references.crystals,
-        protocol=cfg.dft.protocol,
-        shards=cfg.dft.shards,
     log:
         f"{RESULTS}/logs/plan_reference_scf.log",
     benchmark:
         f"{RESULTS}/benchmarks/plan_reference_scf.tsv"
     conda:
         "../envs/workflow.yaml"
+    params:
+        elements=cfg.references.elements,
+        elemental_crystals=cfg.references.crystals,
+        protocol=cfg.dft.protocol,
+        shards=cfg.dft.shards.references,
     message:
         "Planning the SCFs of the elements"
     script:
@@ -89,28 +89,28 @@ rule run_scf_shard:
         engine=ENGINE,
     output:
         outcomes=f"{RESULTS}/{{stage}}/shards/{{shard}}.parquet",
-    params:
-        protocol=cfg.dft.protocol,
-        recovery=cfg.dft.recovery,
-        time_limits_min=cfg.dft.time_limits.model_dump(),
-        command=cfg.dft.command,
-        cache=CACHE,
     log:
         f"{RESULTS}/logs/run_scf_shard.{{stage}}.{{shard}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/run_scf_shard.{{stage}}.{{shard}}.tsv"
     conda:
         "../envs/workflow.yaml"
+    threads: 4
+    params:
+        protocol=cfg.dft.protocol,
+        recovery=cfg.dft.recovery,
+        time_limits_min=cfg.dft.time_limits.model_dump(),
+        command=cfg.dft.command,
+        cache=cache_folder,
     message:
         "Running SCF shard {wildcards.shard} of the stage {wildcards.stage}, {threads} at a time"
-    threads: 4
     script:
         "../workflow/scripts/run_scf_shard.py"
 
 
 rule gather_scf:
     input:
-        shards=expand(f"{RESULTS}/{{{{stage}}}}/shards/{{shard}}.parquet", shard=SHARDS),
+        shards=shard_outcomes,
     output:
         outcomes=f"{RESULTS}/{{stage}}/outcomes.parquet",
     log:

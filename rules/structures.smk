@@ -43,15 +43,15 @@ rule read_crystals:
     output:
         crystals=f"{RESULTS}/structures/crystals.parquet",
         rejected=f"{RESULTS}/structures/rejected.parquet",
-    params:
-        max_sites=cfg.structures.max_sites,
-        limit=cfg.structures.limit,
     log:
         f"{RESULTS}/logs/read_crystals.log",
     benchmark:
         f"{RESULTS}/benchmarks/read_crystals.tsv"
     conda:
         "../envs/workflow.yaml"
+    params:
+        max_sites=cfg.structures.max_sites,
+        limit=cfg.structures.limit,
     message:
         "Reading crystals, dropping metals, reducing cells"
     script:
@@ -70,8 +70,8 @@ rule build_graphs:
         f"{RESULTS}/benchmarks/build_graphs.tsv"
     conda:
         "../envs/workflow.yaml"
+    threads: 4
     message:
         "Building CrystalNN graphs on {threads} cores"
-    threads: 4
     script:
         "../workflow/scripts/build_graphs.py"

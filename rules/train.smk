@@ -9,17 +9,17 @@ rule train_policy:
         policy=f"{RESULTS}/policies/{{policy}}/seed{{seed}}/policy.json",
         weights=f"{RESULTS}/policies/{{policy}}/seed{{seed}}/weights.safetensors",
         log=f"{RESULTS}/policies/{{policy}}/seed{{seed}}/training.csv",
-    params:
-        spec=policy_spec,
-        training=cfg.training.model_dump(),
     log:
         f"{RESULTS}/logs/train_policy.{{policy}}.seed{{seed}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train_policy.{{policy}}.seed{{seed}}.tsv"
     conda:
         "../envs/train.yaml"
+    threads: 4
+    params:
+        spec=policy_spec,
+        training=cfg.training.model_dump(),
     message:
         "Training {wildcards.policy}, seed {wildcards.seed}"
-    threads: 4
     script:
         "../workflow/scripts/train_policy.py"

@@ -7,15 +7,15 @@ rule build_trajectories:
         labels=f"{RESULTS}/labels.parquet",
     output:
         trajectories=f"{RESULTS}/trajectories.parquet",
-    params:
-        per_crystal=cfg.trajectories.per_crystal,
-        seed=cfg.trajectories.seed,
     log:
         f"{RESULTS}/logs/build_trajectories.log",
     benchmark:
         f"{RESULTS}/benchmarks/build_trajectories.tsv"
     conda:
         "../envs/workflow.yaml"
+    params:
+        per_crystal=cfg.trajectories.per_crystal,
+        seed=cfg.trajectories.seed,
     message:
         "Building breadth-first trajectories"
     script:

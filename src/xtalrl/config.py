@@ -44,6 +44,14 @@ class TimeLimits(_Section):
     design: tuple[float, ...] = Field((15,), description="Designs: 15 minutes in all attempts together, as in the paper.")
 
 
+class Shards(_Section):
+    """Number of jobs the SCFs of a stage are divided into; about 50 crystals a job is a good size."""
+
+    scf: int = Field(230, ge=1, description="Data crystals.")
+    references: int = Field(8, ge=1, description="Elemental references.")
+    evaluation: int = Field(230, ge=1, description="Distinct valid designs of all policies.")
+
+
 class DftConfig(_Section):
     """How every SCF is done."""
 
@@ -56,7 +64,7 @@ class DftConfig(_Section):
         None,
         description="Command that runs pw.x, e.g. `srun -n 1 pw.x`; null takes the pw.x on PATH, else the embedded one.",
     )
-    shards: int = Field(230, ge=1, description="Number of jobs the SCFs of a stage are divided into.")
+    shards: Shards = Shards()
     recovery: Literal["paper", "extended"] = Field(
         "paper", description="`paper` drops the designs the paper dropped; `extended` tries to recover them."
     )
@@ -121,6 +129,14 @@ class TrainingConfig(_Section):
     learning_rate: float = Field(3e-4, gt=0, description="Of Adam.")
     discount: float = Field(0.99, ge=0, le=1, description="γ.")
     target_update_rate: float = Field(5e-3, gt=0, le=1, description="Soft update of the target network, every step.")
+    gradient_clip: Annotated[float, Field(gt=0)] | None = Field(
+        5.0, description="Largest norm of the gradient, as in the authors' code (the paper does not say); null leaves it as it is."
+    )
+    focus: Literal["index", "node"] = Field(
+        "index",
+        description="How a policy sees which site it fills. `index`: by its number in the file, as in the paper, which leaks the "
+        "order of the file. `node`: by a mark on the node, blind to that order; state features are standardised.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a GPU where there is one.")
     checkpoint_every: int = Field(10_000, ge=1, description="Steps between checkpoints.")
     log_every: int = Field(100, ge=1, description="Steps between rows of the training log.")

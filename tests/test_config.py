@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xtalrl.config import Config, load, validate
+from xtalrl.config_docs import render_markdown, render_yaml
+from xtalrl.errors import XtalrlError
+
+
+def test_generated_documents_are_in_step_with_the_models(root: Path) -> None:
+    assert (root / "config/config.yaml").read_text() == render_yaml(), "run `make docs`"
+    assert (root / "docs/configuration.md").read_text() == render_markdown(), "run `make docs`"
+
+
+def test_the_default_file_is_the_default_configuration() -> None:
+    assert validate(yaml.safe_load(render_yaml())) == Config()
+
+
+@pytest.mark.parametrize("name", ["config", "paper", "demo", "test"])
+def test_every_shipped_configuration_is_valid(root: Path, name: str) -> None:
+    load(root / "config/config.yaml", root / f"config/{name}.yaml")
+
+
+def test_every_key_is_described() -> None:
+    def undescribed(model, path=""):
+        for name, field in model.model_fields.items():
+            if hasattr(field.annotation, "model_fields"):
+                assert field.annotation.__doc__, f"{path}{name}"
+                yield from undescribed(field.annotation, f"{path}{name}.")
+            elif not field.description:
+                yield path + name
+
+    assert list(undescribed(Config)) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"dtf": {}}, ["`dtf`", "did you mean 'dft'?"]),
+        ({"dft": {"recovry": "paper"}}, ["`dft.recovry`", "did you mean 'recovery'?"]),
+        ({"dft": {"recovery": "none"}}, ["`dft.recovery`", "'none'", "'paper' or 'extended'"]),
+        ({"dft": {"shards": {"scf": 0}}}, ["`dft.shards.scf`", "0", "greater than or equal to 1"]),
+        ({"policies": {"targets_ev": [1.12, -1]}}, ["`policies.targets_ev.1`", "-1"]),
+        ({"training": {"device": "gpu"}}, ["`training.device`", "'gpu'", "'cuda'"]),
+        ({"training": "fast"}, ["`training`", "'fast'"]),
+    ],
+)
+def test_a_mistake_gets_a_sentence(config: dict, expected: list[str]) -> None:
+    with pytest.raises(XtalrlError) as error:
+        validate(config)
+    for part in expected:
+        assert part in str(error.value)
+
+
+def test_all_mistakes_are_reported_at_once() -> None:
+    with pytest.raises(XtalrlError, match="2 mistakes"):
+        validate({"dtf": 1, "reslts": 2})
+
+
+def test_a_missing_file_names_the_files_there_are(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    with pytest.raises(XtalrlError, match=r"config/dmo.yaml does not exist; there are: .*config/demo.yaml"):
+        load("config/dmo.yaml")
+
+
+def test_broken_yaml_gets_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: [1")
+    (tmp_path / "b.yaml").write_text("- 1")
+    with pytest.raises(XtalrlError, match="not valid YAML"):
+        load(tmp_path / "a.yaml")
+    with pytest.raises(XtalrlError, match="must hold `key: value` pairs"):
+        load(tmp_path / "b.yaml")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*Config.model_fields, "x"]), inner),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*Config.model_fields, "x"]), json_values))
+def test_anything_is_accepted_or_refused_with_a_sentence(config: dict) -> None:
+    try:
+        validate(config)
+    except XtalrlError as error:
+        assert "docs/configuration.md" in str(error)
+
+
+def test_policies_of_table_1() -> None:
+    assert list(Config().policy_specs()) == [
+        "random", "bc", "ucql-w1", "ucql-w5",
+        "ccql-1.12ev-w1", "ccql-1.12ev-w5", "ccql-2ev-w1", "ccql-2ev-w5",
+        "ccql-3ev-w1", "ccql-3ev-w5", "ccql-4ev-w1", "ccql-4ev-w5",
+    ]  # fmt: skip
+
+
+def test_the_unconditional_policy_is_rewarded_for_energy_alone() -> None:
+    reward = Config().policy_specs()["ucql-w5"].reward
+    assert reward is not None
+    assert (reward.alpha1, reward.alpha2) == (1.0, 0.0)

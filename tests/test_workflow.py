@@ -1,0 +1,88 @@
+"""The Snakemake wiring: lint, format, targets, and mistakes answered before anything runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TARGETS = [
+    "structures", "scf", "references", "labels", "trajectories", "train",
+    "rollout", "evaluate", "tables", "figures", "report", "all",
+]  # fmt: skip
+
+
+def snakemake(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", *arguments], cwd=root, capture_output=True, text=True, timeout=120
+    )
+
+
+def dry_run(root: Path, *arguments: str) -> str:
+    result = snakemake(root, "--dry-run", "--forceall", *arguments)
+    assert result.returncode == 0, result.stderr + result.stdout
+    return result.stdout + result.stderr
+
+
+def job_counts(output: str) -> dict[str, int]:
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)}
+
+
+def test_lint(root: Path) -> None:
+    result = snakemake(root, "--lint", "--configfile", "config/demo.yaml")
+    assert result.returncode == 0, result.stderr + result.stdout
+
+
+def test_format(root: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "rules"], cwd=root, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_rule_has_log_benchmark_message_and_environment(root: Path) -> None:
+    for path in (root / "rules").glob("*.smk"):
+        for rule in re.split(r"^ *rule ", path.read_text(), flags=re.MULTILINE)[1:]:
+            name = rule.split(":")[0]
+            for directive in ("log:", "benchmark:", "message:", "conda:", "script:"):
+                assert re.search(rf"^ +{directive}", rule, re.MULTILINE), f"{path.name}: {name} lacks {directive}"
+            assert "lambda" not in rule
+
+
+def test_every_script_is_used(root: Path) -> None:
+    used = {name for path in (root / "rules").glob("*.smk") for name in re.findall(r"scripts/(\w+\.py)", path.read_text())}
+    assert used == {path.name for path in (root / "workflow/scripts").glob("*.py")}
+
+
+def test_the_paper_at_full_size(root: Path) -> None:
+    counts = job_counts(dry_run(root, "--quiet", "--configfile", "config/paper.yaml"))
+    assert counts["run_scf_shard"] == 230 + 8 + 230
+    assert counts["train_policy"] == counts["rollout_policy"] == 12
+    assert counts["gather_scf"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_stage_target_builds(root: Path, target: str) -> None:
+    assert job_counts(dry_run(root, target, "--configfile", "config/demo.yaml"))["total"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--config", "dft={recovry: paper}"], ["`dft.recovry` is not a known key", "did you mean 'recovery'?"]),
+        (["--config", "trainning={}"], ["did you mean 'training'?"]),
+        (["--config", "results=/proc/xtalrl"], ["The results folder '/proc/xtalrl' cannot be written"]),
+        (["--config", "structures={path: nowhere}"], ["nowhere"]),
+    ],
+)
+def test_a_mistake_gets_a_sentence_and_no_traceback(root: Path, arguments: list[str], expected: list[str]) -> None:
+    result = snakemake(root, "--dry-run", "--configfile", "config/demo.yaml", *arguments)
+    output = result.stdout + result.stderr
+    assert result.returncode != 0
+    for part in expected:
+        assert part in output
+    assert "Traceback" not in output
