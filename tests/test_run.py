@@ -92,7 +92,8 @@ def test_a_second_run_has_nothing_to_do(run: Run) -> None:
 
 def test_a_run_from_the_cache_repeats_no_scf_and_gives_the_same_tables(run: Run) -> None:
     before = {
-        name: (run.results / name).read_text() for name in ("tables/table1_composition.csv", "tables/table2_dft_success.csv")
+        name: (run.results / name).read_text()
+        for name in ("tables/table1_composition.csv", "tables/table2_dft_success.csv")
     }
     records = sorted((path.name, path.stat().st_size) for path in (run.cache / "scf").glob("*.jsonl"))
     shutil.rmtree(run.results)

@@ -53,7 +53,9 @@ def test_every_rule_has_log_benchmark_message_and_environment(root: Path) -> Non
 
 
 def test_every_script_is_used(root: Path) -> None:
-    used = {name for path in (root / "rules").glob("*.smk") for name in re.findall(r"scripts/(\w+\.py)", path.read_text())}
+    used = {
+        name for path in (root / "rules").glob("*.smk") for name in re.findall(r"scripts/(\w+\.py)", path.read_text())
+    }
     assert used == {path.name for path in (root / "workflow/scripts").glob("*.py")}
 
 

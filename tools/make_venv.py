@@ -72,9 +72,13 @@ def fetch_pip_wheel() -> Path:
         with urllib.request.urlopen(urllib.parse.urljoin(f"{index}/pip/", link), timeout=120) as answer:
             content = answer.read()
     except (urllib.error.URLError, StopIteration, OSError) as error:
-        fail(f"pip is not installed and could not be fetched ({error}): `apt-get install python3-venv`, then run make again.")
+        fail(
+            f"pip is not installed and could not be fetched ({error}): `apt-get install python3-venv`, then run make again."
+        )
     if (found := hashlib.sha256(content).hexdigest()) != PIP_SHA256:
-        fail(f"{PIP_WHEEL} has the SHA-256 {found}, not {PIP_SHA256}: `apt-get install python3-venv`, then run make again.")
+        fail(
+            f"{PIP_WHEEL} has the SHA-256 {found}, not {PIP_SHA256}: `apt-get install python3-venv`, then run make again."
+        )
     path = VENV / PIP_WHEEL
     path.write_bytes(content)
     return path
@@ -85,7 +89,12 @@ def configured_index() -> str:
     if url := os.environ.get("PIP_INDEX_URL"):
         return url
     home = Path.home()
-    for path in (os.environ.get("PIP_CONFIG_FILE"), home / ".config/pip/pip.conf", home / ".pip/pip.conf", "/etc/pip.conf"):
+    for path in (
+        os.environ.get("PIP_CONFIG_FILE"),
+        home / ".config/pip/pip.conf",
+        home / ".pip/pip.conf",
+        "/etc/pip.conf",
+    ):
         parser = configparser.RawConfigParser()
         if path and parser.read(path) and parser.has_option("global", "index-url"):
             return parser.get("global", "index-url")

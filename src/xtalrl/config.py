@@ -32,8 +32,12 @@ class StructuresConfig(_Section):
         None,
         description="Folder with `train`, `val` and `test` as `.csv` or `.csv.gz` in MP-20's columns, used instead of a download.",
     )
-    max_sites: int = Field(20, ge=1, le=20, description="Largest number of sites in a cell; larger crystals are rejected.")
-    limit: int | None = Field(None, ge=1, description="Use at most this many nonmetals of each split (for trials); null uses all.")
+    max_sites: int = Field(
+        20, ge=1, le=20, description="Largest number of sites in a cell; larger crystals are rejected."
+    )
+    limit: int | None = Field(
+        None, ge=1, description="Use at most this many nonmetals of each split (for trials); null uses all."
+    )
 
 
 class TimeLimits(_Section):
@@ -41,7 +45,9 @@ class TimeLimits(_Section):
 
     crystal: tuple[float, ...] = Field((30, 120, 480), description="Data crystals: the flexible limit of the paper.")
     reference: tuple[float, ...] = Field((30, 120, 480), description="Elemental references.")
-    design: tuple[float, ...] = Field((15,), description="Designs: 15 minutes in all attempts together, as in the paper.")
+    design: tuple[float, ...] = Field(
+        (15,), description="Designs: 15 minutes in all attempts together, as in the paper."
+    )
 
 
 class Shards(_Section):
@@ -55,8 +61,12 @@ class Shards(_Section):
 class DftConfig(_Section):
     """How every SCF is done."""
 
-    protocol: str = Field("paper-fast", description="Name of a file in `resources/protocols`, or a path to one of yours.")
-    family: str = Field("sssp-1.3.0-efficiency", description="Name of a pseudopotential family in `resources/families`.")
+    protocol: str = Field(
+        "paper-fast", description="Name of a file in `resources/protocols`, or a path to one of yours."
+    )
+    family: str = Field(
+        "sssp-1.3.0-efficiency", description="Name of a pseudopotential family in `resources/families`."
+    )
     pseudopotentials: str | None = Field(
         None, description="Folder or archive that holds the family's files; null downloads them."
     )
@@ -75,26 +85,30 @@ class ReferencesConfig(_Section):
     """The elemental reference energies of eq. 15."""
 
     elements: Literal["all", "data"] = Field(
-        "all", description="`all`: the 88 elements. `data`: the elements of the crystals; what designs need is added later."
+        "all",
+        description="`all`: the 88 elements. `data`: the elements of the crystals; what designs need is added later.",
     )
     crystals: str | None = Field(
-        None, description="CSV of elemental crystals (`element`, `cif`); null takes the textbook forms, then one atom in a box."
+        None,
+        description="CSV of elemental crystals (`element`, `cif`); null takes the textbook forms, then one atom in a box.",
     )
-    energies: str | None = Field(
-        None, description="CSV of reference energies to import instead of computing them."
-    )
+    energies: str | None = Field(None, description="CSV of reference energies to import instead of computing them.")
 
 
 class LabelsConfig(_Section):
     """Gaps and formation energies the policies learn from."""
 
-    path: str | None = Field(None, description="Folder or CSV of published results to import instead of running the SCFs.")
+    path: str | None = Field(
+        None, description="Folder or CSV of published results to import instead of running the SCFs."
+    )
 
 
 class TrajectoriesConfig(_Section):
     """Breadth-first orders of the sites."""
 
-    per_crystal: int = Field(5, ge=1, le=20, description="Most trajectories a crystal gives, each from another source site.")
+    per_crystal: int = Field(
+        5, ge=1, le=20, description="Most trajectories a crystal gives, each from another source site."
+    )
     seed: int = Field(0, ge=0, description="Seed of the choice of source sites.")
 
 
@@ -104,7 +118,9 @@ class PoliciesConfig(_Section):
     random: bool = Field(True, description="The policy that draws elements uniformly.")
     bc: bool = Field(True, description="Behavioural cloning.")
     ucql: bool = Field(True, description="Unconditional CQL, rewarded for formation energy only, for every weight.")
-    targets_ev: tuple[Annotated[float, Field(ge=0)], ...] = Field((1.12, 2.0, 3.0, 4.0), description="Target gaps p̂ of c-CQL in eV.")
+    targets_ev: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (1.12, 2.0, 3.0, 4.0), description="Target gaps p̂ of c-CQL in eV."
+    )
     omegas: tuple[Annotated[float, Field(ge=0)], ...] = Field((1.0, 5.0), description="Conservatism weights ω of CQL.")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="Training seeds.")
 
@@ -130,7 +146,8 @@ class TrainingConfig(_Section):
     discount: float = Field(0.99, ge=0, le=1, description="γ.")
     target_update_rate: float = Field(5e-3, gt=0, le=1, description="Soft update of the target network, every step.")
     gradient_clip: Annotated[float, Field(gt=0)] | None = Field(
-        5.0, description="Largest norm of the gradient, as in the authors' code (the paper does not say); null leaves it as it is."
+        5.0,
+        description="Largest norm of the gradient, as in the authors' code (the paper does not say); null leaves it as it is.",
     )
     focus: Literal["index", "node"] = Field(
         "index",
@@ -147,7 +164,8 @@ class EvaluationConfig(_Section):
 
     window_ev: float = Field(0.25, gt=0, description="Half width of the desired range around the target gap in eV.")
     formulas: str | None = Field(
-        None, description="Text file (or .gz) of known reduced formulas, one a line, for novelty; null leaves novelty empty."
+        None,
+        description="Text file (or .gz) of known reduced formulas, one a line, for novelty; null leaves novelty empty.",
     )
     bootstrap_samples: int = Field(2000, ge=100, description="Resamples behind every interval.")
     confidence: float = Field(0.95, gt=0, lt=1, description="Level of every interval.")
@@ -177,7 +195,9 @@ class Config(_Section):
         if self.policies.bc:
             specs.append(PolicySpec(kind="bc"))
         if self.policies.ucql:
-            specs += [PolicySpec(kind="ucql", omega=omega, reward=reward.without_gap()) for omega in self.policies.omegas]
+            specs += [
+                PolicySpec(kind="ucql", omega=omega, reward=reward.without_gap()) for omega in self.policies.omegas
+            ]
         specs += [
             PolicySpec(kind="ccql", omega=omega, target_ev=target, reward=reward)
             for target in self.policies.targets_ev

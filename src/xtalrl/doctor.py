@@ -105,14 +105,18 @@ def _check_structures(config: Config) -> Check:
 
     if config.structures.path:
         try:
-            return Check("structures", State.OK, f"{', '.join(str(path) for path in find_csvs(config.structures.path).values())}")
+            return Check(
+                "structures", State.OK, f"{', '.join(str(path) for path in find_csvs(config.structures.path).values())}"
+            )
         except XtalrlError as error:
             return Check("structures", State.MISSING, str(error), "mend `structures.path` in the config")
     if config.structures.source == "demo":
         return Check("structures", State.OK, "the embedded textbook crystals")
     if all((Path(config.cache) / "mp20" / f"{split}.csv").exists() for split in ("train", "val", "test")):
         return Check("structures", State.OK, f"MP-20 in {config.cache}/mp20")
-    return Check("structures", State.OPTIONAL, "MP-20 is not downloaded yet", "snakemake --profile profiles/local structures")
+    return Check(
+        "structures", State.OPTIONAL, "MP-20 is not downloaded yet", "snakemake --profile profiles/local structures"
+    )
 
 
 def _check_engine(config: Config) -> Check:
@@ -121,7 +125,9 @@ def _check_engine(config: Config) -> Check:
     try:
         return Check("pw.x", State.OK, describe_engine(config.dft.command, config.cache))
     except XtalrlError as error:
-        return Check("pw.x", State.MISSING, str(error), f"snakemake --profile profiles/local {config.cache}/engine/engine.json")
+        return Check(
+            "pw.x", State.MISSING, str(error), f"snakemake --profile profiles/local {config.cache}/engine/engine.json"
+        )
 
 
 def _check_pseudopotentials(config: Config) -> Check:
@@ -130,7 +136,10 @@ def _check_pseudopotentials(config: Config) -> Check:
         return Check("pseudopotentials", State.OK, f"{config.dft.family} in {family.parent}")
     where = config.dft.pseudopotentials or "a download at the first run"
     return Check(
-        "pseudopotentials", State.OPTIONAL, f"{config.dft.family} will come from {where}", f"snakemake --profile profiles/local {family}"
+        "pseudopotentials",
+        State.OPTIONAL,
+        f"{config.dft.family} will come from {where}",
+        f"snakemake --profile profiles/local {family}",
     )
 
 
@@ -143,20 +152,39 @@ def _check_torch(config: Config) -> Check:
     if torch.cuda.is_available():
         return Check("PyTorch, GPU", State.OK, f"{version}, {torch.cuda.get_device_name(0)}")
     if config.training.device == "cuda":
-        return Check("PyTorch, GPU", State.MISSING, f"{version} sees no GPU, and training.device is cuda", "set training.device to auto or cpu")
-    return Check("PyTorch, GPU", State.OPTIONAL, f"{version}, no GPU here: training runs on the CPU", "nvidia-smi  (on a GPU node)")
+        return Check(
+            "PyTorch, GPU",
+            State.MISSING,
+            f"{version} sees no GPU, and training.device is cuda",
+            "set training.device to auto or cpu",
+        )
+    return Check(
+        "PyTorch, GPU",
+        State.OPTIONAL,
+        f"{version}, no GPU here: training runs on the CPU",
+        "nvidia-smi  (on a GPU node)",
+    )
 
 
 def _check_slurm(config: Config) -> Check:
     if not shutil.which("sbatch"):
-        return Check("SLURM", State.OPTIONAL, "sbatch is not on PATH", "use --profile profiles/local, or log in to the cluster")
+        return Check(
+            "SLURM", State.OPTIONAL, "sbatch is not on PATH", "use --profile profiles/local, or log in to the cluster"
+        )
     sinfo = subprocess.run(["sinfo", "--noheader", "--format=%P %a"], capture_output=True, text=True)
     if sinfo.returncode:
-        return Check("SLURM", State.MISSING, f"sinfo fails: {sinfo.stderr.strip()}", "scontrol ping; ask the administrators")
+        return Check(
+            "SLURM", State.MISSING, f"sinfo fails: {sinfo.stderr.strip()}", "scontrol ping; ask the administrators"
+        )
     return Check("SLURM", State.OK, f"partitions: {', '.join(sinfo.stdout.split(chr(10))).strip(', ')}")
 
 
 def _check_api_key(config: Config) -> Check:
     if os.environ.get("MP_API_KEY"):  # never printed
         return Check("Materials Project", State.OK, "MP_API_KEY is set")
-    return Check("Materials Project", State.OPTIONAL, "MP_API_KEY is not set", "export MP_API_KEY=...  (your key from the dashboard)")
+    return Check(
+        "Materials Project",
+        State.OPTIONAL,
+        "MP_API_KEY is not set",
+        "export MP_API_KEY=...  (your key from the dashboard)",
+    )

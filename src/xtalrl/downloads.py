@@ -44,7 +44,9 @@ class Download:
 
 def manifest() -> dict[str, Download]:
     """Every file the project can download, by name."""
-    return {name: Download(**entry) for name, entry in yaml.safe_load((RESOURCES / "downloads.yaml").read_text()).items()}
+    return {
+        name: Download(**entry) for name, entry in yaml.safe_load((RESOURCES / "downloads.yaml").read_text()).items()
+    }
 
 
 def fetch(name: str, path: str | Path) -> None:
@@ -157,8 +159,14 @@ def _attempt(url: str, part: Path) -> None:
                     file.write(chunk)
                     progress.advance(len(chunk))
     except requests.exceptions.SSLError as error:
-        raise XtalrlError(f"{url}: the server's certificate was refused ({error}). Check the clock, the proxy and REQUESTS_CA_BUNDLE.") from None
-    except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema) as error:
+        raise XtalrlError(
+            f"{url}: the server's certificate was refused ({error}). Check the clock, the proxy and REQUESTS_CA_BUNDLE."
+        ) from None
+    except (
+        requests.exceptions.InvalidURL,
+        requests.exceptions.MissingSchema,
+        requests.exceptions.InvalidSchema,
+    ) as error:
         raise XtalrlError(f"{url!r} is not a URL that can be downloaded ({error}): check {MIRROR_VARIABLE}.") from None
     except requests.exceptions.RequestException as error:
         raise _Transient(f"{type(error).__name__}: {error}") from None

