@@ -1,6 +1,6 @@
 """A results folder as a run leaves it, made up but lifelike: for tests and benchmarks of everything after the SCFs.
 
-    python tests/report_data.py FOLDER [--crystals 2486] [--seeds 1]
+python tests/report_data.py FOLDER [--crystals 2486] [--seeds 1]
 """
 
 from __future__ import annotations
@@ -18,27 +18,68 @@ import numpy as np
 from xtalrl import tables
 from xtalrl.config import Config, validate
 from xtalrl.elements import ELEMENTS, SIMILARITY_CLASS, SIMILARITY_CLASSES
+from xtalrl.energies import RYDBERG_EV_PAPER
 from xtalrl.metrics.composition import assess_designs
 from xtalrl.metrics.evaluation import evaluate_designs
 from xtalrl.metrics.formulas import reduced_formula
 from xtalrl.rl.policies import PolicySpec
 
-RY_EV = 13.6057039763
 PROTOCOL = {"protocol": "recommended", "protocol_hash": "0f3a5c77d2e94b10", "family": "pseudo-dojo-0.5-pbe-sr-standard"}
 ENGINE = "embedded pw.x 7.2"
 FAILURES = {"not_converged": 30, "charge_wrong": 28, "time_limit": 22, "odd_electrons": 15, "diagonalization_failed": 5}
 
 # Cations and anions of textbook prototypes: counts of A, B and the anion X.
-PROTOTYPES = ((1, 0, 1), (1, 0, 2), (2, 0, 1), (1, 1, 3), (2, 1, 4), (1, 2, 4), (2, 0, 3), (1, 1, 2), (2, 2, 7), (3, 1, 6))
-A_ELEMENTS = "Li Na K Rb Cs Mg Ca Sr Ba Y La Zn Cd Ag Cu Tl Nd Eu".split()
-B_ELEMENTS = "Ti Zr Hf Nb Ta V Mo W Al Ga In Si Ge Sn P As Sb Bi Fe Mn".split()
-X_ELEMENTS = "O O O O S S Se Te F Cl Br I N".split()
+PROTOTYPES = (
+    (1, 0, 1),
+    (1, 0, 2),
+    (2, 0, 1),
+    (1, 1, 3),
+    (2, 1, 4),
+    (1, 2, 4),
+    (2, 0, 3),
+    (1, 1, 2),
+    (2, 2, 7),
+    (3, 1, 6),
+)
+A_ELEMENTS = ("Li", "Na", "K", "Rb", "Cs", "Mg", "Ca", "Sr", "Ba", "Y", "La", "Zn", "Cd", "Ag", "Cu", "Tl", "Nd", "Eu")
+B_ELEMENTS = (
+    "Ti",
+    "Zr",
+    "Hf",
+    "Nb",
+    "Ta",
+    "V",
+    "Mo",
+    "W",
+    "Al",
+    "Ga",
+    "In",
+    "Si",
+    "Ge",
+    "Sn",
+    "P",
+    "As",
+    "Sb",
+    "Bi",
+    "Fe",
+    "Mn",
+)
+X_ELEMENTS = ("O", "O", "O", "O", "S", "S", "Se", "Te", "F", "Cl", "Br", "I", "N")
 
 
 def write_results(
-    folder: Path, n_crystals: int, seeds: tuple[int, ...] = (0,), imported_labels: bool = False, **policies: Any
+    folder: Path,
+    n_crystals: int,
+    seeds: tuple[int, ...] = (0,),
+    imported_labels: bool = False,
+    success: float = 0.68,
+    **policies: Any,
 ) -> Config:
-    """Write all result files but tables, figures and report; returns the configuration they belong to."""
+    """Write all result files but tables, figures and report; returns the configuration they belong to.
+
+    A quarter of the crystals are validation crystals. `success` is the share of SCFs of designs that converge (less for random ones),
+    `policies` the section of that name in the configuration.
+    """
     config = validate(
         {
             "results": str(folder),
@@ -69,7 +110,9 @@ def write_results(
             _write_training(folder / f"policies/{spec.name}/seed{seed}", spec, config.training.steps, noise)
     assessments = folder / "designs/assessments.parquet"
     assess_designs(paths, folder / "structures/crystals.parquet", folder / "formulas.txt", assessments)
-    _write_design_outcomes(folder, assessments, {c["material_id"]: c for c in crystals}, energies, config, rng, noise)
+    _write_design_outcomes(
+        folder, assessments, {c["material_id"]: c for c in crystals}, energies, config, success, rng, noise
+    )
     evaluate_designs(
         assessments=assessments,
         outcomes=folder / "evaluation/outcomes.parquet",
@@ -82,7 +125,11 @@ def write_results(
 
 def _crystal(number: int, rng: random.Random, noise: np.random.Generator) -> dict[str, Any]:
     counts = rng.choice(PROTOTYPES)
-    species = [rng.choice(A_ELEMENTS)] * counts[0] + [rng.choice(B_ELEMENTS)] * counts[1] + [rng.choice(X_ELEMENTS)] * counts[2]
+    species = (
+        [rng.choice(A_ELEMENTS)] * counts[0]
+        + [rng.choice(B_ELEMENTS)] * counts[1]
+        + [rng.choice(X_ELEMENTS)] * counts[2]
+    )
     gap = 0.0 if rng.random() < 0.19 else float(noise.gamma(2.0, 1.15))
     return {
         "material_id": f"mp-{1000 + number}",
@@ -128,7 +175,7 @@ def _references() -> list[dict[str, Any]]:
                 "form": "atom" if element in ("Lu", "P", "Se") else "crystal",
                 "n_sites": 1 if element in ("Lu", "P", "Se") else 2,
                 "energy_per_atom": energy,
-                "energy_per_atom_ry": energy / RY_EV,
+                "energy_per_atom_ry": energy / RYDBERG_EV_PAPER,
                 "outcome": "converged",
                 "detail": "",
                 **PROTOCOL,
@@ -136,11 +183,18 @@ def _references() -> list[dict[str, Any]]:
         )
     for row in rows:
         if row["element"] == "Pu":
-            row.update(energy_per_atom=None, energy_per_atom_ry=None, outcome="not_converged", detail="no convergence in 1000 iterations")
+            row.update(
+                energy_per_atom=None,
+                energy_per_atom_ry=None,
+                outcome="not_converged",
+                detail="no convergence in 1000 iterations",
+            )
     return rows
 
 
-def _outcome(request_id: str, kind: str, species: list[str], outcome: str, energy: float | None, gap: float | None) -> dict[str, Any]:
+def _outcome(
+    request_id: str, kind: str, species: list[str], outcome: str, energy: float | None, gap: float | None
+) -> dict[str, Any]:
     wall = 40.0 + 13 * len(species)
     attempt = {
         "number": 1, "strategy": "plain", "outcome": outcome, "detail": "", "nspin": 1, "tot_magnetization": None,
@@ -153,7 +207,7 @@ def _outcome(request_id: str, kind: str, species: list[str], outcome: str, energ
         "species": species,
         "outcome": outcome,
         "detail": "" if outcome == "converged" else f"{outcome.replace('_', ' ')} after 1 attempt",
-        "total_energy_ry": None if energy is None else energy / RY_EV,
+        "total_energy_ry": None if energy is None else energy / RYDBERG_EV_PAPER,
         "total_energy": energy,
         "band_gap_raw": gap,
         "band_gap": None if gap is None else max(gap, 0.0),
@@ -171,7 +225,9 @@ def _total_energy(species: list[str], formation_energy: float, energies: dict[st
     return sum(energies[element] or -3000.0 for element in species) + len(species) * formation_energy
 
 
-def _write_labels(folder: Path, crystals: list[dict[str, Any]], energies: dict[str, Any], rng: random.Random, imported: bool) -> None:
+def _write_labels(
+    folder: Path, crystals: list[dict[str, Any]], energies: dict[str, Any], rng: random.Random, imported: bool
+) -> None:
     labels, outcomes = [], []
     for crystal in crystals:
         failed = not imported and rng.random() < 0.05
@@ -186,7 +242,7 @@ def _write_labels(folder: Path, crystals: list[dict[str, Any]], energies: dict[s
                 "split": crystal["split"],
                 "band_gap": None if gap is None else max(gap, 0.0),
                 "band_gap_raw": gap,
-                "total_energy_ry": None if energy is None else energy / RY_EV,
+                "total_energy_ry": None if energy is None else energy / RYDBERG_EV_PAPER,
                 "formation_energy_per_atom": formation,
                 "outcome": "imported" if imported else outcome,
                 "detail": "",
@@ -213,13 +269,19 @@ def _designs(spec: PolicySpec, seed: int, crystals: list[dict[str, Any]], rng: r
             }  # fmt: skip
             species = [swaps[element] for element in crystal["species"]]
         rows.append(
-            {"material_id": crystal["material_id"], "policy": spec.name, "seed": seed, "order": list(range(len(species))), "species": species}
+            {
+                "material_id": crystal["material_id"],
+                "policy": spec.name,
+                "seed": seed,
+                "order": list(range(len(species))),
+                "species": species,
+            }
         )
     return rows
 
 
 def _write_design_outcomes(
-    folder: Path, assessments: Path, crystals: dict[str, Any], energies: dict[str, Any], config: Config,
+    folder: Path, assessments: Path, crystals: dict[str, Any], energies: dict[str, Any], config: Config, success: float,
     rng: random.Random, noise: np.random.Generator,
 ) -> None:  # fmt: skip
     targets = {name: spec.target_ev for name, spec in config.policy_specs().items()}
@@ -228,8 +290,8 @@ def _write_design_outcomes(
         if row["request_id"] is None or row["request_id"] in done:
             continue
         species, truth = row["species"], crystals[row["material_id"]]
-        chance = 0.15 if row["policy"] == "random" else 0.68
-        if rng.random() > chance:
+        chance = success * (0.22 if row["policy"] == "random" else 1)
+        if rng.random() >= chance:
             outcome = rng.choices(list(FAILURES), list(FAILURES.values()))[0]
             done[row["request_id"]] = _outcome(row["request_id"], "design", species, outcome, None, None)
             continue
@@ -251,11 +313,23 @@ def _write_training(folder: Path, spec: PolicySpec, steps: int, noise: np.random
     (folder / "policy.json").write_text(json.dumps({"policy": spec.to_dict(), "steps": steps}))
     with (folder / "training.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["step", "loss", "accuracy", "q_data", "steps_per_s"])
+        writer.writerow(
+            ["step", "loss", "td_loss", "conservative_loss", "q_data", "q_max", "accuracy", "grad_norm", "steps_per_s"]
+        )
         for step in range(100, steps + 1, 100) if spec.is_learned else ():
             decay = float(np.exp(-step / (steps / 3)))
             writer.writerow(
-                [step, 4 * decay + 1 + noise.normal(0, 0.05), 0.5 - 0.4 * decay + noise.normal(0, 0.01), 6 - 5 * decay, 140 + noise.normal(0, 3)]
+                [
+                    step,
+                    4 * decay + 1 + noise.normal(0, 0.05),
+                    "" if spec.kind == "bc" else decay + 0.3,
+                    3 * decay + 0.7,
+                    6 - 5 * decay,
+                    6.3 - 5 * decay,
+                    0.5 - 0.4 * decay + noise.normal(0, 0.01),
+                    2 + noise.normal(0, 0.2),
+                    140 + noise.normal(0, 3),
+                ]
             )
 
 
@@ -267,7 +341,10 @@ def main() -> None:
     arguments = parser.parse_args()
     config = write_results(arguments.folder, arguments.crystals, tuple(range(arguments.seeds)))
     (arguments.folder / "config.json").write_text(json.dumps(config.model_dump(mode="json")))
-    outcomes = Counter(row["outcome"] for row in tables.read_rows(arguments.folder / "evaluation/evaluation.parquet", tables.EVALUATION))
+    outcomes = Counter(
+        row["outcome"]
+        for row in tables.read_rows(arguments.folder / "evaluation/evaluation.parquet", tables.EVALUATION)
+    )
     print(outcomes)
 
 

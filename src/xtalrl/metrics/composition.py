@@ -1,0 +1,143 @@
+"""What the composition of a design tells before any SCF: accuracy, similarity, validity, novelty (appendix A.1.1)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xtalrl import tables
+from xtalrl.elements import SIMILARITY_CLASS
+from xtalrl.errors import XtalrlError
+from xtalrl.metrics.designs import PolicyDesigns
+from xtalrl.metrics.formulas import composition_key, read_known_compositions, reduced_formula
+from xtalrl.metrics.intervals import Bootstrap, Estimate
+from xtalrl.metrics.validity import PAPER_RULE, is_valid
+from xtalrl.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+
+def count_correct(species: Sequence[str], true_species: Sequence[str]) -> int:
+    """Sites that hold the true element (A.1.1.1)."""
+    return sum(placed == true for placed, true in zip(species, true_species, strict=True))
+
+
+def count_similar(species: Sequence[str], true_species: Sequence[str]) -> int:
+    """Sites that hold an element of the true element's class (A.1.1.2); the classes are those of `xtalrl.elements`."""
+    return sum(
+        SIMILARITY_CLASS[placed] == SIMILARITY_CLASS[true] for placed, true in zip(species, true_species, strict=True)
+    )
+
+
+def design_id(material_id: str, species: Sequence[str]) -> str:
+    """Identifier of a filled skeleton, `mp-149/0f3a…`: the same for the same design of another policy."""
+    return f"{material_id}/{hashlib.sha256(' '.join(species).encode()).hexdigest()[:12]}"
+
+
+def assess_designs(
+    designs: Sequence[str | Path], crystals: str | Path, formulas: str | Path | None, assessments: str | Path
+) -> None:
+    """Judge the compositions of all designs and write one table of them.
+
+    Args:
+        designs: `DESIGNS` tables, one for every policy and seed.
+        crystals: `CRYSTALS` table the skeletons came from.
+        formulas: list of known reduced formulas for novelty (see `read_known_compositions`), or None.
+        assessments: `ASSESSMENTS` table to write.
+
+    Raises:
+        XtalrlError: a file cannot be read; a design belongs to no crystal, differs from it in its number of sites, or
+            occurs twice.
+    """
+    known = read_known_compositions(formulas) if formulas else None
+    truth = {
+        row["material_id"]: row["species"]
+        for row in tables.read(crystals, tables.CRYSTALS).select(["material_id", "species"]).to_pylist()
+    }
+    rows: list[dict[str, Any]] = []
+    seen: set[tuple[str, int, str]] = set()
+    progress = Progress("Judging compositions", len(designs), "design files")
+    for path in designs:
+        for design in tables.read_rows(path, tables.DESIGNS):
+            true_species = truth.get(design["material_id"])
+            if true_species is None or len(true_species) != len(design["species"]):
+                sites = (
+                    "is not"
+                    if true_species is None
+                    else f"has {len(true_species)} sites, the design {len(design['species'])},"
+                )
+                raise XtalrlError(
+                    f"{path}: the crystal {design['material_id']} {sites} in {crystals}. The designs were made from other structures: "
+                    "delete them and run `snakemake rollout` again."
+                )
+            key = (design["policy"], design["seed"], design["material_id"])
+            if key in seen:
+                raise XtalrlError(
+                    f"{path}: policy {key[0]}, seed {key[1]} fills the skeleton {key[2]} a second time. "
+                    "Delete the file and run `snakemake rollout` again."
+                )
+            seen.add(key)
+            rows.append(_assess(design, true_species, known))
+        progress.advance(note=f"{len(rows):,} designs")
+    tables.write_rows(rows, tables.ASSESSMENTS, assessments)
+    n_valid = sum(row["valid"] for row in rows)
+    distinct = len({row["request_id"] for row in rows if row["valid"]})
+    logger.info(
+        "%s designs, %s valid by %s, %s distinct valid designs to simulate",
+        f"{len(rows):,}",
+        f"{n_valid:,}",
+        PAPER_RULE,
+        f"{distinct:,}",
+    )
+
+
+def _assess(design: dict[str, Any], true_species: list[str], known: frozenset[str] | None) -> dict[str, Any]:
+    species = design["species"]
+    counts = Counter(species)
+    valid = is_valid(counts, PAPER_RULE)
+    return {
+        "material_id": design["material_id"],
+        "policy": design["policy"],
+        "seed": design["seed"],
+        "species": species,
+        "formula": reduced_formula(species),
+        "true_formula": reduced_formula(true_species),
+        "n_sites": len(species),
+        "n_correct": count_correct(species, true_species),
+        "n_similar": count_similar(species, true_species),
+        "valid": valid,
+        "validity_rule": PAPER_RULE,
+        "novel": composition_key(counts) not in known if valid and known is not None else None,
+        "request_id": design_id(design["material_id"], species) if valid else None,
+    }
+
+
+def accuracy(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+    """Share of all atoms of all designs that are the true ones (A.1.1.1)."""
+    return bootstrap.proportion(np.nan_to_num(designs.n_correct), np.nan_to_num(designs.n_sites))
+
+
+def similarity(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+    """Share of all atoms of all designs in the class of the true ones (A.1.1.2)."""
+    return bootstrap.proportion(np.nan_to_num(designs.n_similar), np.nan_to_num(designs.n_sites))
+
+
+def exact_match(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+    """Share of designs that are the true crystal, site by site (A.1.1.1)."""
+    return bootstrap.proportion(designs.n_correct == designs.n_sites, designs.designed)
+
+
+def validity(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+    """Share of designs with a valid composition (A.1.1.3)."""
+    return bootstrap.proportion(designs.valid == 1, designs.designed)
+
+
+def novelty(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+    """Share of the valid designs whose composition is not in the formula list (A.1.1.4); nothing if there was no list."""
+    return bootstrap.proportion(designs.novel == 1, np.isfinite(designs.novel))

@@ -1,0 +1,76 @@
+"""Join every design with the DFT properties of its SCF and the true values of its crystal."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from xtalrl import tables
+from xtalrl.energies import ReferenceTable, reference_rows
+from xtalrl.errors import XtalrlError
+
+logger = logging.getLogger(__name__)
+
+INVALID_COMPOSITION = "invalid_composition"
+"""Outcome of a design that no SCF was asked for."""
+
+
+def evaluate_designs(
+    assessments: str | Path,
+    outcomes: str | Path,
+    references: str | Path,
+    labels: str | Path,
+    evaluation: str | Path,
+) -> None:
+    """Write the `EVALUATION` table: one row for every row of `ASSESSMENTS`, in its order.
+
+    Args:
+        assessments: `ASSESSMENTS` of all policies.
+        outcomes: `SCF_OUTCOMES` of the designs, and of the elements they added to the references (kind `reference`).
+        references: `REFERENCES` of the labels.
+        labels: `LABELS`, for the true gap and formation energy.
+        evaluation: `EVALUATION` table to write.
+
+    Raises:
+        XtalrlError: a file cannot be read, a valid design has no outcome, or the protocols of designs and references differ.
+    """
+    by_request = {row["request_id"]: row for row in tables.read_rows(outcomes, tables.SCF_OUTCOMES)}
+    truth = {row["material_id"]: row for row in tables.read_rows(labels, tables.LABELS)}
+    reference_table = ReferenceTable(
+        [*tables.read_rows(references, tables.REFERENCES), *reference_rows(by_request.values())]
+    )
+    rows = []
+    for design in tables.read_rows(assessments, tables.ASSESSMENTS):
+        row = design | _properties(design, by_request, reference_table, outcomes)
+        label = truth.get(design["material_id"], {})
+        row["true_band_gap"] = label.get("band_gap")
+        row["true_formation_energy_per_atom"] = label.get("formation_energy_per_atom")
+        rows.append(row)
+    tables.write_rows(rows, tables.EVALUATION, evaluation)
+    counts = Counter(row["outcome"] for row in rows)
+    logger.info(
+        "%s designs: %s", f"{len(rows):,}", ", ".join(f"{n:,} {outcome}" for outcome, n in counts.most_common())
+    )
+
+
+def _properties(
+    design: dict[str, Any], outcomes: dict[str, dict[str, Any]], references: ReferenceTable, path: str | Path
+) -> dict[str, Any]:
+    if design["request_id"] is None:
+        return {"outcome": INVALID_COMPOSITION, "detail": f"not neutral by {design['validity_rule']}"}
+    scf = outcomes.get(design["request_id"])
+    if scf is None:
+        raise XtalrlError(
+            f"{path} has no outcome for the design {design['request_id']} of {design['policy']}: the SCFs were planned "
+            "for other designs. Run `snakemake -R plan_design_scf evaluate`."
+        )
+    energy, why_none = references.formation_energy(scf)
+    return {
+        "outcome": scf["outcome"],
+        "detail": "; ".join(filter(None, (scf["detail"], why_none))),
+        "band_gap": scf["band_gap"],
+        "band_gap_raw": scf["band_gap_raw"],
+        "formation_energy_per_atom": energy,
+    }

@@ -1,0 +1,115 @@
+"""Compositions as counts of elements, and the one spelling under which they are compared."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import logging
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pymatgen.core.composition import Composition
+from pymatgen.core.periodic_table import Element
+
+from xtalrl.errors import XtalrlError
+from xtalrl.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+_PLAIN = re.compile(r"(?:[A-Z][a-z]?\d*)+")
+_TERM = re.compile(r"([A-Z][a-z]?)(\d*)")
+
+
+def parse_formula(formula: str) -> dict[str, int]:
+    """Counts of each element of a formula such as `Ca(OH)2`, not reduced.
+
+    Raises:
+        XtalrlError: the text is no formula, names an unknown element, or has fractional amounts.
+    """
+    text = formula.strip()
+    if _PLAIN.fullmatch(text) and all(symbol in _symbols() for symbol, _ in _TERM.findall(text)):
+        counts: Counter[str] = Counter()
+        for symbol, amount in _TERM.findall(text):
+            counts[symbol] += int(amount or 1)
+        if all(counts.values()):
+            return dict(counts)
+    try:
+        amounts = Composition(text, strict=True).get_el_amt_dict() if text else {}
+    except (ValueError, KeyError):
+        amounts = {}
+    if not amounts or any(amount != int(amount) or amount < 1 for amount in amounts.values()):
+        raise XtalrlError(
+            f"{formula!r} is not a chemical formula with whole amounts: write it like SrTiO3, Ca(OH)2 or Na1Cl1, one a line."
+        )
+    return {symbol: int(amount) for symbol, amount in amounts.items()}
+
+
+@functools.cache
+def _symbols() -> frozenset[str]:
+    return frozenset(element.symbol for element in Element)
+
+
+def reduce_counts(counts: Mapping[str, int]) -> dict[str, int]:
+    """Counts divided by their greatest common divisor."""
+    divisor = math.gcd(*counts.values())
+    return {symbol: count // divisor for symbol, count in counts.items()}
+
+
+def composition_key(counts: Mapping[str, int]) -> str:
+    """The spelling under which compositions are compared: reduced, elements in alphabetical order (`Ca1H2O2`).
+
+    Unlike a conventional formula it has one form only: `Ca(HO)2`, `CaH2O2` and `Ca(OH)2` share it, and so do `O` and `O2`.
+    """
+    return "".join(f"{symbol}{count}" for symbol, count in sorted(reduce_counts(counts).items()))
+
+
+@functools.lru_cache(maxsize=200_000)
+def _reduced_formula(items: tuple[tuple[str, int], ...]) -> str:
+    with warnings.catch_warnings():
+        # Sorting by electronegativity, pymatgen warns of noble gases, which have none.
+        warnings.filterwarnings("ignore", message="No Pauling electronegativity")
+        return Composition(dict(items)).reduced_formula
+
+
+def reduced_formula(species: Iterable[str]) -> str:
+    """Conventional reduced formula of the elements of all sites (pymatgen's spelling)."""
+    return _reduced_formula(tuple(sorted(Counter(species).items())))
+
+
+def read_known_compositions(path: str | Path) -> frozenset[str]:
+    """`composition_key` of every formula in a text file (or .gz), one formula a line; blank lines are skipped.
+
+    Raises:
+        XtalrlError: the file is missing or unreadable, or a line is no formula (its number is named).
+    """
+    path = Path(path)
+    try:
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rt", encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        raise XtalrlError(
+            f"The formula list {path} does not exist: correct `evaluation.formulas`, or set it to null to leave novelty empty."
+        ) from None
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise XtalrlError(
+            f"The formula list {path} cannot be read ({error}): `evaluation.formulas` must be text, or gzipped text ending in .gz."
+        ) from None
+    keys = set()
+    progress = Progress("Reading known compositions", len(lines), "formulas")
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                keys.add(composition_key(parse_formula(line)))
+            except XtalrlError as error:
+                raise XtalrlError(f"{path}, line {number}: {error}") from None
+        progress.advance()
+    if not keys:
+        raise XtalrlError(
+            f"The formula list {path} is empty: correct `evaluation.formulas`, or set it to null to leave novelty empty."
+        )
+    return frozenset(keys)

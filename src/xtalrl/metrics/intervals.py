@@ -1,0 +1,150 @@
+"""Intervals of metrics over designs: what would change with another draw of crystals and another training seed.
+
+The designs of a policy form a table (seeds, crystals): every seed fills the same skeletons. A resample draws crystals with
+replacement, the same for all seeds, and, where there are several, seeds with replacement (a two-way bootstrap, Owen 2007,
+doi:10.1214/07-AOAS122). With few seeds the spread between them is underestimated, by the factor (S - 1)/S in variance.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+WILSON = "Wilson score"
+BOOTSTRAP = "percentile bootstrap over crystals"
+BOOTSTRAP_SEEDS = "percentile bootstrap over crystals and seeds"
+
+_RANDOM_SEED = 20240322  # any fixed number: the same table gives the same interval
+_CHUNK = 1_000_000  # weights held at once while resampling a distribution
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval; all null where nothing could be counted.
+
+    `n` is the number of units in the denominator (crystals, atoms, designs), `method` how the interval was made,
+    empty where it takes at least two crystals and there are fewer.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    method: str = ""
+
+    def scaled(self, factor: float) -> Estimate:
+        """The same in another unit, e.g. percent."""
+        value, low, high = (None if number is None else number * factor for number in (self.value, self.low, self.high))
+        return Estimate(value, low, high, self.n, self.method)
+
+
+NOTHING = Estimate(None, None, None, 0)
+
+
+class Bootstrap:
+    """Intervals from resampling a table of (n_seeds, n_crystals) designs; the same arguments give the same resamples."""
+
+    def __init__(self, n_seeds: int, n_crystals: int, samples: int, confidence: float) -> None:
+        """Draw the resamples: `samples` of them, for intervals of level `confidence` (0.95)."""
+        self.confidence = confidence
+        self.n_seeds = n_seeds
+        self.crystal_weights, self.seed_weights = _weights(n_seeds, n_crystals, samples)
+        self.method = BOOTSTRAP if n_seeds == 1 else BOOTSTRAP_SEEDS
+
+    def mean(self, values: Floats) -> Estimate:
+        """Mean of the values that are not NaN, (S, M)."""
+        known = np.isfinite(values)
+        return self._ratio(np.where(known, values, 0.0), known.astype(float))
+
+    def proportion(self, numerator: Floats | Bools, denominator: Floats | Bools) -> Estimate:
+        """Sum of numerators over sum of denominators, both (S, M), 0 <= numerator <= denominator.
+
+        Wilson's interval where there is one seed and one trial a crystal. Where all trials agree (0 % or 100 %) resampling sees
+        no spread, and the interval is Wilson's with crystals as trials, neither atoms nor seeds counting as independent.
+        """
+        hits, trials_made = numerator.astype(np.float64), denominator.astype(np.float64)
+        total = trials_made.sum()
+        if total == 0:
+            return NOTHING
+        successes = hits.sum()
+        single_trials = self.n_seeds == 1 and bool(np.isin(trials_made, (0, 1)).all())
+        if single_trials or successes in (0, total):
+            trials = int((trials_made > 0).any(axis=0).sum())
+            value = float(successes / total)
+            interval = stats.binomtest(round(value * trials), trials).proportion_ci(self.confidence, method="wilson")
+            return Estimate(value, float(interval.low), float(interval.high), int(total), WILSON)
+        return self._ratio(hits, trials_made)
+
+    def earth_movers_distance(self, values: Floats, reference: Floats) -> Estimate:
+        """Earth mover's distance between designs (S, M) and the reference distribution (M,), NaN where unknown.
+
+        A crystal is drawn together with its reference value. Resampling two samples moves them apart, so the resamples are
+        shifted until their median is the estimate (and not below 0).
+        """
+        known, reference_known = np.isfinite(values), np.isfinite(reference)
+        n = int(known.sum())
+        if n == 0 or not reference_known.any():
+            return NOTHING
+        value = float(stats.wasserstein_distance(values[known], reference[reference_known]))
+        if known.any(axis=0).sum() < 2:
+            return Estimate(value, None, None, n)
+
+        # The distance is the area between the two distribution functions: sort all values once, then every resample
+        # is a sum of weights along them, those of the reference (row S) counted as negative.
+        table = np.vstack([np.where(known, values, np.nan), reference])
+        rows, crystals = np.nonzero(np.isfinite(table))
+        order = np.argsort(table[rows, crystals], kind="stable")
+        rows, crystals = rows[order], crystals[order]
+        widths = np.diff(table[rows, crystals])
+        distances = []
+        chunk = max(1, _CHUNK // len(rows))
+        for start in range(0, len(self.crystal_weights), chunk):
+            by_crystal, by_seed = self.crystal_weights[start : start + chunk], self.seed_weights[start : start + chunk]
+            total = (by_crystal @ known.T * by_seed).sum(1, keepdims=True)
+            reference_total = (by_crystal @ reference_known)[:, None]
+            # A resample without any known value has no distance: NaN, left out below.
+            with np.errstate(invalid="ignore", divide="ignore"):
+                signed = by_crystal[:, crystals] * np.hstack([by_seed / total, -1 / reference_total])[:, rows]
+            np.cumsum(signed, axis=1, out=signed)
+            distances.append(np.abs(signed[:, :-1], out=signed[:, :-1]) @ widths)
+        resampled = np.concatenate(distances)
+        resampled = resampled[np.isfinite(resampled)]
+        if not resampled.size:
+            return Estimate(value, None, None, n)
+        low, high = self._percentiles(resampled - (np.median(resampled) - value))
+        return Estimate(value, max(low, 0.0), high, n, self.method + ", shifted to the estimate")
+
+    def _ratio(self, numerator: Floats, denominator: Floats) -> Estimate:
+        total = denominator.sum()
+        if total == 0:
+            return NOTHING
+        value = float(numerator.sum() / total)
+        if (denominator > 0).any(axis=0).sum() < 2:
+            return Estimate(value, None, None, int(total))
+        sums = ((self.crystal_weights @ part.T * self.seed_weights).sum(1) for part in (numerator, denominator))
+        above, below = sums
+        resampled = above[below > 0] / below[below > 0]
+        low, high = self._percentiles(resampled)
+        # Rounding must not put the estimate outside its own interval.
+        return Estimate(value, min(low, value), max(high, value), int(total), self.method)
+
+    def _percentiles(self, resampled: Floats) -> tuple[float, float]:
+        tail = (1 - self.confidence) / 2
+        low, high = np.quantile(resampled, [tail, 1 - tail])
+        return float(low), float(high)
+
+
+@functools.lru_cache(maxsize=4)
+def _weights(n_seeds: int, n_crystals: int, samples: int) -> tuple[Floats, Floats]:
+    """How often each crystal (B, M) and each seed (B, S) is drawn."""
+    generator = np.random.default_rng(_RANDOM_SEED)
+    crystals = generator.multinomial(n_crystals, np.full(n_crystals, 1 / n_crystals), size=samples).astype(float)
+    seeds = generator.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=samples).astype(float)
+    return crystals, seeds
