@@ -18,6 +18,10 @@ from xtalrl.errors import XtalrlError
 from xtalrl.rl.policies import PolicySpec, Reward
 
 
+MATERIALS_PROJECT = "materials-project"
+"""In place of a path: ask the Materials Project (docs/materials-project.md)."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -31,6 +35,11 @@ class StructuresConfig(_Section):
     path: str | None = Field(
         None,
         description="Folder with `train`, `val` and `test` as `.csv` or `.csv.gz` in MP-20's columns, used instead of a download.",
+    )
+    magnetizations: str | None = Field(
+        None,
+        description="CSV or Parquet of total magnetizations (`material_id`, `total_magnetization`), or `materials-project` to ask its API; "
+        "null leaves them unknown.",
     )
     max_sites: int = Field(
         20, ge=1, le=20, description="Largest number of sites in a cell; larger crystals are rejected."
@@ -90,7 +99,8 @@ class ReferencesConfig(_Section):
     )
     crystals: str | None = Field(
         None,
-        description="CSV of elemental crystals (`element`, `cif`); null takes the textbook forms, then one atom in a box.",
+        description="CSV of elemental crystals (`element`, `cif`), or `materials-project` to ask its API; null takes the textbook forms, "
+        "then one atom in a box.",
     )
     energies: str | None = Field(None, description="CSV of reference energies to import instead of computing them.")
 
@@ -165,7 +175,8 @@ class EvaluationConfig(_Section):
     window_ev: float = Field(0.25, gt=0, description="Half width of the desired range around the target gap in eV.")
     formulas: str | None = Field(
         None,
-        description="Text file (or .gz) of known reduced formulas, one a line, for novelty; null leaves novelty empty.",
+        description="Text file (or .gz) of known reduced formulas, one a line, for novelty, or `materials-project` to ask its API; null "
+        "leaves novelty empty.",
     )
     bootstrap_samples: int = Field(2000, ge=100, description="Resamples behind every interval.")
     confidence: float = Field(0.95, gt=0, lt=1, description="Level of every interval.")

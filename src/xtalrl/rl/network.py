@@ -1,0 +1,250 @@
+"""The Q-network: MEGNet blocks on a crystal graph, a set2set readout and an MLP to 88 Q-values (eq. 8 to 14, appendix A.1.4).
+
+Names, widths and activations follow MEGNet of matgl (Chen et al., Chem. Mater. 31, 3564 (2019)) as the authors used it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xtalrl.elements import N_ELEMENTS, UNFILLED
+from xtalrl.rl.compression import compress
+from xtalrl.rl.graphs import MAX_SITES, N_STATE_FEATURES, GraphBatch
+
+Focus = Literal["index", "node"]
+
+FOCUS = UNFILLED + 1
+"""Node type of the site to fill next, where the focus is a node feature."""
+N_NODE_TYPES = FOCUS + 1
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Hyperparameters of the Q-network; the defaults are appendix A.1.4 and, where it is silent, the authors' code.
+
+    `focus` tells how the network learns which site it fills. `index`, as in the paper: the site's number in the file,
+    embedded into the state; the nodes do not show it. `node`: a node type of its own, so that the result does not depend
+    on the order of the sites, with the state features standardised.
+    """
+
+    conditional: bool
+    focus: Focus = "index"
+    n_blocks: int = 3
+    node_embedding: int = 16
+    state_embedding: int = 8
+    encoder: tuple[int, ...] = (64, 32)
+    block: tuple[int, ...] = (64, 64, 32)
+    head: tuple[int, ...] = (32, 16)
+    set2set_steps: int = 2
+    rho: float = 2.0
+    """ρ of eq. 8 in Å². The paper gives none; the authors' single Gaussian of width 0.5 comes to this."""
+
+
+class QNetwork(nn.Module):
+    """Q(s, ·; p̂) of partly filled crystals."""
+
+    state_mean: Tensor
+    state_scale: Tensor
+
+    def __init__(self, architecture: Architecture) -> None:
+        """Draw the weights from torch's global generator."""
+        super().__init__()
+        self.architecture = a = architecture
+        n_state = N_STATE_FEATURES + a.conditional
+        self.node_embedding = nn.Embedding(N_NODE_TYPES if a.focus == "node" else N_NODE_TYPES - 1, a.node_embedding)
+        self.focus_embedding = nn.Embedding(MAX_SITES, a.state_embedding) if a.focus == "index" else None
+        # Standardisation of the state features; the paper feeds them raw.
+        self.register_buffer("state_mean", torch.zeros(N_STATE_FEATURES))
+        self.register_buffer("state_scale", torch.ones(N_STATE_FEATURES))
+        self.edge_encoder = MLP(1, *a.encoder)
+        self.node_encoder = MLP(a.node_embedding, *a.encoder)
+        self.state_encoder = MLP(n_state + (a.state_embedding if a.focus == "index" else 0), *a.encoder)
+        width = a.encoder[-1]
+        self.blocks = nn.ModuleList(
+            MEGNetBlock(width, a.block, dense=a.encoder if number > 0 else None) for number in range(a.n_blocks)
+        )
+        self.node_readout = Set2Set(width, a.set2set_steps)
+        self.edge_readout = Set2Set(width, a.set2set_steps)
+        self.head = MLP(5 * width, *a.head, N_ELEMENTS, activate_last=False)
+
+    def standardise(self, state: Tensor) -> None:
+        """Have the state features (n, 7) of a data set enter with mean 0 and standard deviation 1."""
+        scale, mean = torch.std_mean(state, 0, correction=0)
+        self.state_mean.copy_(mean)
+        self.state_scale.copy_(scale.where(scale > 0, 1.0))
+
+    def forward(self, graphs: GraphBatch, node_types: Tensor, focus: Tensor, target_ev: float | None) -> Tensor:
+        """Q-values of B states.
+
+        Args:
+            graphs: the skeletons.
+            node_types: (N,) action index of the element on each site, or `UNFILLED`.
+            focus: (B,) site to fill next, counted within its crystal.
+            target_ev: target gap p̂ in eV; ignored by an unconditional network.
+
+        Returns:
+            (B, 88) Q(s, a) in the order of `xtalrl.elements.ELEMENTS`.
+        """
+        state = (graphs.state - self.state_mean) / self.state_scale
+        if self.architecture.conditional:
+            if target_ev is None:
+                raise ValueError("a conditional network needs a target gap")
+            state = torch.cat([state, state.new_full((len(state), 1), target_ev)], 1)
+        if self.focus_embedding is not None:
+            state = torch.cat([state, self.focus_embedding(focus)], 1)
+        else:
+            node_types = node_types.index_fill(0, graphs.first_node + focus, FOCUS)
+        if node_types.device.type == "cpu":  # a GPU is busy with launching, not with arithmetic, at these sizes
+            graphs, node_types, _ = compress(graphs, node_types, len(self.blocks))
+        # A crystal has few distinct bond lengths and a node few types: encode those, then spread.
+        gaussian = torch.exp(-graphs.lengths.square() / self.architecture.rho)
+        edges = self.edge_encoder(gaussian[:, None]).index_select(0, graphs.edge_length)
+        nodes = self.node_encoder(self.node_embedding.weight).index_select(0, node_types)
+        state = self.state_encoder(state)
+        for block in self.blocks:
+            edges, nodes, state = block(graphs, edges, nodes, state)
+        n_graphs = len(state)
+        edge_multiplicity = graphs.multiplicity * graphs.node_multiplicity.index_select(0, graphs.edge_target)
+        readout = [
+            self.node_readout(nodes, graphs.node_graph, n_graphs, graphs.node_multiplicity),
+            self.edge_readout(edges, graphs.edge_graph, n_graphs, edge_multiplicity),
+            state,
+        ]
+        q: Tensor = self.head(torch.cat(readout, 1))
+        return q
+
+
+class MLP(nn.Module):
+    """Linear layers with softplus2 between them and, by default, after the last."""
+
+    def __init__(self, *widths: int, activate_last: bool = True) -> None:
+        """Layers between these widths, the first of which is the input's."""
+        super().__init__()
+        self.first, *rest = (nn.Linear(n_in, n_out) for n_in, n_out in itertools.pairwise(widths))
+        self.rest = nn.ModuleList(rest)
+        self.activate_last = activate_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, first width) to (n, last width)."""
+        return self.after_first(self.first(x))
+
+    def after_first(self, x: Tensor) -> Tensor:
+        """All that follows the first linear layer, given its output."""
+        for layer in self.rest:
+            x = layer(softplus2(x))
+        return softplus2(x) if self.activate_last else x
+
+
+class MEGNetBlock(nn.Module):
+    """Updates edges, then nodes, then state, each from the others, with a residual sum (eq. 12).
+
+    Where matgl concatenates the features of source, target, edge and state before the first layer of an update, here the
+    layer's weight is split and each part is applied before it is spread to the edges: the same sum, a third of the products.
+    """
+
+    def __init__(self, width: int, update: tuple[int, ...], dense: tuple[int, ...] | None) -> None:
+        """Hidden widths of the updates, and of the dense layers before them (None: there are none, as in the first block)."""
+        super().__init__()
+        self.edge_dense, self.node_dense, self.state_dense = (
+            MLP(width, *dense) if dense else nn.Identity() for _ in range(3)
+        )
+        self.edge_update = MLP(4 * width, *update)
+        self.node_update = MLP(3 * width, *update)
+        self.state_update = MLP(3 * width, *update)
+        self.width = width
+
+    def forward(self, graphs: GraphBatch, edges: Tensor, nodes: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Edge (E, width), node (N, width) and state (B, width) features before and after the block."""
+        old_edges, old_nodes, old_state = edges, nodes, state
+        edges, nodes, state = self.edge_dense(edges), self.node_dense(nodes), self.state_dense(state)
+        n_nodes, n_graphs = len(nodes), len(state)
+
+        first = self.edge_update.first
+        source_weight, target_weight, edge_weight, state_weight = torch.split(first.weight, self.width, 1)
+        of_state = functional.linear(state, state_weight, first.bias).index_select(0, graphs.node_graph)
+        of_target = torch.addmm(of_state, nodes, target_weight.T).index_select(0, graphs.edge_target)
+        of_source = (nodes @ source_weight.T).index_select(0, graphs.edge_source)
+        edges = self.edge_update.after_first(of_target.add_(of_source).addmm_(edges, edge_weight.T))
+        received = segment_sum(edges * graphs.multiplicity[:, None], graphs.edge_target, n_nodes)
+
+        first = self.node_update.first
+        node_weight, received_weight, state_weight = torch.split(first.weight, self.width, 1)
+        of_state = functional.linear(state, state_weight, first.bias).index_select(0, graphs.node_graph)
+        mean_received = received / graphs.in_degree[:, None]
+        nodes = self.node_update.after_first(
+            of_state.addmm_(nodes, node_weight.T).addmm_(mean_received, received_weight.T)
+        )
+
+        # Every edge ends at one node, so that the sums over nodes hold the sums over edges.
+        count = graphs.node_multiplicity[:, None]
+        mean_edge = segment_sum(received * count, graphs.node_graph, n_graphs) / graphs.n_edges[:, None]
+        mean_node = segment_sum(nodes * count, graphs.node_graph, n_graphs) / graphs.n_nodes[:, None]
+        state = self.state_update(torch.cat([state, mean_edge, mean_node], 1))
+        return edges + old_edges, nodes + old_nodes, state + old_state
+
+
+class Set2Set(nn.Module):
+    """Order-invariant readout of a set by attention (eq. 13; Vinyals et al., arXiv:1511.06391)."""
+
+    def __init__(self, width: int, steps: int) -> None:
+        """Width of the features and number of attention steps."""
+        super().__init__()
+        self.lstm = nn.LSTMCell(2 * width, width)
+        self.width, self.steps = width, steps
+
+    def forward(self, x: Tensor, owner: Tensor, n_sets: int, multiplicity: Tensor) -> Tensor:
+        """Read out sets of features.
+
+        Args:
+            x: (n, width) features.
+            owner: (n,) set each belongs to; no set is empty.
+            n_sets: number of sets.
+            multiplicity: (n,) how often each counts.
+
+        Returns:
+            (n_sets, 2 width) query and attended feature.
+        """
+        readout = x.new_zeros(n_sets, 2 * self.width)
+        hidden = cell = x.new_zeros(n_sets, self.width)
+        for _ in range(self.steps):
+            hidden, cell = self.lstm(readout, (hidden, cell))
+            score = (x * hidden.index_select(0, owner)).sum(1)
+            highest = score.new_zeros(n_sets).scatter_reduce(0, owner, score.detach(), "amax", include_self=False)
+            weight = (score - highest.index_select(0, owner)).exp() * multiplicity
+            total = segment_sum(weight, owner, n_sets)
+            attended = segment_sum(x * weight[:, None], owner, n_sets) / total[:, None]
+            readout = torch.cat([hidden, attended], 1)
+        return readout
+
+
+class _Softplus2(torch.autograd.Function):
+    """Keeps one tensor and passes over memory once less, each way, than the two operations autograd would record."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return functional.softplus(x).sub_(math.log(2.0))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        derivative: Tensor = torch.ops.aten.softplus_backward(gradient, x, 1.0, 20.0)  # beta and threshold of softplus
+        return derivative
+
+
+def softplus2(x: Tensor) -> Tensor:
+    """log(1 + exp(x)) - log 2, MEGNet's activation."""
+    y: Tensor = _Softplus2.apply(x)  # type: ignore[no-untyped-call]
+    return y
+
+
+def segment_sum(x: Tensor, owner: Tensor, n: int) -> Tensor:
+    """(n, ...) sums of the rows of x that share an owner."""
+    return x.new_zeros(n, *x.shape[1:]).index_add(0, owner, x)

@@ -1,0 +1,219 @@
+"""The transitions of the data set, kept on a device.
+
+A transition is (trajectory, step); its crystal gives the graph, which s and s' share, so nothing is stored twice.
+400 of MP-20's nonmetals with 5 trajectories each take 1.13 MB (`Replay.nbytes`), so the paper's 8.8k about 25 MB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xtalrl import tables
+from xtalrl.elements import UNFILLED
+from xtalrl.errors import XtalrlError
+from xtalrl.rl.graphs import CrystalGraphs, GraphBatch, offsets, ragged, shorten
+from xtalrl.rl.policies import PolicySpec
+from xtalrl.rl.rewards import terminal_rewards
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """B transitions (s, a, r, s') on B graphs; those whose s' is not terminal come first.
+
+    `next_graphs`, `next_node_types` and `next_focus` describe the s' of these first C transitions only:
+    the value of a complete crystal is never asked for.
+    """
+
+    graphs: GraphBatch
+    node_types: Tensor
+    """(N,) of s."""
+    focus: Tensor
+    """(B,) site that the action fills."""
+    action: Tensor
+    """(B,) element placed there in the data."""
+    reward: Tensor
+    """(B,) 0 unless done."""
+    done: Tensor
+    """(B,) whether s' is terminal."""
+    next_graphs: GraphBatch
+    """The first C graphs."""
+    next_node_types: Tensor
+    """Of s'."""
+    next_focus: Tensor
+    """(C,) site to fill in s'."""
+
+
+class Orders:
+    """Trajectories on crystal graphs: the order in which the sites of each are filled."""
+
+    def __init__(self, graphs: CrystalGraphs, table: pa.Table, path: str | Path) -> None:
+        """Load rows of `tables.TRAJECTORIES` and check them against the graphs.
+
+        Raises:
+            XtalrlError: an order is not a permutation of its crystal's sites, or its actions are not its elements.
+        """
+        self.graphs = graphs
+        value_set = pa.array(graphs.material_ids, pa.string())
+        self.crystal = (
+            pc.index_in(table["material_id"].combine_chunks(), value_set=value_set).to_numpy().astype(np.int64)
+        )
+        order, self.n_steps = ragged(table["order"])
+        actions, n_actions = ragged(table["actions"])
+        order = order.astype(np.int64)
+        self.first_step = offsets(self.n_steps)
+        n_sites = graphs.n_sites[self.crystal]
+
+        good = (self.n_steps == n_sites) & (n_actions == n_sites)
+        if good.all():
+            owner = np.repeat(np.arange(len(n_sites)), self.n_steps)
+            inside = (order >= 0) & (order < n_sites[owner])
+            site = np.where(inside, order, 0)
+            visits = np.bincount(self.first_step[owner] + site, inside, len(order))
+            true_action = graphs.actions.cpu().numpy()[graphs.first_site[self.crystal][owner] + site]
+            good &= np.bincount(owner, (visits != 1) | (true_action != actions), len(n_sites)) == 0
+        if not good.all():
+            bad = [graphs.material_ids[crystal] for crystal in dict.fromkeys(self.crystal[~good].tolist())]
+            raise XtalrlError(
+                f"{path} does not fit the graphs: its orders or actions are not those of the sites of {shorten(bad)}. "
+                f"Run `snakemake --forcerun build_trajectories` again."
+            )
+        rank = np.empty(len(order), np.int64)
+        rank[self.first_step[owner] + order] = np.arange(len(order)) - self.first_step[owner]
+        self.order = torch.from_numpy(order).to(graphs.device)
+        """(n_transitions,) site filled at each step of each trajectory."""
+        self.rank = torch.from_numpy(rank).to(graphs.device)
+        """(n_transitions,) step at which each site of each trajectory's crystal is filled."""
+
+
+def read_trajectories(path: str | Path, split: str) -> pa.Table:
+    """The trajectories of a split.
+
+    Raises:
+        XtalrlError: the file is missing or malformed, or has none.
+    """
+    table = tables.read(path, tables.TRAJECTORIES)
+    table = table.filter(pc.equal(table["split"], split))
+    if not len(table):
+        raise XtalrlError(
+            f"{path} has no trajectory of the split {split!r}: no crystal of it has a label. "
+            f"See labels.parquet for the reasons, mend them, and run `snakemake trajectories` again."
+        )
+    return table
+
+
+class Replay:
+    """The transitions of a split with the rewards of one policy."""
+
+    def __init__(
+        self,
+        spec: PolicySpec,
+        graphs: str | Path,
+        trajectories: str | Path,
+        *,
+        split: str = "train",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Read the data set.
+
+        Raises:
+            XtalrlError: the files are missing, malformed or do not fit each other, or a reward cannot be computed.
+        """
+        table = read_trajectories(trajectories, split)
+        material_ids = pc.unique(table["material_id"]).to_pylist()
+        self.graphs = CrystalGraphs.read(graphs, material_ids, device)
+        self.orders = Orders(self.graphs, table, trajectories)
+        n_steps = self.orders.n_steps
+        self.trajectory = np.repeat(np.arange(len(n_steps)), n_steps)
+        """(n_transitions,) trajectory of each transition."""
+        self.step = np.arange(len(self.trajectory)) - self.orders.first_step[self.trajectory]
+        """(n_transitions,) its number within the trajectory."""
+        rewards = _rewards(spec, table, trajectories)
+        self.reward = torch.from_numpy(rewards).to(self.graphs.device, torch.float32)
+        """(n_trajectories,) terminal reward; 0 for a policy that learns without one."""
+
+    def __len__(self) -> int:
+        """Number of transitions."""
+        return len(self.trajectory)
+
+    @property
+    def nbytes(self) -> int:
+        """Device memory of the data set."""
+        return self.graphs.nbytes + self.orders.order.nbytes + self.orders.rank.nbytes + self.reward.nbytes
+
+    def material_ids(self, transitions: NDArray[np.int64]) -> list[str]:
+        """Crystals of some transitions, each once."""
+        crystals = self.orders.crystal[self.trajectory[transitions]]
+        return [self.graphs.material_ids[crystal] for crystal in dict.fromkeys(crystals.tolist())]
+
+    def sample(self, batch_size: int, *, seed: int, step: int) -> NDArray[np.int64]:
+        """(batch_size,) transitions drawn uniformly with replacement.
+
+        A function of seed and step alone (a counter-based generator): the batches are the same on every device, and a
+        resumed or failing run can name any of them.
+        """
+        generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, step]))
+        return generator.integers(len(self), size=batch_size)
+
+    def batch(self, transitions: NDArray[np.int64]) -> Transitions:
+        """Gather transitions; their order changes, non-terminal ones come first."""
+        device, orders = self.graphs.device, self.orders
+        trajectory, step = self.trajectory[transitions], self.step[transitions]
+        done = step + 1 == orders.n_steps[trajectory]
+        arrange = np.argsort(done, kind="stable")
+        trajectory, step, done = trajectory[arrange], step[arrange], done[arrange]
+        crystal = orders.crystal[trajectory]
+        n_continuing = len(done) - int(done.sum())
+        graphs = self.graphs.batch(crystal)
+
+        per_graph = np.stack([trajectory, step, orders.first_step[trajectory], self.graphs.first_site[crystal]])
+        trajectory_, step_, first_step, first_site = torch.from_numpy(per_graph).to(device, non_blocking=True)
+        done_ = torch.from_numpy(done).to(device, non_blocking=True)
+        # Site of each node within its crystal, then its true element and the step at which it is filled.
+        site = torch.arange(len(graphs.node_graph), device=device) - graphs.first_node[graphs.node_graph]
+        element = self.graphs.actions[site + first_site[graphs.node_graph]]
+        filled_at = orders.rank[site + first_step[graphs.node_graph]]
+        now = step_[graphs.node_graph]
+        focus = orders.order[first_step + step_]
+        n_next_nodes = int(self.graphs.n_sites[crystal[:n_continuing]].sum())
+        n_next_edges = int(self.graphs.n_edges[crystal[:n_continuing]].sum())
+        return Transitions(
+            graphs=graphs,
+            node_types=torch.where(filled_at < now, element, UNFILLED),
+            focus=focus,
+            action=self.graphs.actions[first_site + focus],
+            reward=self.reward[trajectory_] * done_,
+            done=done_,
+            next_graphs=graphs.head(n_continuing, n_next_nodes, n_next_edges),
+            next_node_types=torch.where(filled_at <= now, element, UNFILLED)[:n_next_nodes],
+            next_focus=orders.order[(first_step + step_)[:n_continuing] + 1],
+        )
+
+
+def _rewards(spec: PolicySpec, table: pa.Table, path: str | Path) -> NDArray[np.float64]:
+    if spec.reward is None:
+        return np.zeros(len(table))
+    rewards = terminal_rewards(
+        spec.reward,
+        spec.target_ev,
+        band_gap=table["band_gap"].to_numpy(),
+        formation_energy_per_atom=table["formation_energy_per_atom"].to_numpy(),
+        total_energy_ry=pc.fill_null(table["total_energy_ry"], np.nan).to_numpy(),
+    )
+    if not (finite := np.isfinite(rewards)).all():
+        bad = list(dict.fromkeys(table["material_id"].filter(pa.array(~finite)).to_pylist()))
+        wanted = (
+            "a negative total energy (`reward.energy: total`)" if spec.reward.energy == "total" else "a finite label"
+        )
+        raise XtalrlError(
+            f"{path} gives no reward for {shorten(bad)}: {wanted} is needed for every trajectory. "
+            f"Set `reward.energy: formation`, or mend labels.parquet and run `snakemake trajectories` again."
+        )
+    return rewards

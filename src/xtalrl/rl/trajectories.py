@@ -1,0 +1,142 @@
+"""Breadth-first orders in which a crystal's sites are filled: the behaviour data the policies learn from.
+
+A trajectory of a crystal with n sites has n transitions: step t fills site `order[t]` with the element `actions[t]`; only the last step is
+rewarded. Trajectories are stored with what the rewards need instead of with rewards, because each policy has its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter, deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from xtalrl import tables
+from xtalrl.errors import XtalrlError
+
+logger = logging.getLogger(__name__)
+
+
+def build_trajectories(
+    graphs: str | Path, labels: str | Path, trajectories: str | Path, per_crystal: int = 5, seed: int = 0
+) -> None:
+    """Write up to `per_crystal` trajectories, each from another source site, of every crystal that has a graph and both labels.
+
+    Which sites are sources depends on the seed and the material_id only, not on the order or number of rows.
+
+    Args:
+        graphs: `tables.GRAPHS`.
+        labels: `tables.LABELS`; a crystal whose gap or formation energy is null gives none.
+        trajectories: `tables.TRAJECTORIES` to write, in the order of the graphs.
+        per_crystal: most trajectories of a crystal; a crystal with fewer sites gives one a site.
+        seed: of the choice of source sites.
+
+    Raises:
+        XtalrlError: no crystal of the train split has both labels, or a material_id is there twice.
+    """
+    labelled = _complete_labels(tables.read(labels, tables.LABELS))
+    counts: Counter[tuple[str, str]] = Counter()
+    batches = [
+        pa.Table.from_pylist(rows, schema=tables.TRAJECTORIES)
+        for batch in tables.read(graphs, tables.GRAPHS).to_batches(max_chunksize=1000)
+        if (rows := list(_trajectories(batch.to_pylist(), labelled, per_crystal, seed, counts)))
+    ]
+    if not counts["train", "crystals"]:
+        raise XtalrlError(
+            f"No crystal of the train split in {graphs} has both a band gap and a formation energy in {labels}: there is nothing to "
+            f"learn from. The columns `outcome` and `detail` of {labels} say why each label is missing."
+        )
+    tables.write(pa.concat_tables(batches), tables.TRAJECTORIES, trajectories)
+    for split in dict.fromkeys(name for name, _ in counts):
+        logger.info(
+            "%s: %s trajectories with %s transitions of %s crystals; %s crystals without both labels give none",
+            split,
+            *(f"{counts[split, what]:,}" for what in ("trajectories", "transitions", "crystals", "unlabelled")),
+        )
+
+
+def _complete_labels(table: pa.Table) -> dict[str, dict[str, Any]]:
+    """Gap, formation energy and total energy by material_id, where both gap and formation energy are known."""
+    columns = table.select(["material_id", "band_gap", "formation_energy_per_atom", "total_energy_ry"]).to_pylist()
+    labels = {row.pop("material_id"): row for row in columns}
+    if len(labels) != len(columns):
+        raise XtalrlError(
+            f"{len(columns) - len(labels)} material_id occur more than once among the labels: run the stage `labels` again."
+        )
+    return {
+        material_id: row
+        for material_id, row in labels.items()
+        if row["band_gap"] is not None and row["formation_energy_per_atom"] is not None
+    }
+
+
+def _trajectories(
+    graphs: list[dict[str, Any]],
+    labels: dict[str, dict[str, Any]],
+    per_crystal: int,
+    seed: int,
+    counts: Counter[tuple[str, str]],
+) -> Iterator[dict[str, Any]]:
+    for graph in graphs:
+        material_id, split, actions = graph["material_id"], graph["split"], graph["actions"]
+        if (label := labels.get(material_id)) is None:
+            counts[split, "unlabelled"] += 1
+            continue
+        sources = source_sites(material_id, len(actions), per_crystal, seed)
+        neighbors = adjacency(len(actions), graph["edge_source"], graph["edge_target"])
+        counts[split, "crystals"] += 1
+        counts[split, "trajectories"] += len(sources)
+        counts[split, "transitions"] += len(sources) * len(actions)
+        for number, source in enumerate(sources):
+            order = breadth_first_order(neighbors, source)
+            yield {
+                "material_id": material_id,
+                "split": split,
+                "trajectory": number,
+                "order": order,
+                "actions": [actions[site] for site in order],
+                **label,
+            }
+
+
+def source_sites(material_id: str, n_sites: int, per_crystal: int, seed: int) -> list[int]:
+    """Distinct sites in random order, at most `per_crystal`, determined by the seed and the material_id alone."""
+
+    def shuffled(site: int) -> bytes:
+        return hashlib.sha256(f"{seed}:{material_id}:{site}".encode()).digest()
+
+    return sorted(range(n_sites), key=shuffled)[:per_crystal]
+
+
+def adjacency(n_sites: int, edge_source: list[int], edge_target: list[int]) -> list[list[int]]:
+    """The neighbouring sites of each site in ascending order, each once however many parallel edges there are."""
+    neighbors: list[set[int]] = [set() for _ in range(n_sites)]
+    for u, v in zip(edge_source, edge_target, strict=True):
+        neighbors[u].add(v)
+    return [sorted(sites) for sites in neighbors]
+
+
+def breadth_first_order(neighbors: list[list[int]], source: int) -> list[int]:
+    """Every site once: breadth first from `source`, neighbours in ascending order.
+
+    Where the graph is disconnected the search goes on from the lowest site not visited yet. (The published code drops such crystals.)
+    """
+    order: list[int] = []
+    seen = [False] * len(neighbors)
+    for start in (source, *range(len(neighbors))):
+        if seen[start]:
+            continue
+        seen[start] = True
+        queue = deque([start])
+        while queue:
+            site = queue.popleft()
+            order.append(site)
+            for neighbor in neighbors[site]:
+                if not seen[neighbor]:
+                    seen[neighbor] = True
+                    queue.append(neighbor)
+    return order
