@@ -113,10 +113,11 @@ def extract_members(path: Path, members: Iterable[str], folder: str | Path) -> N
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            for member in members:
-                archive.extract(member, folder)
-    except KeyError as error:
-        raise XtalrlError(f"{path} does not hold {error.args[0]}: delete it and run the same command again.") from None
+            if missing := sorted(set(members := list(members)) - set(archive.namelist())):
+                raise XtalrlError(
+                    f"{path} does not hold {', '.join(missing)}: delete it and run the same command again."
+                )
+            archive.extractall(folder, members)
     except zipfile.BadZipFile as error:
         raise XtalrlError(f"{path} is damaged ({error}): delete it and run the same command again.") from None
 

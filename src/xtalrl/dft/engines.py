@@ -1,0 +1,278 @@
+"""The pw.x that runs here: the configured command, else the one on PATH, else the embedded one.
+
+Every run has a session of its own and one thread a process; it ends at its time limit, when it is told to stop, and when we die.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from xtalrl.dft import embedded, launch
+from xtalrl.dft.inputs import XML
+from xtalrl.dft.outcomes import Run
+from xtalrl.errors import XtalrlError
+from xtalrl.wheels import Wheel, extract_members, fetch_wheel, machine_fits
+
+logger = logging.getLogger(__name__)
+
+QEPY = Wheel(project="qepy", version="7.2.0", sha256="cc9569854a7f64c5b8e483a7a2cac37d018fd12b8808ca2027781a3489cc8bb2")
+"""pw.x 7.2 as a shared library (GPL-2.0-or-later Quantum ESPRESSO, GPL-3.0 QEpy)."""
+OPENBLAS = Wheel(
+    project="scipy", version="1.11.4", sha256="530f9ad26440e85766509dbf78edcfe13ffd0ab7fec2560ee5c36ff74d6269ff"
+)
+"""The last SciPy whose OpenBLAS has the plain names of BLAS, so that it can stand in for the reference BLAS (BSD-3-Clause)."""
+
+_MISSING = (
+    "Name the command in `dft.command` (for example `srun -n 1 pw.x`, after loading the module of your cluster), put pw.x on PATH "
+    "(`apt install quantum-espresso`, `conda install -c conda-forge qe`)"
+)
+_TERM_GRACE_S = 5.0
+_PROBE_TIMEOUT_S = 120.0
+_BANNER = re.compile(r"Program PWSCF v\.(\S+) starts")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A pw.x that can be run: reads `pw.in` in the folder it runs in, on stdin or after `-in`."""
+
+    kind: str
+    """`command`, `path` or `embedded`."""
+    command: tuple[str, ...]
+    version: str = ""
+
+    @property
+    def label(self) -> str:
+        """As it appears in results: no path of this machine, only what ran."""
+        return f"pw.x {self.version} ({self.kind})"
+
+    def run(self, text: str, folder: str | Path, timeout_s: float, stop: threading.Event | None = None) -> Run:
+        """Run pw.x on an input in a folder that holds the pseudopotentials.
+
+        Args:
+            text: the input.
+            folder: scratch folder; `out/` below it holds pw.x's files afterwards.
+            timeout_s: seconds after which the run and all its children are killed.
+            stop: ends the run early when set; the run then counts as killed.
+        """
+        folder = Path(folder)
+        (folder / "pw.in").write_text(text)
+        start = time.monotonic()
+        command = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), *self.command]
+        timed_out = False
+        with (
+            open(folder / "pw.in", "rb") as stdin,
+            open(folder / "pw.out", "wb") as stdout,
+            open(folder / "pw.err", "wb") as stderr,
+            subprocess.Popen(
+                command,
+                cwd=folder,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                env=self._environment(),
+                start_new_session=True,
+            ) as process,
+        ):
+            try:
+                while True:
+                    elapsed = time.monotonic() - start
+                    if elapsed >= timeout_s:
+                        timed_out = True
+                        break
+                    if stop is not None and stop.is_set():
+                        break
+                    try:
+                        # Short waits at first: a job of seconds must not lose a noticeable part of one.
+                        process.wait(min(0.5, max(0.02, elapsed / 20), timeout_s - elapsed))
+                        break
+                    except subprocess.TimeoutExpired:
+                        continue
+            finally:
+                _end_session(process)
+        xml = folder / XML
+        return Run(
+            stdout=(folder / "pw.out").read_text(errors="replace"),
+            stderr=(folder / "pw.err").read_text(errors="replace"),
+            exit_code=process.returncode,
+            wall_s=time.monotonic() - start,
+            timed_out=timed_out,
+            xml=xml if xml.is_file() else None,
+        )
+
+    def _environment(self) -> Mapping[str, str]:
+        environment = dict(os.environ) | dict.fromkeys(
+            ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
+        )
+        # Containers run as root; OpenMPI must be told twice that this is meant.
+        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+        if Path(self.command[0]).name == "pw.x":
+            environment["OMPI_MCA_ess_singleton_isolated"] = "1"  # No daemon for a run without mpirun: 0.2 s less.
+        return environment
+
+
+def _end_session(process: subprocess.Popen[bytes]) -> None:
+    """End a process and every child in its session; harmless when all have ended."""
+    if process.poll() is None:
+        _signal_group(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_TERM_GRACE_S)
+    _signal_group(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_group(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # Nobody is left in it.
+        os.killpg(group, number)
+
+
+def prepare_engine(command: str | None, cache: str | Path) -> Engine:
+    """Find a pw.x, or fetch the embedded one; make sure it starts; write `{cache}/engine/engine.json`.
+
+    Raises:
+        XtalrlError: there is no pw.x and none can be fetched, or it does not start.
+    """
+    folder = Path(cache) / "engine"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not command and not shutil.which("pw.x"):
+        _fetch_embedded(cache)
+    engine = find_engine(command, cache)
+    temporary = folder / f".engine.json.{os.getpid()}"
+    facts = {
+        "kind": engine.kind,
+        "version": engine.version,
+        "command": list(engine.command),
+        "openblas": _has_openblas(cache),
+    }
+    temporary.write_text(json.dumps(facts, indent=1) + "\n")
+    os.replace(temporary, folder / "engine.json")
+    logger.info("Using %s", engine.label)
+    return engine
+
+
+def find_engine(command: str | None, cache: str | Path) -> Engine:
+    """The pw.x to use, after seeing it start. Downloads nothing.
+
+    Raises:
+        XtalrlError: none is here, or it does not start.
+    """
+    if command:
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise XtalrlError(f"`dft.command` is {command!r}, which is not a command line: {error}.") from None
+        if not words:
+            raise XtalrlError(
+                f"`dft.command` is {command!r}: give a command such as `pw.x` or `srun -n 1 pw.x`, or null."
+            )
+        return _probe(Engine("command", (*words, "-in", "pw.in")))
+    if path := shutil.which("pw.x"):
+        return _probe(Engine("path", (path, "-in", "pw.in")))
+    if _embedded_library(cache).is_file():
+        return _probe(_embedded_engine(cache))
+    raise XtalrlError(
+        f"There is no pw.x. {_MISSING}, or fetch the embedded one: `snakemake {Path(cache) / 'engine/engine.json'}`."
+    )
+
+
+def describe_engine(command: str | None, cache: str | Path) -> str:
+    """One line on the pw.x that would be used, without downloading anything.
+
+    Raises:
+        XtalrlError: as `find_engine`.
+    """
+    engine = find_engine(command, cache)
+    where = {"command": f"`{command}`", "path": engine.command[0], "embedded": "embedded, from the qepy wheel"}[
+        engine.kind
+    ]
+    blas = ", with OpenBLAS" if engine.kind == "embedded" and _has_openblas(cache) else ""
+    return f"pw.x {engine.version}: {where}{blas}"
+
+
+def _probe(engine: Engine) -> Engine:
+    """The engine with its version, read from the banner pw.x prints before it finds its input empty."""
+    with tempfile.TemporaryDirectory(prefix="xtalrl-probe-") as folder:
+        run = engine.run("", folder, _PROBE_TIMEOUT_S)
+    if banner := _BANNER.search(run.stdout):
+        return Engine(engine.kind, engine.command, banner[1])
+    complaint = (run.stderr.strip() or run.stdout.strip()).splitlines()
+    raise XtalrlError(
+        f"`{shlex.join(engine.command)}` does not start pw.x"
+        + (f" within {_PROBE_TIMEOUT_S:.0f} s" if run.timed_out else "")
+        + f" ({complaint[-1].strip() if complaint else f'exit code {run.exit_code}, no output'}). {_MISSING}."
+    )
+
+
+def _embedded_root(cache: str | Path) -> Path:
+    return Path(cache).absolute() / "engine" / f"qepy-{QEPY.version}"
+
+
+def _embedded_library(cache: str | Path) -> Path:
+    return _embedded_root(cache) / "qepy/qepylibs/libqepy_pw.so"
+
+
+def _has_openblas(cache: str | Path) -> bool:
+    return any(_embedded_root(cache).glob("scipy.libs/libopenblas*"))
+
+
+def _embedded_engine(cache: str | Path) -> Engine:
+    return Engine("embedded", (sys.executable, "-I", "-S", embedded.__file__, str(_embedded_root(cache))))
+
+
+def _fetch_embedded(cache: str | Path) -> None:
+    """Extract the embedded pw.x and, if it can be had, OpenBLAS; all or nothing under the final name."""
+    root = _embedded_root(cache)
+    if _embedded_library(cache).is_file():
+        return
+    if not machine_fits(QEPY):
+        raise XtalrlError(f"There is no pw.x, and the embedded one runs on Linux on x86-64 only. {_MISSING}.")
+    downloads = Path(cache) / "downloads"
+    logger.info(
+        "No pw.x is configured or on PATH: fetching the embedded one, pw.x %s from the wheel of qepy", QEPY.version
+    )
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix=".unpack-") as scratch:
+        try:
+            wheel = fetch_wheel(QEPY, downloads)
+        except XtalrlError as error:
+            raise XtalrlError(
+                f"There is no pw.x, and the embedded one cannot be fetched: {error} Or: {_MISSING}."
+            ) from None
+        extract_members(wheel, _members(wheel, "qepy/qepylibs/lib", "qepy.libs/"), scratch)
+        try:
+            wheel = fetch_wheel(OPENBLAS, downloads)
+            extract_members(wheel, _members(wheel, "scipy.libs/"), scratch)
+        except XtalrlError as error:
+            logger.info("The embedded pw.x will use its reference BLAS, which is slower: %s", error)
+        os.chmod(scratch, 0o755)  # The cache is shared by the users of a cluster.
+        try:
+            os.rename(scratch, root)
+        except OSError:
+            if not _embedded_library(cache).is_file():  # Otherwise another job was faster, and its copy is as good.
+                raise
+        Path(scratch).mkdir(exist_ok=True)  # For TemporaryDirectory to remove.
+    if _has_openblas(cache):
+        try:
+            _probe(_embedded_engine(cache))
+        except XtalrlError as error:
+            logger.info("The embedded pw.x does not start with OpenBLAS and will use its reference BLAS: %s", error)
+            shutil.rmtree(root / "scipy.libs")
+
+
+def _members(wheel: Path, *prefixes: str) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return [name for name in archive.namelist() if name.startswith(prefixes) and ".so" in name]

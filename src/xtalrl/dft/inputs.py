@@ -1,0 +1,251 @@
+"""Inputs of pw.x, for versions 6.7 to 7.x: what is to be computed, its key, and its text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from ase.data import atomic_masses, atomic_numbers
+
+from xtalrl.dft.protocols import Mesh, Protocol
+from xtalrl.dft.pseudopotentials import Family
+
+BOHR_ANGSTROM = 0.529177210903
+"""CODATA 2018."""
+
+PLANE_WAVES_PER_BAND = 2.5
+"""Fewest plane waves a band needs. Davidson works with two vectors a band: with less than two plane waves for each, pw.x stops with
+`more bands than PWs!`; with little more it ends in `S matrix not positive definite` or even `charge is wrong` (measured on diamond
+and LiF: 2.0 fails, 2.5 and above give the energy of few bands)."""
+
+PREFIX = "pw"
+XML = f"out/{PREFIX}.save/data-file-schema.xml"
+"""Where pw.x leaves its XML, relative to the folder it runs in."""
+
+Form = Literal["crystal", "elemental", "atom"]
+"""What a cell is: a crystal or design, the crystal of an element, or one atom in a box."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A periodic cell: element of each site, lattice vectors as rows (9 numbers, Å), fractional coordinates (3 per site)."""
+
+    species: tuple[str, ...]
+    lattice: tuple[float, ...]
+    frac_coords: tuple[float, ...]
+
+    @property
+    def volume(self) -> float:
+        """Å³."""
+        return abs(float(np.linalg.det(np.reshape(self.lattice, (3, 3)))))
+
+    @property
+    def reciprocal(self) -> np.ndarray:
+        """Reciprocal lattice vectors as rows, 2π included, in 1/Å."""
+        inverse: np.ndarray = 2 * np.pi * np.linalg.inv(np.reshape(self.lattice, (3, 3))).T
+        return inverse
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything in a pw.x input that changes its result, beside the cell and the pseudopotentials."""
+
+    ecutwfc_ry: float
+    ecutrho_ry: float
+    kpoints: Mesh | None
+    """None: the gamma point with real wavefunctions."""
+    nbnd: int | None
+    """None: as many as pw.x takes for smearing."""
+    conv_thr_ry: float
+    electron_maxstep: int
+    mixing_beta: float
+    diagonalization: str
+    smearing: str | None = None
+    """None: fixed occupations."""
+    degauss_ry: float | None = None
+    nspin: int = 1
+    tot_magnetization: float | None = None
+    """µB, imposed."""
+    starting_magnetization: float | None = None
+    """Of every species, -1 to 1."""
+
+    def physics(self) -> dict[str, Any]:
+        """As plain data, for keys."""
+        return asdict(self)
+
+
+def settings_for(cell: Cell, form: Form, protocol: Protocol, family: Family) -> Settings:
+    """The settings a protocol gives to a cell, without spin unless it is a magnetic reference."""
+    species = list(cell.species)
+    ecutwfc, ecutrho = protocol.cutoffs_ry(family, species)
+    common = Settings(
+        ecutwfc_ry=ecutwfc,
+        ecutrho_ry=ecutrho,
+        kpoints=mesh_of(cell, protocol.kpoints),
+        nbnd=None,
+        conv_thr_ry=protocol.conv_thr_ry,
+        electron_maxstep=protocol.electron_maxstep,
+        mixing_beta=protocol.mixing_beta,
+        diagonalization=protocol.diagonalization,
+    )
+    if form == "crystal":
+        return replace(common, nbnd=number_of_bands(cell, protocol, family, ecutwfc))
+    references = protocol.references
+    moment = (
+        references.atom.starting_magnetization
+        if form == "atom"
+        else references.starting_magnetization.get(species[0], 0)
+    )
+    return replace(
+        common,
+        kpoints=None
+        if form == "atom"
+        else common.kpoints
+        if species[0] in references.insulators
+        else mesh_of(cell, references.kpoints),
+        smearing=references.smearing,
+        degauss_ry=references.degauss_ry,
+        nspin=2 if moment else 1,
+        starting_magnetization=moment or None,
+    )
+
+
+def number_of_bands(
+    cell: Cell, protocol: Protocol, family: Family, ecutwfc_ry: float, tot_magnetization: float = 0.0
+) -> int:
+    """Bands of a fixed-occupation run: the protocol's, but at least one empty, and no more than the basis of the cell allows.
+
+    With a total magnetization M the larger spin channel fills (N + |M|)/2 bands.
+    """
+    electrons = family.n_electrons(cell.species)
+    occupied = math.ceil((electrons + abs(tot_magnetization)) / 2)
+    wanted = occupied + protocol.extra_bands if protocol.extra_bands else max(protocol.nbnd or 0, occupied + 1)
+    typical = cell.volume / BOHR_ANGSTROM**3 * ecutwfc_ry**1.5 / (6 * math.pi**2)
+    if wanted < typical / (2 * PLANE_WAVES_PER_BAND):
+        return wanted  # Counting the plane waves of a large cell takes longer than it is worth.
+    return max(
+        min(wanted, int(fewest_plane_waves(cell, ecutwfc_ry, mesh_of(cell, protocol.kpoints)) / PLANE_WAVES_PER_BAND)),
+        occupied,
+    )
+
+
+def fewest_plane_waves(cell: Cell, ecutwfc_ry: float, mesh: Mesh) -> int:
+    """Plane waves |k + G|² < ecutwfc at the k point of the mesh (without offset) that has the fewest."""
+    reciprocal = cell.reciprocal * BOHR_ANGSTROM
+    radius = math.sqrt(ecutwfc_ry)
+    lattice = np.reshape(cell.lattice, (3, 3)) / BOHR_ANGSTROM
+    reach = [math.ceil(radius * float(np.linalg.norm(row)) / (2 * np.pi)) + 1 for row in lattice]
+    grid = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1).reshape(-1, 3)
+    fewest = len(grid)
+    for k in np.ndindex(*mesh):
+        waves = (grid + np.array(k) / mesh) @ reciprocal
+        fewest = min(fewest, int(((waves**2).sum(axis=1) < ecutwfc_ry).sum()))
+    return fewest
+
+
+def mesh_of(cell: Cell, kpoints: Mesh | float) -> Mesh:
+    """The mesh itself, or the smallest one with k points at most this far apart (1/Å, 2π included) along each reciprocal vector."""
+    if isinstance(kpoints, tuple):
+        return kpoints
+    a, b, c = (max(1, math.ceil(float(length) / kpoints - 1e-6)) for length in np.linalg.norm(cell.reciprocal, axis=1))
+    return a, b, c
+
+
+def physics_key(cell: Cell, settings: dict[str, Any], family: Family) -> str:
+    """SHA-256 of a calculation: species, cell and positions (to 1e-8), settings, and the md5 of each pseudopotential.
+
+    An element the family lacks has no md5; such a key names a request that cannot be computed.
+    """
+    md5s = {
+        element: family.elements[element].md5 if element in family.elements else ""
+        for element in sorted(set(cell.species))
+    }
+    content = [cell.species, _rounded(cell.lattice), [x % 1.0 for x in _rounded(cell.frac_coords)], settings, md5s]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _rounded(values: tuple[float, ...]) -> list[float]:
+    return [round(value, 8) + 0.0 for value in values]
+
+
+def render(
+    cell: Cell, settings: Settings, family: Family, max_seconds: int | None = None, restart: bool = False
+) -> str:
+    """The text of a pw.x input; every path in it is relative to the folder pw.x runs in.
+
+    Args:
+        max_seconds: wall time after which pw.x saves its state and stops.
+        restart: go on from the state in `out/`.
+    """
+    s = settings
+    elements = list(dict.fromkeys(cell.species))
+    control: dict[str, Any] = {
+        "calculation": "scf",
+        "prefix": PREFIX,
+        "outdir": "./out",
+        "pseudo_dir": "./",
+        "verbosity": "low",
+        # 6.7 writes no XML with 'none' or 'nowf'.
+        "disk_io": "low",
+    }
+    if max_seconds is not None:
+        control["max_seconds"] = float(max_seconds)
+    if restart:
+        control["restart_mode"] = "restart"
+    system: dict[str, Any] = {
+        "ibrav": 0,
+        "nat": len(cell.species),
+        "ntyp": len(elements),
+        "ecutwfc": s.ecutwfc_ry,
+        "ecutrho": s.ecutrho_ry,
+        "occupations": "smearing" if s.smearing else "fixed",
+    }
+    if s.nbnd is not None:
+        system["nbnd"] = s.nbnd
+    if s.smearing:
+        system |= {"smearing": s.smearing, "degauss": s.degauss_ry}
+    if s.nspin == 2:
+        system["nspin"] = 2
+        if s.tot_magnetization is not None:
+            system["tot_magnetization"] = s.tot_magnetization
+        if s.starting_magnetization is not None:
+            system |= {f"starting_magnetization({i + 1})": s.starting_magnetization for i in range(len(elements))}
+    electrons = {
+        "conv_thr": s.conv_thr_ry,
+        "electron_maxstep": s.electron_maxstep,
+        "mixing_beta": s.mixing_beta,
+        "diagonalization": s.diagonalization,
+    }
+    lines = [
+        line
+        for name, values in (("CONTROL", control), ("SYSTEM", system), ("ELECTRONS", electrons))
+        for line in _namelist(name, values)
+    ]
+    lines.append("ATOMIC_SPECIES")
+    lines += [f"{e} {atomic_masses[atomic_numbers[e]]:.4f} {family.elements[e].file}" for e in elements]
+    lines.append("CELL_PARAMETERS angstrom")
+    lines += [_numbers(cell.lattice[3 * i : 3 * i + 3]) for i in range(3)]
+    lines.append("ATOMIC_POSITIONS crystal")
+    lines += [f"{e} {_numbers(cell.frac_coords[3 * i : 3 * i + 3])}" for i, e in enumerate(cell.species)]
+    lines += (
+        ["K_POINTS gamma"] if s.kpoints is None else ["K_POINTS automatic", " ".join(map(str, s.kpoints)) + " 0 0 0"]
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _namelist(name: str, values: dict[str, Any]) -> list[str]:
+    return [f"&{name}", *(f"  {key} = {_fortran(value)}" for key, value in values.items()), "/"]
+
+
+def _fortran(value: object) -> str:
+    if isinstance(value, str):
+        return f"'{value}'"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.10f}" for value in values)

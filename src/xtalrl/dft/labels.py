@@ -1,0 +1,156 @@
+"""Labels: gap and formation energy of every crystal, from SCFs or from published tables."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from xtalrl.dft.outcomes import clip_gap
+from xtalrl.dft.references import IMPORTED, number_in, origin_in, pick, read_csv
+from xtalrl.energies import MISSING_REFERENCE, ReferenceTable
+from xtalrl.errors import XtalrlError
+from xtalrl.tables import CRYSTALS, LABELS, REFERENCES, SCF_OUTCOMES, read_rows, write_rows
+
+logger = logging.getLogger(__name__)
+
+NO_GAP = "no_gap"
+"""Outcome of a crystal whose energy is known but not its gap: no empty band was computed."""
+NOT_IN_TABLE = "not_in_table"
+"""Outcome of a crystal that the imported tables do not hold."""
+
+# Column of a user's file → ours. The second names are those of the published labels of the paper.
+_GAP = ("band_gap", "band_gap_ev", "qe_band_gap_eV")
+_TOTAL_ENERGY = ("total_energy_ry", "qe_total_energy_Ry")
+_FORMATION_ENERGY = ("formation_energy_per_atom", "qe_formation_energy_eV_atom")
+
+
+def label_crystals(crystals: str, outcomes: str, references: str, labels: str) -> None:
+    """Gaps, and formation energies by eq. 15, of every crystal whose SCF gave them; null where it did not.
+
+    Raises:
+        XtalrlError: crystals and references were computed with different protocols, or a crystal has no outcome.
+    """
+    ended = {row["request_id"]: row for row in read_rows(outcomes, SCF_OUTCOMES)}
+    energies = ReferenceTable(read_rows(references, REFERENCES))
+    rows = []
+    for crystal in read_rows(crystals, CRYSTALS):
+        scf = ended.get(crystal["material_id"])
+        if scf is None:
+            raise XtalrlError(
+                f"{outcomes} has no row for {crystal['material_id']} of {crystals}: it is older than the structures; run `snakemake scf`."
+            )
+        rows.append(_label(crystal, scf, energies, "scf"))
+    _write(rows, labels)
+
+
+def import_labels(crystals: str, tables: str, labels: str, references: str | None = None) -> None:
+    """Labels from a CSV, or from every CSV of a folder, joined on `material_id`.
+
+    Columns: `material_id`; `band_gap` (eV; or `band_gap_ev`, `qe_band_gap_eV`); `total_energy_ry` (Ry, of the cell; or
+    `qe_total_energy_Ry`); `formation_energy_per_atom` (eV/atom; or `qe_formation_energy_eV_atom`); optionally `protocol`,
+    `protocol_hash` and `family`. A file needs material_id and one of the others. Where the formation energy is empty, the total
+    energy is known and `references` are given, it is computed by eq. 15; both must then come from the same protocol and family.
+
+    Raises:
+        XtalrlError: a file is unreadable or lacks the columns, a value is not a number, two rows contradict each other, no row
+            belongs to a crystal, or the protocols differ.
+    """
+    found = _read_tables(tables)
+    energies = ReferenceTable(read_rows(references, REFERENCES) if references else [])
+    if references and energies.origin == (None, None, None):
+        logger.info("The reference energies name no protocol: they are taken to be of the protocol of the labels")
+    rows = []
+    for crystal in read_rows(crystals, CRYSTALS):
+        entry = found.get(crystal["material_id"])
+        if entry is None:
+            rows.append(_unlabelled(crystal, NOT_IN_TABLE, "the imported tables do not hold it", "imported"))
+        else:
+            rows.append(_label(crystal, entry, energies, entry["source"]))
+    if all(row["outcome"] == NOT_IN_TABLE for row in rows):
+        raise XtalrlError(
+            f"No material_id of {tables} is among the {len(rows):,} crystals: check `labels.path` and its column material_id."
+        )
+    _write(rows, labels)
+
+
+def _label(crystal: dict[str, Any], entry: dict[str, Any], energies: ReferenceTable, source: str) -> dict[str, Any]:
+    """A row of LABELS: the gap and energies of an entry, and what can be derived from them."""
+    row = _unlabelled(crystal, entry["outcome"], entry["detail"], source) | {
+        name: entry[name]
+        for name in ("band_gap_raw", "band_gap", "total_energy_ry", "protocol", "protocol_hash", "family")
+    }
+    formation = entry.get("formation_energy_per_atom")
+    if formation is None and entry["total_energy_ry"] is not None:
+        formation, missing = energies.formation_energy(entry | {"species": crystal["species"]})
+        if missing:
+            row |= {"outcome": MISSING_REFERENCE, "detail": missing}
+    row["formation_energy_per_atom"] = formation
+    if entry["total_energy_ry"] is not None and entry["band_gap"] is None:
+        row |= {"outcome": NO_GAP, "detail": entry["detail"]}
+    return row
+
+
+def _unlabelled(crystal: dict[str, Any], outcome: str, detail: str, source: str) -> dict[str, Any]:
+    return {
+        "material_id": crystal["material_id"],
+        "split": crystal["split"],
+        "outcome": outcome,
+        "detail": detail,
+        "source": source,
+    }
+
+
+def _read_tables(path: str) -> dict[str, dict[str, Any]]:
+    """Entries by material_id, in the form of SCF outcomes with a formation energy and a source."""
+    if not Path(path).exists():
+        raise XtalrlError(
+            f"`labels.path` is {path!r}, which does not exist: name a CSV or a folder of CSVs, or set it to null."
+        )
+    files = sorted(Path(path).glob("*.csv")) if Path(path).is_dir() else [Path(path)]
+    entries: dict[str, dict[str, Any]] = {}
+    read = 0
+    for file in files:
+        rows = read_csv(file)
+        columns = set(rows[0])
+        if "material_id" not in columns or not columns.intersection(_GAP + _TOTAL_ENERGY + _FORMATION_ENERGY):
+            if len(files) > 1:
+                logger.info("%s holds no labels (columns: %s): skipped", file.name, ", ".join(sorted(columns)))
+                continue
+            raise XtalrlError(
+                f"{file} must have the column `material_id` and one of {', '.join(_GAP + _TOTAL_ENERGY + _FORMATION_ENERGY)}; "
+                f"it has: {', '.join(sorted(columns))}."
+            )
+        read += 1
+        for number, row in enumerate(rows, start=2):
+            where = f"{file}, row {number}"
+            material_id = pick(row, ("material_id",))
+            if material_id is None:
+                raise XtalrlError(f"{where}: the material_id is empty.")
+            gap = number_in(row, _GAP, where)
+            entry = {
+                "outcome": IMPORTED,
+                "detail": "",
+                "band_gap_raw": gap,
+                "band_gap": clip_gap(gap),
+                "total_energy_ry": number_in(row, _TOTAL_ENERGY, where),
+                "formation_energy_per_atom": number_in(row, _FORMATION_ENERGY, where),
+                "source": file.name,
+                **origin_in(row),
+            }
+            earlier = entries.setdefault(material_id, entry)
+            if {k: v for k, v in earlier.items() if k != "source"} != {k: v for k, v in entry.items() if k != "source"}:
+                raise XtalrlError(
+                    f"{where}: {material_id} has other values than in {earlier['source']}: keep one of the two rows."
+                )
+    if not read:
+        raise XtalrlError(f"The folder {path} holds no CSV with labels (material_id and a gap or an energy).")
+    return entries
+
+
+def _write(rows: list[dict[str, Any]], labels: str) -> None:
+    write_rows(rows, LABELS, labels)
+    complete = sum(row.get("band_gap") is not None and row.get("formation_energy_per_atom") is not None for row in rows)
+    counts = ", ".join(f"{n:,} {name}" for name, n in Counter(row["outcome"] for row in rows).most_common())
+    logger.info("%s of %s crystals have a gap and a formation energy (%s)", f"{complete:,}", f"{len(rows):,}", counts)

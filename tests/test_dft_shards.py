@@ -1,0 +1,309 @@
+"""Shards with a stand-in for pw.x: one row a request, nothing twice, nothing left behind by a kill, and one real silicon."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dft_data import SILICON, SSSP, fake_pids, fake_pw, is_alive, sssp
+
+from xtalrl import tables
+from xtalrl.dft.requests import plan_crystal_scf, plan_design_scf, plan_reference_scf
+from xtalrl.dft.shards import gather_outcomes, run_shard
+from xtalrl.errors import XtalrlError
+
+LIMITS = {"crystal": [5], "reference": [5], "design": [5]}
+
+
+def crystal(name: str, *species: str, moment: float | None = None, size: float = 1.0) -> dict[str, Any]:
+    n = len(species)
+    return {
+        "material_id": name,
+        "split": "train",
+        "formula": "".join(species),
+        "n_sites": n,
+        "species": species,
+        "lattice": [size * x for x in SILICON.lattice],
+        "frac_coords": [i / n for i in range(n) for _ in range(3)],
+        "spacegroup_number": 1,
+        "band_gap": None,
+        "formation_energy_per_atom": None,
+        "tot_magnetization": moment,
+        "source": "test",
+    }
+
+
+class Place:
+    """A folder with a family of empty files, a stand-in for pw.x, and a cache."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.command, self.log = fake_pw(folder)
+        self.cache = folder / "cache"
+        family = self.cache / "families" / SSSP
+        family.mkdir(parents=True)
+        (family / "family.json").write_text(sssp().model_dump_json())
+        for pseudo in sssp().elements.values():
+            (family / pseudo.file).touch()
+        self.family = str(family / "family.json")
+        self.requests = str(folder / "requests.parquet")
+        self.outcomes = str(folder / "outcomes.parquet")
+
+    def plan(self, *crystals: dict[str, Any], shards: int = 1) -> None:
+        path = str(self.folder / "crystals.parquet")
+        tables.write_rows(crystals, tables.CRYSTALS, path)
+        plan_crystal_scf(path, self.family, self.requests, "paper-fast", shards)
+
+    def arguments(self, **changes: Any) -> dict[str, Any]:
+        return {
+            "requests": self.requests,
+            "family": self.family,
+            "shard": 0,
+            "outcomes": self.outcomes,
+            "workers": 2,
+            "protocol": "paper-fast",
+            "recovery": "paper",
+            "time_limits_min": LIMITS,
+            "command": self.command,
+            "cache": str(self.cache),
+        } | changes
+
+    def run(self, **changes: Any) -> dict[str, dict[str, Any]]:
+        """The outcomes by request."""
+        run_shard(**self.arguments(**changes))
+        return {row["request_id"]: row for row in tables.read_rows(self.outcomes, tables.SCF_OUTCOMES)}
+
+    @property
+    def runs(self) -> int:
+        """How many times pw.x was started on an input."""
+        return len(self.log.read_text().splitlines())
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_every_request_ends_in_one_row_and_nothing_runs_twice(place: Place) -> None:
+    place.plan(
+        crystal("good", "Si", "Si"),
+        crystal("same", "Si", "Si"),
+        crystal("odd", "Na", "Si"),
+        crystal("known", "Na", "Si", moment=1.0),
+        crystal("unconverged", "C", "C"),
+    )
+    rows = place.run()
+    assert {name: row["outcome"] for name, row in rows.items()} == {
+        "good": "converged",
+        "same": "converged",
+        "odd": "odd_electrons",
+        "known": "converged",
+        "unconverged": "not_converged",
+    }
+    assert place.runs == 3
+    good, odd, failed = rows["good"], rows["odd"], rows["unconverged"]
+    assert (good["total_energy_ry"], good["band_gap"], good["nspin"], good["is_metallic"]) == (-20.0, 1.25, 1, False)
+    assert good["total_energy"] == pytest.approx(-20 * 13.6057039763)
+    assert good["engine"] == "pw.x 7.2 (command)"
+    assert odd["attempts"] == []
+    assert (failed["total_energy_ry"], failed["band_gap"], failed["is_metallic"]) == (None, None, None)
+    assert rows["known"]["tot_magnetization"] == 1.0
+    assert [attempt["strategy"] for attempt in rows["known"]["attempts"]] == ["known_magnetization"]
+    assert len({row["protocol_hash"] for row in rows.values()}) == 1
+
+    again = place.run()
+    assert place.runs == 3
+    assert again == rows
+    # Another ladder goes on where this one ended. Of its two further attempts the low spin of `odd` is the run of `known`.
+    extended = place.run(recovery="extended")
+    assert place.runs == 4
+    assert [attempt["strategy"] for attempt in extended["unconverged"]["attempts"]] == ["unpolarised", "mix_gently"]
+    assert extended["odd"]["outcome"] == "converged"
+
+
+def test_shards_share_the_requests_without_overlap(place: Place) -> None:
+    place.plan(*(crystal(f"c{i}", "Si", "Si", size=1 + i / 100) for i in range(20)), shards=3)
+    paths = []
+    for shard in range(3):
+        paths.append(str(place.folder / f"{shard}.parquet"))
+        run_shard(**place.arguments(shard=shard, outcomes=paths[-1]))
+    gather_outcomes(paths, place.outcomes)
+    rows = tables.read_rows(place.outcomes, tables.SCF_OUTCOMES)
+    assert [row["request_id"] for row in rows] == sorted(f"c{i}" for i in range(20))
+    assert place.runs == 20
+
+
+def test_a_time_out_is_a_row_until_the_limit_grows(place: Place) -> None:
+    place.plan(crystal("endless", "He", "He"))
+    short = LIMITS | {"crystal": [0.01]}
+    row = place.run(time_limits_min=short)["endless"]
+    assert (row["outcome"], len(row["attempts"])) == ("time_limit", 1)
+    assert not any(is_alive(pid, patience_s=3) for pid in fake_pids(place.log))
+    place.run(time_limits_min=short)
+    assert place.runs == 1
+    row = place.run(time_limits_min=LIMITS | {"crystal": [0.01, 0.02]})["endless"]
+    assert [attempt["strategy"] for attempt in row["attempts"]] == ["unpolarised", "more_time"]
+    assert place.runs == 2
+
+
+def test_the_limit_of_a_design_is_for_all_attempts(place: Place) -> None:
+    place.plan(crystal("d", "He", "He"))
+    rows = [row | {"kind": "design"} for row in tables.read_rows(place.requests, tables.SCF_REQUESTS)]
+    tables.write_rows(rows, tables.SCF_REQUESTS, place.requests)
+    start = time.monotonic()
+    row = place.run(time_limits_min=LIMITS | {"design": [0.02]}, recovery="extended")["d"]
+    assert row["outcome"] == "time_limit"
+    assert time.monotonic() - start < 10
+    assert sum(attempt["wall_s"] for attempt in row["attempts"]) < 3
+
+
+def test_a_killed_pw_is_tried_again_and_never_remembered(place: Place) -> None:
+    place.plan(crystal("killed", "Ne", "Ne"))
+    row = place.run()["killed"]
+    assert [attempt["outcome"] for attempt in row["attempts"]] == ["killed", "killed"]
+    assert row["outcome"] == "killed"
+    place.run()
+    assert place.runs == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"command": "no-such-program pw.x"}, "no-such-program.*dft.command"),
+        ({"command": "true"}, "does not start pw.x"),
+        ({"command": "pw.x '"}, "not a command line"),
+    ],
+)
+def test_a_missing_engine_stops_the_job_with_a_sentence(place: Place, change: dict[str, str], message: str) -> None:
+    place.plan(crystal("good", "Si", "Si"))
+    with pytest.raises(XtalrlError, match=message):
+        place.run(**change)
+    assert not Path(place.outcomes).exists()
+
+
+def test_a_broken_scratch_disk_stops_the_job(place: Place) -> None:
+    place.plan(crystal("first", "Si", "Si"), crystal("broken", "Kr", "Kr", "Kr", "Kr"))
+    with pytest.raises(XtalrlError, match="TMPDIR"):
+        place.run(workers=1)
+    assert not Path(place.outcomes).exists()
+
+
+def test_missing_pseudopotential_files_stop_the_job(place: Place) -> None:
+    place.plan(crystal("good", "Si", "Si"))
+    (Path(place.family).parent / sssp().elements["Si"].file).unlink()
+    with pytest.raises(XtalrlError, match=sssp().elements["Si"].file):
+        place.run()
+
+
+def test_an_engine_is_not_needed_when_all_is_done(place: Place) -> None:
+    place.plan(crystal("good", "Si", "Si"))
+    place.run()
+    assert place.run(command="no-such-program")["good"]["outcome"] == "converged"
+
+
+def test_an_element_the_family_lacks_is_an_outcome(place: Place) -> None:
+    place.plan(crystal("plutonium", "Ar", "Si"))
+    without = sssp().model_copy(update={"elements": {e: p for e, p in sssp().elements.items() if e != "Ar"}})
+    Path(place.family).write_text(without.model_dump_json())
+    row = place.run()["plutonium"]
+    assert (row["outcome"], row["detail"]) == ("no_pseudopotential", f"{SSSP} lacks Ar")
+
+
+def test_a_line_appears_every_three_seconds(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    place.plan(crystal("endless", "He", "He"))
+    with caplog.at_level(logging.INFO, "xtalrl"):
+        place.run(time_limits_min=LIMITS | {"crystal": [0.11]})
+    times = [record.created for record in caplog.records]
+    assert max(b - a for a, b in itertools.pairwise(times)) < 3.2
+    assert any("running endless (unpolarised" in record.message for record in caplog.records)
+
+
+def test_references_of_the_data(place: Place) -> None:
+    place.plan(crystal("salt", "Na", "Cl"))
+    plan_reference_scf(
+        str(place.folder / "crystals.parquet"), place.family, place.requests, "data", None, "paper-fast", 1
+    )
+    rows = place.run()
+    assert sorted(rows) == ["ref-Cl", "ref-Na"]
+    assert all(row["outcome"] == "converged" and row["is_metallic"] for row in rows.values())
+
+
+_JOB = "import json, sys; from xtalrl.dft.shards import run_shard; run_shard(**json.loads(sys.argv[1]))"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_kill_loses_at_most_what_was_running(
+    place: Place, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.plan(
+        *(crystal(f"c{i}", "Si", "Si", size=1 + i / 100) for i in range(5)), crystal("endless", "He", "He", size=0.5)
+    )
+    scratch = place.folder / "scratch"
+    scratch.mkdir()
+    environment = os.environ | {"TMPDIR": str(scratch)}
+    job = subprocess.Popen(
+        [sys.executable, "-c", _JOB, json.dumps(place.arguments(workers=1))], env=environment, start_new_session=True
+    )
+    engine, child = fake_pids(place.log)
+    job.send_signal(number)
+    assert job.wait(30) == (143 if number == signal.SIGTERM else -9)
+    assert not is_alive(engine, patience_s=5)
+    if number == signal.SIGTERM:
+        assert not is_alive(child, patience_s=3)
+        assert list(scratch.iterdir()) == []
+    else:
+        os.kill(child, signal.SIGKILL)  # pw.x has no children of its own; the stand-in's is not watched by the kernel.
+    assert place.runs == 6
+    assert not Path(place.outcomes).exists()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    rows = place.run(time_limits_min=LIMITS | {"crystal": [0.01]})
+    assert list(scratch.iterdir()) == []
+    assert place.runs == 7
+    assert [name for name, row in rows.items() if row["outcome"] != "converged"] == ["endless"]
+
+
+def test_designs_and_the_elements_they_add(place: Place) -> None:
+    place.plan(crystal("skeleton", "Na", "Cl"))
+    common = {
+        "material_id": "skeleton",
+        "seed": 0,
+        "formula": "x",
+        "true_formula": "NaCl",
+        "n_sites": 2,
+        "n_correct": 0,
+        "n_similar": 0,
+        "validity_rule": "r",
+    }
+    designs = [
+        common | {"policy": "a", "species": ["K", "Br"], "valid": True, "request_id": "d1"},
+        common | {"policy": "b", "species": ["K", "Br"], "valid": True, "request_id": "d1"},
+        common | {"policy": "b", "species": ["Na", "Na"], "valid": False, "request_id": None},
+        common | {"policy": "c", "species": ["Na", "F"], "valid": True, "request_id": "d2"},
+    ]
+    assessments, references = str(place.folder / "assessments.parquet"), str(place.folder / "references.parquet")
+    tables.write_rows(designs, tables.ASSESSMENTS, assessments)
+    known = [{"element": e, "form": "imported", "outcome": "imported", "detail": ""} for e in ("Na", "Cl", "K")]
+    tables.write_rows(known, tables.REFERENCES, references)
+    crystals = str(place.folder / "crystals.parquet")
+    plan_design_scf(assessments, crystals, references, place.family, place.requests, None, "paper-fast", "paper", 1)
+    rows = place.run()
+    assert {name: row["kind"] for name, row in rows.items()} == {
+        "d1": "design",
+        "d2": "design",
+        "ref-Br": "reference",
+        "ref-F": "reference",
+    }
+    assert rows["d1"]["species"] == ["K", "Br"]
+    other = str(place.folder / "other.parquet")
+    tables.write_rows([], tables.CRYSTALS, other)
+    with pytest.raises(XtalrlError, match="skeleton skeleton"):
+        plan_design_scf(assessments, other, references, place.family, place.requests, None, "paper-fast", "paper", 1)
