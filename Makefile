@@ -15,7 +15,7 @@ help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(VENV)/.complete  ## Run the whole pipeline on the embedded crystals; ends with results/demo/report.html
-	@snakemake --profile profiles/local --configfile config/demo.yaml --cores $(CORES) all
+	@snakemake all --profile profiles/local --configfile config/demo.yaml --cores $(CORES)
 	@xtalrl summary --configfile config/demo.yaml
 
 test: $(VENV)/.complete  ## Run the test suite

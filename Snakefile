@@ -14,6 +14,7 @@ configfile: "config/config.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/materials_project.smk"
 include: "rules/structures.smk"
 include: "rules/scf.smk"
 include: "rules/labels.smk"

@@ -1,11 +1,16 @@
 """SCFs of the distinct valid designs, and their properties beside the true crystals'."""
 
 
+localrules:
+    plan_design_scf,
+
+
 rule plan_design_scf:
     input:
         assessments=f"{RESULTS}/designs/assessments.parquet",
         crystals=f"{RESULTS}/structures/crystals.parquet",
         references=f"{RESULTS}/references.parquet",
+        elemental_crystals=elemental_crystals,
         family=FAMILY,
     output:
         requests=f"{RESULTS}/evaluation/requests.parquet",
@@ -16,8 +21,8 @@ rule plan_design_scf:
     conda:
         "../envs/workflow.yaml"
     params:
-        elemental_crystals=cfg.references.crystals,
         protocol=cfg.dft.protocol,
+        recovery=cfg.dft.recovery,
         shards=cfg.dft.shards.evaluation,
     message:
         "Planning the SCFs of the designs and of elements they add"

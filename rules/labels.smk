@@ -2,6 +2,9 @@
 
 if cfg.references.energies:
 
+    localrules:
+        import_references,
+
     rule import_references:
         input:
             energies=cfg.references.energies,
@@ -19,6 +22,9 @@ if cfg.references.energies:
             "../workflow/scripts/import_references.py"
 
 else:
+
+    localrules:
+        assemble_references,
 
     rule assemble_references:
         input:
@@ -39,10 +45,17 @@ else:
 
 if cfg.labels.path:
 
+    localrules:
+        import_labels,
+
     rule import_labels:
         input:
             crystals=f"{RESULTS}/structures/crystals.parquet",
             tables=cfg.labels.path,
+            # For tables with total energies but without formation energies.
+            references=(
+                f"{RESULTS}/references.parquet" if cfg.references.energies else []
+            ),
         output:
             labels=f"{RESULTS}/labels.parquet",
         log:
@@ -57,6 +70,9 @@ if cfg.labels.path:
             "../workflow/scripts/import_labels.py"
 
 else:
+
+    localrules:
+        label_crystals,
 
     rule label_crystals:
         input:

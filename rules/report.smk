@@ -1,12 +1,20 @@
 """Tables, figures and the report, from result files alone."""
 
 
+localrules:
+    make_table1,
+    make_table2,
+    make_figure2,
+    make_report,
+
+
 rule make_table1:
     input:
         evaluation=f"{RESULTS}/evaluation/evaluation.parquet",
     output:
         csv=f"{RESULTS}/tables/table1_composition.csv",
         markdown=f"{RESULTS}/tables/table1_composition.md",
+        latex=f"{RESULTS}/tables/table1_composition.tex",
     log:
         f"{RESULTS}/logs/make_table1.log",
     benchmark:
@@ -29,6 +37,7 @@ rule make_table2:
     output:
         csv=f"{RESULTS}/tables/table2_dft_success.csv",
         markdown=f"{RESULTS}/tables/table2_dft_success.md",
+        latex=f"{RESULTS}/tables/table2_dft_success.tex",
     log:
         f"{RESULTS}/logs/make_table2.log",
     benchmark:

@@ -27,7 +27,7 @@ rule assess_designs:
     input:
         designs=policy_runs(f"{RESULTS}/designs/{{policy}}/seed{{seed}}.parquet"),
         crystals=f"{RESULTS}/structures/crystals.parquet",
-        formulas=cfg.evaluation.formulas or [],
+        formulas=known_formulas,
     output:
         assessments=f"{RESULTS}/designs/assessments.parquet",
     log:

@@ -1,6 +1,15 @@
 """Every SCF of the workflow: of the crystals (stage `scf`), the elements (`references`) and the designs (`evaluation`)."""
 
 
+# Minutes at most, on a few Parquet files; the downloads need a network that compute nodes may lack: where Snakemake runs.
+localrules:
+    fetch_pseudopotentials,
+    fetch_engine,
+    plan_crystal_scf,
+    plan_reference_scf,
+    gather_scf,
+
+
 rule fetch_pseudopotentials:
     output:
         family=FAMILY,
@@ -62,6 +71,7 @@ rule plan_crystal_scf:
 rule plan_reference_scf:
     input:
         crystals=f"{RESULTS}/structures/crystals.parquet",
+        elemental_crystals=elemental_crystals,
         family=FAMILY,
     output:
         requests=f"{RESULTS}/references/requests.parquet",
@@ -73,7 +83,6 @@ rule plan_reference_scf:
         "../envs/workflow.yaml"
     params:
         elements=cfg.references.elements,
-        elemental_crystals=cfg.references.crystals,
         protocol=cfg.dft.protocol,
         shards=cfg.dft.shards.references,
     message:
@@ -89,10 +98,9 @@ rule run_scf_shard:
         engine=ENGINE,
     output:
         outcomes=f"{RESULTS}/{{stage}}/shards/{{shard}}.parquet",
+    # No benchmark: the outcomes hold the times of every SCF, and a file less for each of a thousand shards counts.
     log:
         f"{RESULTS}/logs/run_scf_shard.{{stage}}.{{shard}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/run_scf_shard.{{stage}}.{{shard}}.tsv"
     conda:
         "../envs/workflow.yaml"
     threads: 4

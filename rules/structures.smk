@@ -1,6 +1,11 @@
 """MP-20 or the demo set → nonmetal crystals as Niggli cells → CrystalNN graphs."""
 
 
+localrules:
+    build_demo_set,
+    fetch_mp20,
+
+
 rule build_demo_set:
     input:
         crystals="resources/demo/crystals.csv",
@@ -39,7 +44,8 @@ rule fetch_mp20:
 
 rule read_crystals:
     input:
-        unpack(structure_csvs),
+        **STRUCTURE_CSVS,
+        magnetizations=magnetizations,
     output:
         crystals=f"{RESULTS}/structures/crystals.parquet",
         rejected=f"{RESULTS}/structures/rejected.parquet",
@@ -51,6 +57,7 @@ rule read_crystals:
         "../envs/workflow.yaml"
     params:
         max_sites=cfg.structures.max_sites,
+        splits=cfg.structures.splits,
         limit=cfg.structures.limit,
     message:
         "Reading crystals, dropping metals, reducing cells"

@@ -48,6 +48,8 @@ def test_every_rule_has_log_benchmark_message_and_environment(root: Path) -> Non
         for rule in re.split(r"^ *rule ", path.read_text(), flags=re.MULTILINE)[1:]:
             name = rule.split(":")[0]
             for directive in ("log:", "benchmark:", "message:", "conda:", "script:"):
+                if (name, directive) == ("run_scf_shard", "benchmark:"):
+                    continue  # a file less for each of a thousand shards
                 assert re.search(rf"^ +{directive}", rule, re.MULTILINE), f"{path.name}: {name} lacks {directive}"
             assert "lambda" not in rule
 
@@ -60,7 +62,7 @@ def test_every_script_is_used(root: Path) -> None:
 
 
 def test_the_paper_at_full_size(root: Path) -> None:
-    counts = job_counts(dry_run(root, "--quiet", "--configfile", "config/paper.yaml"))
+    counts = job_counts(dry_run(root, "--configfile", "config/paper.yaml"))
     assert counts["run_scf_shard"] == 230 + 8 + 230
     assert counts["train_policy"] == counts["rollout_policy"] == 12
     assert counts["gather_scf"] == 3

@@ -47,11 +47,16 @@ def _load(configfile: list[Path] | None) -> Any:
 
 
 @_command
-def doctor(configfile: ConfigFile = None) -> None:
+def doctor(
+    configfile: ConfigFile = None,
+    profile: Annotated[
+        str, typer.Option(help="As given to snakemake; `slurm` also checks what the cluster would make of the jobs.")
+    ] = "local",
+) -> None:
     """Say what is installed and what is missing, each with the command that mends it."""
     from xtalrl.doctor import print_checks
 
-    if not print_checks(_load(configfile)):
+    if not print_checks(_load(configfile), profile):
         sys.exit(1)
 
 
@@ -60,7 +65,7 @@ def status(
     configfile: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
-    """Show how far each stage is and how its SCFs ended, from the files alone."""
+    """Show how far each stage is and how its SCFs ended, from its files and the queue."""
     from xtalrl.status import print_status
 
     print_status(_load(configfile), as_json)

@@ -41,6 +41,11 @@ class StructuresConfig(_Section):
         description="CSV or Parquet of total magnetizations (`material_id`, `total_magnetization`), or `materials-project` to ask its API; "
         "null leaves them unknown.",
     )
+    splits: tuple[Literal["train", "val", "test"], ...] = Field(
+        ("train", "val"),
+        min_length=1,
+        description="Splits whose nonmetals are used; the paper leaves the test split out.",
+    )
     max_sites: int = Field(
         20, ge=1, le=20, description="Largest number of sites in a cell; larger crystals are rejected."
     )

@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,9 +38,17 @@ class Check:
     mend: str = ""
 
 
-def print_checks(config: Config) -> bool:
-    """Print every check; True if nothing that the run needs is missing."""
-    checks = list(run_checks(config))
+def print_checks(config: Config, profile: str) -> bool:
+    """Print every check; True if nothing that the run needs is missing.
+
+    Args:
+        config: of the run.
+        profile: name in `profiles/`, or folder; jobs on a cluster are checked if it submits any.
+
+    Raises:
+        XtalrlError: there is no such profile.
+    """
+    checks = list(run_checks(config, profile))
     table = Table(title="xtalrl doctor", title_justify="left", box=None, pad_edge=False)
     for column in ("what", "state", "found", "to mend it"):
         table.add_column(column, overflow="fold")
@@ -51,7 +58,7 @@ def print_checks(config: Config) -> bool:
     return all(check.state is not State.MISSING for check in checks)
 
 
-def run_checks(config: Config) -> Iterator[Check]:
+def run_checks(config: Config, profile: str) -> Iterator[Check]:
     """All checks in the order a run meets them."""
     functions: tuple[Callable[[Config], Check], ...] = (
         _check_python,
@@ -61,11 +68,14 @@ def run_checks(config: Config) -> Iterator[Check]:
         _check_engine,
         _check_pseudopotentials,
         _check_torch,
-        _check_slurm,
         _check_api_key,
     )
     for function in functions:
         yield function(config)
+    from xtalrl.cluster import check_cluster, load_profile
+
+    if (content := load_profile(profile)).get("executor") == "slurm":
+        yield from check_cluster(config, content)
 
 
 def _check_python(config: Config) -> Check:
@@ -164,19 +174,6 @@ def _check_torch(config: Config) -> Check:
         f"{version}, no GPU here: training runs on the CPU",
         "nvidia-smi  (on a GPU node)",
     )
-
-
-def _check_slurm(config: Config) -> Check:
-    if not shutil.which("sbatch"):
-        return Check(
-            "SLURM", State.OPTIONAL, "sbatch is not on PATH", "use --profile profiles/local, or log in to the cluster"
-        )
-    sinfo = subprocess.run(["sinfo", "--noheader", "--format=%P %a"], capture_output=True, text=True)
-    if sinfo.returncode:
-        return Check(
-            "SLURM", State.MISSING, f"sinfo fails: {sinfo.stderr.strip()}", "scontrol ping; ask the administrators"
-        )
-    return Check("SLURM", State.OK, f"partitions: {', '.join(sinfo.stdout.split(chr(10))).strip(', ')}")
 
 
 def _check_api_key(config: Config) -> Check:

@@ -28,7 +28,8 @@ FIRST_WAIT_S = 1.0
 """Wait after the first failure; doubled after each further one, with jitter."""
 TIMEOUT_S = (15.0, 60.0)
 """To connect, and between two pieces of the answer."""
-CHUNK_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 16
+"""What a broken connection loses at most."""
 TRANSIENT_STATUS = frozenset((408, 425, 429, 500, 502, 503, 504))
 
 
@@ -119,7 +120,7 @@ def _retrieve(url: str, part: Path) -> None:
     attempts = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(_Transient),
         stop=tenacity.stop_after_attempt(ATTEMPTS),
-        wait=tenacity.wait_exponential_jitter(initial=FIRST_WAIT_S, jitter=FIRST_WAIT_S, max=60.0),
+        wait=tenacity.wait_exponential(multiplier=FIRST_WAIT_S, max=60) + tenacity.wait_random(0, FIRST_WAIT_S),
         before_sleep=lambda state: logger.info(
             "%s: %s, attempt %d of %d", url, state.outcome and state.outcome.exception(), state.attempt_number, ATTEMPTS
         ),

@@ -1,22 +1,48 @@
-"""`xtalrl status`: how far a run is, from its files alone, so that it works while jobs run and on a login node."""
+"""`xtalrl status`: how far a run is, from its files and the queue alone, so that it works on a login node while jobs run.
+
+A stage with thousands of jobs is read from its shards' tables and from the last lines of the logs of jobs that have not finished.
+"""
 
 from __future__ import annotations
 
-import csv
+import getpass
 import json
+import re
+import shutil
+import subprocess
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from xtalrl.config import Config
-from xtalrl.dft.cache import finished_keys
 from xtalrl.errors import XtalrlError
+from xtalrl.progress import format_seconds
+
+FRESH_S = 180.0
+"""A job that has not written to its log for so long is not running: jobs write every few seconds, and a network file system may
+show it a minute late."""
+TAIL_BYTES = 4096
+_PROGRESS = re.compile(r": ([\d,]+) of [\d,]+ [^,\n]+(?:, ([\d.,]+)(/s| s each))?")
+"""A line of `xtalrl.progress.Progress`."""
+_COMMENT = re.compile(r"rule_(.+?)(?:_wildcards_([a-z]+)_.*)?")
+"""What Snakemake's SLURM plugin writes into a job's comment."""
+_STAGE_OF_RULE = {
+    "read_crystals": "structures",
+    "build_graphs": "structures",
+    "build_trajectories": "trajectories",
+    "train_policy": "train",
+    "rollout_policy": "rollout",
+    "assess_designs": "rollout",
+    "evaluate_designs": "evaluation",
+}
 
 
 @dataclass
@@ -29,35 +55,41 @@ class Stage:
     unit: str
     notes: dict[str, int] = field(default_factory=dict)
     """Counts by outcome, reason or policy."""
+    running: int = 0
+    """Jobs that are writing to their logs."""
+    stopped: int = 0
+    """Jobs that began, are silent and have no output: failed, cancelled or cut off."""
+    queued: int = 0
+    """Jobs that wait in SLURM's queue, of all runs of this user."""
+    left_s: float | None = None
+    """Seconds until the stage ends at the pace of the running jobs."""
 
     @property
     def state(self) -> str:
-        """done, running or waiting."""
+        """done, running, queued, stopped or waiting."""
         if self.total is not None and self.done >= self.total:
             return "done"
-        return "running" if self.done else "waiting"
+        return "running" if self.running else "queued" if self.queued else "stopped" if self.stopped else "waiting"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A job that began and has no output yet, by its log."""
+
+    running: bool
+    done: int
+    """Units it has finished."""
+    rate: float
+    """Units a second; 0 where it has not said so yet or is not running."""
 
 
 def stages(config: Config) -> Iterator[Stage]:
     """Every stage in the order of the workflow."""
-    results = Path(config.results)
-    yield _structures(results)
-    computed = finished_keys(config.cache)
-    if not config.labels.path:
-        yield _scf("scf", results, computed)
-    if not config.references.energies:
-        yield _scf("references", results, computed)
-    yield _table("labels", results / "labels.parquet", "crystals", "outcome")
-    yield _table("trajectories", results / "trajectories.parquet", "trajectories", "split")
-    yield _train(config, results)
-    runs = [(name, seed) for name in config.policy_specs() for seed in config.policies.seeds]
-    designed = sum((results / "designs" / name / f"seed{seed}.parquet").exists() for name, seed in runs)
-    yield Stage("rollout", designed, len(runs), "policies")
-    yield _scf("evaluation", results, computed)
-    for name, pattern in (("tables", "*.csv"), ("figures", "*.png")):
-        made = len(list((results / name).glob(pattern)))
-        yield Stage(name, made, made or None, name)
-    yield Stage("report", int((results / "report.html").exists()), 1, "page")
+    queued = _queued()
+    for stage in _stages(config):
+        if stage.state != "done":
+            stage.queued = queued[stage.name]
+        yield stage
 
 
 def print_status(config: Config, as_json: bool) -> None:
@@ -67,18 +99,32 @@ def print_status(config: Config, as_json: bool) -> None:
         typer.echo(json.dumps({stage.name: {**asdict(stage), "state": stage.state} for stage in found}))
         return
     table = Table(title=f"{config.results}", title_justify="left", box=None, pad_edge=False)
-    table.add_column("stage")
-    table.add_column("state")
+    for column in ("stage", "state"):
+        table.add_column(column)
     table.add_column("done", justify="right")
+    table.add_column("jobs")
+    table.add_column("left", justify="right")
     table.add_column("of which", overflow="fold")
-    colors = {"done": "green", "running": "yellow", "waiting": "dim"}
+    colors = {"done": "green", "running": "yellow", "queued": "cyan", "stopped": "red", "waiting": "dim"}
     for stage in found:
         total = "?" if stage.total is None else f"{stage.total:,}"
-        notes = ", ".join(f"{count:,} {name}" for name, count in stage.notes.items())
+        jobs = {"running": stage.running, "queued": stage.queued, "stopped": stage.stopped}
         table.add_row(
-            stage.name, f"[{colors[stage.state]}]{stage.state}[/]", f"{stage.done:,} of {total} {stage.unit}", notes
+            stage.name,
+            f"[{colors[stage.state]}]{stage.state}[/]",
+            f"{stage.done:,} of {total} {stage.unit}",
+            ", ".join(f"{count:,} {what}" for what, count in jobs.items() if count),
+            "" if stage.left_s is None else format_seconds(stage.left_s),
+            ", ".join(f"{count:,} {name}" for name, count in stage.notes.items()),
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if any(stage.stopped for stage in found):
+        console.print(
+            f"\nStopped jobs are repeated by Snakemake, or when it is started again; why they stopped is in {config.results}/logs "
+            "and results/logs/slurm.",
+            soft_wrap=True,
+        )
 
 
 def print_summary(config: Config) -> None:
@@ -105,60 +151,127 @@ def print_summary(config: Config) -> None:
     typer.echo("\n".join(lines))
 
 
+def _stages(config: Config) -> Iterator[Stage]:
+    results = Path(config.results)
+    yield _structures(results)
+    if not config.labels.path:
+        yield _scf("scf", results)
+    if not config.references.energies:
+        yield _scf("references", results)
+    yield _table("labels", results, "labels.parquet", "crystals", "outcome", ("label_crystals", "import_labels"))
+    yield _table("trajectories", results, "trajectories.parquet", "trajectories", "split", ("build_trajectories",))
+    runs = [f"{name}.seed{seed}" for name in config.policy_specs() for seed in config.policies.seeds]
+    for name, rule, output in (
+        ("train", "train_policy", "policies/{}/weights.safetensors"),
+        ("rollout", "rollout_policy", "designs/{}.parquet"),
+    ):
+        finished = {run for run in runs if (results / output.format(run.replace(".seed", "/seed"))).exists()}
+        jobs = [_job(results / "logs" / f"{rule}.{run}.log") for run in runs if run not in finished]
+        stage = _with_jobs(Stage(name, len(finished), len(runs), "policies"), jobs)
+        if name == "train" and (rate := sum(job.rate for job in jobs if job)):
+            steps = config.training.steps
+            stage.left_s = ((len(runs) - len(finished)) * steps - sum(job.done for job in jobs if job)) / rate
+        yield stage
+    yield _scf("evaluation", results)
+    for name, pattern in (("tables", "*.csv"), ("figures", "*.png")):
+        made = len(list((results / name).glob(pattern)))
+        yield Stage(name, made, made or None, name)
+    yield Stage("report", int((results / "report.html").exists()), 1, "page")
+
+
 def _structures(results: Path) -> Stage:
-    stage = _table("structures", results / "structures" / "crystals.parquet", "crystals", "split")
-    graphs = results / "structures" / "graphs.parquet"
-    if stage.total is not None and not graphs.exists():
+    stage = _table(
+        "structures", results, "structures/crystals.parquet", "crystals", "split", ("read_crystals", "build_graphs")
+    )
+    if stage.total is not None and not (results / "structures" / "graphs.parquet").exists():
         stage.done, stage.notes = 0, {**stage.notes, "graphs": 0}
+        _with_jobs(stage, [_job(results / "logs" / "build_graphs.log")])
     rejected = results / "structures" / "rejected.parquet"
     if rejected.exists():
-        stage.notes |= {f"rejected: {reason}": count for reason, count in _counts(rejected, "reason").items()}
+        stage.notes |= {f"rejected: {reason}": count for reason, count in _counts([rejected], "reason").items()}
     return stage
 
 
-def _scf(name: str, results: Path, computed: set[str]) -> Stage:
+def _scf(name: str, results: Path) -> Stage:
     requests = results / name / "requests.parquet"
     if not requests.exists():
         return Stage(name, 0, None, "SCFs")
-    keys = pq.read_table(requests, columns=["key"]).column("key").to_pylist()
+    total = pq.read_metadata(requests).num_rows
     outcomes = results / name / "outcomes.parquet"
     if outcomes.exists():
-        return Stage(name, len(keys), len(keys), "SCFs", _counts(outcomes, "outcome"))
-    shards = sorted((results / name / "shards").glob("*.parquet"))
-    notes = Counter[str]()
-    for shard in shards:
-        notes.update(_counts(shard, "outcome"))
-    return Stage(name, max(sum(key in computed for key in keys), notes.total()), len(keys), "SCFs", dict(notes))
+        return Stage(name, total, total, "SCFs", _counts([outcomes], "outcome"))
+    shards = {path.stem: path for path in (results / name / "shards").glob("*.parquet")}
+    notes = _counts(shards.values(), "outcome")
+    prefix = f"run_scf_shard.{name}."
+    jobs = [
+        _job(path)
+        for path in (results / "logs").glob(f"{prefix}*.log")
+        if path.name.removeprefix(prefix).removesuffix(".log") not in shards
+    ]
+    done = min(total, sum(notes.values()) + sum(job.done for job in jobs if job))
+    stage = _with_jobs(Stage(name, done, total, "SCFs", notes), jobs)
+    if rate := sum(job.rate for job in jobs if job):
+        stage.left_s = (total - done) / rate
+    return stage
 
 
-def _train(config: Config, results: Path) -> Stage:
-    notes, done, total = {}, 0, 0
-    for name in config.policy_specs():
-        for seed in config.policies.seeds:
-            folder = results / "policies" / name / f"seed{seed}"
-            total += 1
-            if (folder / "weights.safetensors").exists():
-                done += 1
-            elif step := _last_step(folder / "training.csv"):
-                notes[f"steps of {config.training.steps:,} in {name} seed {seed}"] = step
-    return Stage("train", done, total, "policies", notes)
-
-
-def _last_step(log: Path) -> int:
-    try:
-        with log.open(newline="") as file:
-            return max((int(row["step"]) for row in csv.DictReader(file)), default=0)
-    except (OSError, KeyError, ValueError):
-        return 0
-
-
-def _table(name: str, path: Path, unit: str, column: str) -> Stage:
+def _table(name: str, results: Path, output: str, unit: str, column: str, rules: Iterable[str]) -> Stage:
+    path = results / output
     if not path.exists():
-        return Stage(name, 0, None, unit)
-    counts = _counts(path, column)
+        return _with_jobs(Stage(name, 0, None, unit), [_job(results / "logs" / f"{rule}.log") for rule in rules])
+    counts = _counts([path], column)
     rows = sum(counts.values())
     return Stage(name, rows, rows, unit, counts)
 
 
-def _counts(path: Path, column: str) -> dict[str, int]:
-    return dict(Counter(pq.read_table(path, columns=[column]).column(column).to_pylist()).most_common())
+def _with_jobs(stage: Stage, jobs: Iterable[_Job | None]) -> Stage:
+    began = [job for job in jobs if job]
+    stage.running = sum(job.running for job in began)
+    stage.stopped = len(began) - stage.running
+    return stage
+
+
+def _job(log: Path) -> _Job | None:
+    """What the end of a log tells; None if the job has not begun."""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - TAIL_BYTES))
+            tail = file.read().decode(errors="replace")
+        running = time.time() - log.stat().st_mtime < FRESH_S and "ERROR: " not in tail
+    except FileNotFoundError:
+        return None
+    lines = _PROGRESS.findall(tail)
+    if not lines:
+        return _Job(running, 0, 0.0)
+    done, pace, unit = lines[-1]
+    number = float(pace.replace(",", "")) if pace else 0.0
+    rate = (1 / number if unit == " s each" else number) if number and running else 0.0
+    return _Job(running, int(done.replace(",", "")), rate)
+
+
+def _queued() -> Counter[str]:
+    """Pending SLURM jobs of this user's runs by stage; empty where there is no SLURM or it does not answer."""
+    if not shutil.which("squeue"):
+        return Counter()
+    command = ["squeue", "--noheader", "--states=PENDING", f"--user={getpass.getuser()}", "--format=%j %k"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
+    except (subprocess.SubprocessError, OSError):
+        return Counter()
+    found = Counter[str]()
+    for line in listed.splitlines():
+        name, _, comment = line.partition(" ")
+        if name.startswith("xtalrl_") and (match := _COMMENT.fullmatch(comment.strip())):
+            found[match[2] if match[1] == "run_scf_shard" else _STAGE_OF_RULE.get(match[1], match[1])] += 1
+    return found
+
+
+def _counts(paths: Iterable[Path], column: str) -> dict[str, int]:
+    """How often each value occurs in a column of these tables, the most frequent first."""
+    files = [str(path) for path in paths]
+    if not files:
+        return {}
+    counted = ds.dataset(files).to_table(columns=[column]).column(column).value_counts()
+    pairs = sorted(counted.to_pylist(), key=lambda pair: -pair["counts"])
+    return {pair["values"]: pair["counts"] for pair in pairs}

@@ -3,5 +3,7 @@
 from xtalrl.structures.graphs import build_graphs
 from xtalrl.workflow import job
 
-with job(snakemake.log[0]):
-    build_graphs(**snakemake.input, **snakemake.output, workers=snakemake.threads)
+# The worker processes import this file.
+if __name__ == "__main__":
+    with job(snakemake.log[0]):
+        build_graphs(**snakemake.input, **snakemake.output, workers=snakemake.threads)

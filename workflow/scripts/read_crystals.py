@@ -3,5 +3,8 @@
 from xtalrl.structures.crystals import build_crystals
 from xtalrl.workflow import job
 
+csvs = dict(snakemake.input.items())
+magnetizations = csvs.pop("magnetizations", None) or None
+
 with job(snakemake.log[0]):
-    build_crystals(dict(snakemake.input.items()), **snakemake.output, **snakemake.params)
+    build_crystals(csvs, **snakemake.output, **snakemake.params, magnetizations=magnetizations)

@@ -1,0 +1,63 @@
+"""What the Materials Project knows: magnetizations, elemental ground states, formulas (docs/materials-project.md).
+
+They need the network and MP_API_KEY, which compute nodes seldom have: they run where Snakemake runs.
+"""
+
+
+localrules:
+    fetch_magnetizations,
+    fetch_elemental_crystals,
+    fetch_formulas,
+
+
+rule fetch_magnetizations:
+    input:
+        **STRUCTURE_CSVS,
+    output:
+        magnetizations=f"{RESULTS}/materials_project/magnetizations.parquet",
+    log:
+        f"{RESULTS}/logs/fetch_magnetizations.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/fetch_magnetizations.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        cache=cache_folder,
+    message:
+        "Asking the Materials Project for magnetizations"
+    script:
+        "../workflow/scripts/fetch_magnetizations.py"
+
+
+rule fetch_elemental_crystals:
+    output:
+        crystals=f"{CACHE}/materials_project/elements.csv",
+    log:
+        f"{CACHE}/logs/fetch_elemental_crystals.log",
+    benchmark:
+        f"{CACHE}/benchmarks/fetch_elemental_crystals.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        cache=cache_folder,
+    message:
+        "Asking the Materials Project for the ground states of the elements"
+    script:
+        "../workflow/scripts/fetch_elemental_crystals.py"
+
+
+rule fetch_formulas:
+    output:
+        formulas=f"{CACHE}/materials_project/formulas.txt",
+    log:
+        f"{CACHE}/logs/fetch_formulas.log",
+    benchmark:
+        f"{CACHE}/benchmarks/fetch_formulas.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        cache=cache_folder,
+    message:
+        "Asking the Materials Project for its formulas"
+    script:
+        "../workflow/scripts/fetch_formulas.py"

@@ -1,0 +1,315 @@
+"""Rows of MP-20's CSVs → nonmetals as Niggli-reduced cells, and every other row with the reason why it was left out."""
+
+from __future__ import annotations
+
+import csv
+import enum
+import gzip
+import logging
+import math
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pymatgen.core.structure import Structure
+from pymatgen.io.cif import CifFile
+
+from xtalrl import tables
+from xtalrl.elements import ACTION
+from xtalrl.errors import XtalrlError
+from xtalrl.progress import Progress
+from xtalrl.structures.magnetizations import add_magnetizations
+
+logger = logging.getLogger(__name__)
+
+REQUIRED_COLUMNS = ("material_id", "band_gap", "cif", "spacegroup.number")
+OPTIONAL_COLUMNS = ("formation_energy_per_atom", "total_magnetization")
+"""`total_magnetization`, in µB per cell of the CIF, is the Materials Project's name; MP-20 itself does not have it."""
+
+MIN_DISTANCE = 0.5
+"""Å; atoms nearer than this overlap (the default of pymatgen's `Structure.is_valid`)."""
+
+MAX_LATTICE_POINTS = 10_000
+"""In a sphere with the longest edge as radius: pymatgen's reduction enumerates them, which fills the memory for absurd cells.
+MP-20 has at most 1,020."""
+
+PAPER_NONMETALS = {"train": 8832, "val": 2486}
+MP20_ROWS = {"train": 27136, "val": 9047, "test": 9046}
+
+
+class Reason(enum.StrEnum):
+    """Why a row of the source is not used."""
+
+    MALFORMED_ROW = "malformed_row"
+    """It has not as many fields as the header: a quote or a comma is wrong there."""
+    NO_MATERIAL_ID = "no_material_id"
+    DUPLICATE_ID = "duplicate_id"
+    NO_BAND_GAP = "no_band_gap"
+    BAD_NUMBER = "bad_number"
+    METAL = "metal"
+    SPLIT_NOT_USED = "split_not_used"
+    BEYOND_LIMIT = "beyond_limit"
+    UNREADABLE_CIF = "unreadable_cif"
+    TOO_MANY_SITES = "too_many_sites"
+    DISORDERED = "disordered"
+    ELEMENT_OUTSIDE_88 = "element_outside_88"
+    OVERLAPPING_ATOMS = "overlapping_atoms"
+    NO_REDUCED_CELL = "no_reduced_cell"
+    NO_NEIGHBORS = "no_neighbors"
+    """Of the graph stage: CrystalNN found none, or failed."""
+    UNREADABLE_ENTRY = "unreadable_entry"
+    NOT_PERIODIC = "not_periodic"
+    NO_SKELETON = "no_skeleton"
+    """Of imported designs, with the two before it (`xtalrl.structures.external`)."""
+
+
+class Rejection(Exception):
+    """A row that is not used: its reason and one sentence on it."""
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass
+class _Result:
+    crystals: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+
+
+def build_crystals(
+    csvs: Mapping[str, str | Path],
+    crystals: str | Path,
+    rejected: str | Path,
+    max_sites: int = 20,
+    splits: Sequence[str] = ("train", "val"),
+    limit: int | None = None,
+    magnetizations: str | Path | None = None,
+) -> None:
+    """Read every row of every split, and write `tables.CRYSTALS` and `tables.REJECTED`: each row ends in exactly one of them.
+
+    Args:
+        csvs: CSV (or .csv.gz) in MP-20's columns of each split.
+        crystals, rejected: the Parquet files to write.
+        max_sites: largest number of sites in a cell.
+        splits: those whose nonmetals are used; the rows of the others are read and left out.
+        limit: at most this many nonmetals a split; None for all.
+        magnetizations: table of total magnetizations (`xtalrl.structures.magnetizations`) for crystals that the CSVs give none.
+
+    Raises:
+        XtalrlError: a CSV or the table is missing, cannot be read, or lacks a column.
+    """
+    result = _Result()
+    seen: dict[str, str] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pymatgen's, e.g. that a noble gas has no electronegativity.
+        for split, path in csvs.items():
+            _read_split(split, Path(path), max_sites, split in splits, limit, seen, result)
+    if magnetizations is not None:
+        add_magnetizations(result.crystals, magnetizations)
+    tables.write_rows(result.crystals, tables.CRYSTALS, crystals)
+    tables.write_rows(result.rejected, tables.REJECTED, rejected)
+
+
+def _read_split(
+    split: str, path: Path, max_sites: int, used: bool, limit: int | None, seen: dict[str, str], result: _Result
+) -> None:
+    rows = list(read_csv(path))
+    n_before = len(result.crystals)
+    reasons: Counter[Reason] = Counter()
+    progress = Progress(f"Reading {path.name}", len(rows), "rows")
+    for number, row in enumerate(rows):
+        try:
+            if None in row or None in row.values():
+                raise Rejection(Reason.MALFORMED_ROW, "it has not as many fields as the header")
+            if not used:
+                _check_nonmetal(row)
+                raise Rejection(Reason.SPLIT_NOT_USED, f"`structures.splits` in the config leaves {split} out")
+            if limit is not None and len(result.crystals) - n_before >= limit:
+                _check_nonmetal(row)
+                raise Rejection(Reason.BEYOND_LIMIT, f"{limit} nonmetals of this split are enough")
+            crystal = parse_row(row, max_sites)
+            source = f"{path.name} row {number}"
+            if crystal["material_id"] in seen:
+                raise Rejection(Reason.DUPLICATE_ID, f"it is {seen[crystal['material_id']]}")
+            seen[crystal["material_id"]] = source
+            result.crystals.append(crystal | {"split": split, "source": source})
+        except Rejection as rejection:
+            reasons[rejection.reason] += 1
+            result.rejected.append(
+                {
+                    "source": path.name,
+                    "row": number,
+                    "material_id": (row.get("material_id") or "").strip() or None,
+                    "split": split,
+                    "reason": rejection.reason.value,
+                    "detail": rejection.detail,
+                }
+            )
+        progress.advance()
+    n_nonmetals = len(result.crystals) - n_before
+    paper = (
+        f" (the paper has labels for {PAPER_NONMETALS[split]:,})"
+        if len(rows) == MP20_ROWS.get(split) and split in PAPER_NONMETALS
+        else ""
+    )
+    logger.info("%s: %s nonmetals to use of %s rows%s", split, f"{n_nonmetals:,}", f"{len(rows):,}", paper)
+    for reason, count in reasons.most_common():
+        logger.info("%s: %s rows left out: %s", split, f"{count:,}", reason.value)
+
+
+def read_csv(path: Path) -> Iterator[dict[Any, Any]]:
+    """The rows of a CSV or .csv.gz; a field that a row lacks is None, fields beyond the header are under the key None.
+
+    Raises:
+        XtalrlError: missing, empty, not gzip, cut off, not UTF-8, not CSV, or without a required column.
+    """
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            if not reader.fieldnames:
+                raise XtalrlError(f"{path} is empty: it must be a CSV with the columns {', '.join(REQUIRED_COLUMNS)}.")
+            if missing := [name for name in REQUIRED_COLUMNS if name not in reader.fieldnames]:
+                raise XtalrlError(
+                    f"{path} lacks the column(s) {', '.join(missing)}; it has {', '.join(map(repr, reader.fieldnames))}."
+                )
+            yield from reader
+    except FileNotFoundError:
+        raise XtalrlError(f"{path} does not exist: run the stage that writes it, or mend `structures.path`.") from None
+    except IsADirectoryError:
+        raise XtalrlError(f"{path} is a folder, not a CSV.") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        if str(error).startswith("Not a gzipped file"):
+            problem = "ends in .gz but is not a gzip file: rename it, or compress it with `gzip`"
+        else:
+            problem = f"is a damaged gzip file ({error}): get it again"
+        raise XtalrlError(f"{path} {problem}.") from None
+    except UnicodeDecodeError as error:
+        raise XtalrlError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): convert it, or get it again."
+        ) from None
+    except csv.Error as error:
+        raise XtalrlError(f"{path} is not a readable CSV, line {reader.line_num}: {error}.") from None
+
+
+def parse_row(row: Mapping[str, Any], max_sites: int) -> dict[str, Any]:
+    """A row of the CSV as a row of `tables.CRYSTALS`, less `split` and `source`.
+
+    Raises:
+        Rejection: with the first reason that applies.
+    """
+    material_id = (row.get("material_id") or "").strip()
+    if not material_id:
+        raise Rejection(Reason.NO_MATERIAL_ID)
+    gap = _check_nonmetal(row)
+    formation_energy, magnetization = (_number(row, name) for name in OPTIONAL_COLUMNS)
+    spacegroup = _number(row, "spacegroup.number")
+    if spacegroup is None or spacegroup != int(spacegroup) or not 1 <= spacegroup <= 230:
+        raise Rejection(
+            Reason.BAD_NUMBER,
+            f"spacegroup.number is {row.get('spacegroup.number')!r}, not a whole number from 1 to 230",
+        )
+    structure = parse_cif(row.get("cif") or "", max_sites)
+    return {
+        "material_id": material_id,
+        "formula": structure.composition.reduced_formula,
+        "n_sites": len(structure),
+        "species": [site.specie.symbol for site in structure],
+        "lattice": structure.lattice.matrix.ravel().tolist(),
+        "frac_coords": structure.frac_coords.ravel().tolist(),
+        "spacegroup_number": int(spacegroup),
+        "band_gap": gap,
+        "formation_energy_per_atom": formation_energy,
+        "tot_magnetization": magnetization,
+    }
+
+
+def _check_nonmetal(row: Mapping[str, Any]) -> float:
+    """The band gap in eV, larger than 0."""
+    gap = _number(row, "band_gap")
+    if gap is None:
+        raise Rejection(Reason.NO_BAND_GAP)
+    if gap < 0:
+        raise Rejection(Reason.BAD_NUMBER, f"band_gap is {gap:g}, below 0")
+    if gap == 0:
+        raise Rejection(Reason.METAL)
+    return gap
+
+
+def _number(row: Mapping[str, Any], name: str) -> float | None:
+    """A finite number, or None where the field is empty."""
+    text = (row.get(name) or "").strip()
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise Rejection(Reason.BAD_NUMBER, f"{name} is {text[:40]!r}, not a number")
+    return value
+
+
+def parse_cif(cif: str, max_sites: int) -> Structure:
+    """The Niggli-reduced cell of a CIF, its sites checked.
+
+    Raises:
+        Rejection: with the first reason that applies.
+    """
+    return reduce_cell(read_cif(cif, max_sites), max_sites)
+
+
+def read_cif(cif: str, max_sites: int) -> Structure:
+    """The cell of a CIF as it is.
+
+    Raises:
+        Rejection: it is unreadable, or lists more than `max_sites` sites.
+    """
+    try:
+        # Before symmetry multiplies them: pymatgen needs minutes for some thousands of sites.
+        n_listed = max(len(block.data.get("_atom_site_fract_x", ())) for block in CifFile.from_str(cif).data.values())
+        if n_listed > max_sites:
+            raise Rejection(Reason.TOO_MANY_SITES, f"{n_listed} sites, at most {max_sites} are used")
+        return Structure.from_str(cif, fmt="cif")
+    except Rejection:
+        raise
+    except Exception as error:  # pymatgen raises nearly everything on bad text.
+        raise Rejection(Reason.UNREADABLE_CIF, f"{type(error).__name__}: {error}".replace("\n", " ")[:200]) from None
+
+
+def reduce_cell(structure: Structure, max_sites: int) -> Structure:
+    """The Niggli-reduced cell of a crystal, its sites, in their order, checked.
+
+    Raises:
+        Rejection: with the first reason that applies.
+    """
+    if len(structure) > max_sites:
+        raise Rejection(Reason.TOO_MANY_SITES, f"{len(structure)} sites, at most {max_sites} are used")
+    if not structure.is_ordered:
+        raise Rejection(Reason.DISORDERED)
+    if outside := sorted({site.specie.symbol for site in structure} - set(ACTION)):
+        raise Rejection(Reason.ELEMENT_OUTSIDE_88, ", ".join(outside))
+    if not (
+        np.isfinite(structure.lattice.matrix).all()
+        and np.isfinite(structure.frac_coords).all()
+        and structure.volume > 0
+    ):
+        raise Rejection(Reason.UNREADABLE_CIF, "the cell has no volume, or a coordinate is not a number")
+    if 4 / 3 * math.pi * max(structure.lattice.abc) ** 3 > MAX_LATTICE_POINTS * structure.volume:
+        raise Rejection(
+            Reason.NO_REDUCED_CELL, f"a cell of {structure.volume:.3g} Å³ with {max(structure.lattice.abc):.3g} Å edges"
+        )
+    try:
+        reduced = structure.get_reduced_structure("niggli")
+    except Exception as error:
+        raise Rejection(Reason.NO_REDUCED_CELL, f"{type(error).__name__}: {error}"[:200]) from None
+    # The vectors of a reduced cell are its shortest: a site overlaps its own image if and only if one of them is too short.
+    if min(reduced.lattice.abc) < MIN_DISTANCE or not reduced.is_valid(MIN_DISTANCE):
+        raise Rejection(Reason.OVERLAPPING_ATOMS, f"two atoms are nearer than {MIN_DISTANCE} Å")
+    return reduced

@@ -1,0 +1,54 @@
+"""Textbook crystals of the elements, the reference states of eq. 15 where the user names no others."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from dataclasses import dataclass
+
+from pymatgen.core.structure import Structure
+
+from xtalrl.errors import XtalrlError
+from xtalrl.resources import RESOURCES
+from xtalrl.structures.prototypes import build_crystal, parse_parameters, prototypes
+
+TABLE = RESOURCES / "demo" / "elements.csv"
+
+
+@dataclass(frozen=True)
+class ElementalCrystal:
+    """A row of `elements.csv`.
+
+    `prototype` is empty where the textbook crystal has more than 12 atoms in its primitive cell or does not exist at normal
+    pressure; `source` then says which. `magnetic_order` is that of the ground state, empty where there is none.
+    """
+
+    element: str
+    phase: str
+    prototype: str
+    parameters: str
+    spacegroup_number: str
+    magnetic_order: str
+    source: str
+
+
+@functools.cache
+def elemental_crystals() -> dict[str, ElementalCrystal]:
+    """The table by element: all 88."""
+    with open(TABLE, encoding="utf-8", newline="") as file:
+        return {row["element"]: ElementalCrystal(**row) for row in csv.DictReader(file)}
+
+
+def textbook_crystal(element: str) -> Structure | None:
+    """Primitive cell of the element's textbook crystal, or None where one atom in a box has to stand for it.
+
+    Raises:
+        XtalrlError: not one of the 88 elements.
+    """
+    if element not in elemental_crystals():
+        raise XtalrlError(f"{element!r} is not one of the 88 elements: {', '.join(elemental_crystals())}.")
+    row = elemental_crystals()[element]
+    if not row.prototype:
+        return None
+    n_sites = len(prototypes()[row.prototype]["sites"])
+    return build_crystal(row.prototype, [element] * n_sites, parse_parameters(row.parameters))

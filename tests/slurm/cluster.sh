@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# A real SLURM on this one machine, for the tests: `cluster.sh start`, `cluster.sh stop`. Needs root and `apt-get install slurm-wlm munge`.
+#
+# Without systemd, cgroups or an accounting database, so that it runs in a container and in CI. Two partitions as on many clusters:
+# `main`, the default, and `gpu`, whose GPU exists only in SLURM's books. The CPUs and the memory it offers are more than the machine has.
+set -euo pipefail
+
+STATE=${XTALRL_SLURM_STATE:-/tmp/xtalrl-slurm}
+# The compiled-in path: inside a job, the plugin keeps no SLURM_* variable but the job's id, so that SLURM_CONF would be lost.
+CONF=/etc/slurm/slurm.conf
+MARK="# written by tests/slurm/cluster.sh"
+DAEMONS="slurmd slurmctld munged"
+
+fail() { echo "$1" >&2; exit 1; }
+
+alive() {  # a daemon that we started
+  local pid
+  pid=$(cat "$STATE/$1.pid" 2>/dev/null) && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$1" ]
+}
+
+write_config() {
+  local host; host=$(hostname -s)
+  cat >"$CONF" <<CONFIG
+$MARK; removed by \`cluster.sh stop\`
+ClusterName=xtalrl-test
+SlurmctldHost=$host(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+CryptoType=crypto/munge
+MpiDefault=none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+# Memory is sampled and a job above its request is killed, as cgroups would.
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=1
+JobAcctGatherParams=OverMemoryKill
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/filetxt
+JobCompLoc=$STATE/jobs.log
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=5
+GresTypes=gpu
+ReturnToService=2
+MinJobAge=3600
+KillWait=5
+OverTimeLimit=0
+InactiveLimit=0
+StateSaveLocation=$STATE/ctld
+SlurmdSpoolDir=$STATE/slurmd
+SlurmctldPidFile=$STATE/slurmctld.pid
+SlurmdPidFile=$STATE/slurmd.pid
+SlurmctldLogFile=$STATE/slurmctld.log
+SlurmdLogFile=$STATE/slurmd.log
+SlurmdParameters=config_overrides
+NodeName=$host NodeAddr=127.0.0.1 CPUs=64 RealMemory=256000 Gres=gpu:4 State=UNKNOWN
+PartitionName=main Nodes=$host Default=YES MaxTime=2-00:00:00 DefaultTime=10 DefMemPerCPU=500 State=UP
+PartitionName=gpu Nodes=$host MaxTime=2-00:00:00 DefaultTime=10 DefMemPerCPU=500 State=UP
+CONFIG
+  # SLURM wants a device for each GPU, and counts any.
+  printf '%s\n' "$MARK" "Name=gpu File=/dev/null" "Name=gpu File=/dev/zero" "Name=gpu File=/dev/full" \
+    "Name=gpu File=/dev/random" >/etc/slurm/gres.conf
+}
+
+start() {
+  for program in munged slurmctld slurmd sbatch; do
+    command -v "$program" >/dev/null || fail "$program is not installed: apt-get install slurm-wlm munge"
+  done
+  [ "$(id -u)" = 0 ] || fail "root is needed"
+  [ ! -e "$CONF" ] || grep -qs "^$MARK" "$CONF" || fail "$CONF belongs to another SLURM: this machine is part of a cluster"
+  mkdir -p "$STATE"/{ctld,slurmd} /run/munge /etc/slurm
+  chmod 755 "$STATE" /run/munge
+  if ! munge -n >/dev/null 2>&1; then
+    [ -s "$STATE/munge.key" ] || (umask 077; head -c 1024 /dev/urandom >"$STATE/munge.key")
+    rm -f /run/munge/munge.socket.2*
+    munged --key-file="$STATE/munge.key" --pid-file="$STATE/munged.pid" --log-file="$STATE/munged.log" \
+      --seed-file="$STATE/munge.seed" --force 2>/dev/null
+  fi
+  write_config
+  alive slurmctld || slurmctld -i
+  alive slurmd || slurmd
+  for _ in $(seq 60); do
+    case $(sinfo --noheader --format=%T 2>/dev/null | head -1) in
+      idle | mixed | allocated) echo "SLURM $(sinfo --version | cut -d' ' -f2) is up"; return ;;
+      down* | drain*) scontrol update nodename="$(hostname -s)" state=resume 2>/dev/null || true ;;
+    esac
+    sleep 0.5
+  done
+  tail -n 5 "$STATE"/*.log >&2
+  stop
+  fail "SLURM did not come up"
+}
+
+stop() {
+  if alive slurmctld; then
+    timeout 10 scancel --user=root 2>/dev/null || true
+    for _ in $(seq 20); do [ -z "$(timeout 5 squeue --noheader 2>/dev/null)" ] && break; sleep 0.5; done
+  fi
+  for daemon in $DAEMONS; do
+    alive "$daemon" || continue
+    pid=$(cat "$STATE/$daemon.pid")
+    kill "$pid"
+    for _ in $(seq 40); do kill -0 "$pid" 2>/dev/null || break; sleep 0.25; done
+    if kill -0 "$pid" 2>/dev/null; then kill -9 "$pid"; fi
+  done
+  # Left behind, they would make every SLURM client, and so every start of Snakemake, wait for a controller.
+  for file in "$CONF" /etc/slurm/gres.conf; do if grep -qs "^$MARK" "$file"; then rm -f "$file"; fi; done
+  rm -rf "$STATE"
+}
+
+case ${1:-} in
+  start) start ;;
+  stop) stop ;;
+  *) fail "usage: $0 start|stop" ;;
+esac

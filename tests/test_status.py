@@ -1,0 +1,90 @@
+"""`xtalrl status`: what it reads from files and the queue, and that it stays quick at 36,000 crystals."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+SHARDS, SIZE = 600, 60
+FINISHED, RUNNING, STOPPED = 500, 80, 10
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """36,000 crystals in 600 shards: most finished, some running, a few cut off, the rest not begun."""
+    folder = tmp_path_factory.mktemp("status")
+    results = folder / "results"
+    for name in ("scf/shards", "logs"):
+        (results / name).mkdir(parents=True)
+    pq.write_table(pa.table({"request_id": [str(i) for i in range(SHARDS * SIZE)]}), results / "scf/requests.parquet")
+    rows = pa.table({"outcome": ["converged"] * (SIZE - 5) + ["charge_wrong"] * 5})
+    old = time.time() - 3600
+    for shard in range(FINISHED + RUNNING + STOPPED):
+        log = results / f"logs/run_scf_shard.scf.{shard:04d}.log"
+        log.write_text(
+            f"10:00:00  Shard {shard}: 20 of 60 SCFs, 10.0 s each, 6 min left, running CsCl (unpolarised, 1 s)\n"
+            "10:00:03  CsCl, unpolarised: converged after 3 s\n" * 20
+        )
+        if shard < FINISHED:
+            pq.write_table(rows, results / f"scf/shards/{shard:04d}.parquet")
+        elif shard >= FINISHED + RUNNING:
+            os.utime(log, (old, old))
+    (folder / "config.yaml").write_text(yaml.safe_dump({"results": str(results), "cache": str(folder / "cache")}))
+    bin_folder = folder / "bin"
+    bin_folder.mkdir()
+    squeue = bin_folder / "squeue"
+    squeue.write_text(
+        "#!/bin/sh\n"
+        "for i in 1 2 3; do echo xtalrl_0123 rule_run_scf_shard_wildcards_scf_059$i; done\n"
+        "echo xtalrl_0123 rule_build_graphs\necho somebody_else rule_build_graphs\n"
+    )
+    squeue.chmod(squeue.stat().st_mode | stat.S_IXUSR)
+    return folder
+
+
+def status(root: Path, run: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from xtalrl.cli import app; app()", "status", "--configfile", str(run / "config.yaml"), *arguments],
+        cwd=root, capture_output=True, text=True, check=True,
+        env={**os.environ, "PATH": f"{run / 'bin'}:{os.environ['PATH']}", "COLUMNS": "160"},
+    )  # fmt: skip
+
+
+def test_scf_stage(root: Path, run: Path) -> None:
+    scf = json.loads(status(root, run, "--json").stdout)["scf"]
+    assert (scf["state"], scf["total"]) == ("running", SHARDS * SIZE)
+    assert scf["done"] == FINISHED * SIZE + (RUNNING + STOPPED) * 20
+    assert scf["notes"] == {"converged": FINISHED * (SIZE - 5), "charge_wrong": FINISHED * 5}
+    assert (scf["running"], scf["stopped"], scf["queued"]) == (RUNNING, STOPPED, 3)
+    assert scf["left_s"] == pytest.approx((scf["total"] - scf["done"]) * 10 / RUNNING)
+
+
+def test_other_stages(root: Path, run: Path) -> None:
+    found = json.loads(status(root, run, "--json").stdout)
+    assert found["structures"]["queued"] == 1
+    assert found["train"]["state"] == "waiting"
+    assert found["report"]["state"] == "waiting"
+
+
+def test_table_names_what_stopped(root: Path, run: Path) -> None:
+    output = status(root, run).stdout
+    assert "80 running, 3 queued, 10 stopped" in output
+    assert "Stopped jobs are repeated" in output
+
+
+def test_quick_with_36000_crystals(root: Path, run: Path) -> None:
+    status(root, run)  # what was just written is in the page cache, as it is for a user who asks twice
+    before = os.times()
+    status(root, run)
+    after = os.times()
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 2
