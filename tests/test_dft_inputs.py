@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import spglib
 from dft_data import SHARED, SILICON, needs_shared, sssp
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from xtalrl.dft.inputs import (
     Cell,
@@ -20,6 +22,7 @@ from xtalrl.dft.inputs import (
     physics_key,
     render,
     settings_for,
+    standard_orientation,
 )
 from xtalrl.dft.protocols import Protocol, known_protocols, load_protocol
 
@@ -37,6 +40,33 @@ def test_the_golden_inputs(name: str) -> None:
         for cell, form in ((SILICON, "crystal"), (IRON, "elemental"), (BOX, "atom"))
     ]
     assert "\n".join(texts) == (GOLDEN / f"{name}.in").read_text()
+
+
+def test_turning_a_cell_changes_no_length_and_no_angle() -> None:
+    turned = np.array(standard_orientation(SILICON))
+    as_given = np.reshape(SILICON.lattice, (3, 3))
+    assert turned @ turned.T == pytest.approx(as_given @ as_given.T, abs=1e-8)
+    assert np.linalg.det(turned) == pytest.approx(np.linalg.det(as_given))
+
+
+@given(angles=st.tuples(*[st.floats(0, 360)] * 3))
+def test_the_axes_of_symmetry_are_turned_to_x_y_and_z_from_any_orientation(angles: tuple[float, float, float]) -> None:
+    """Every rotation of silicon is then a signed permutation of x, y and z: one that pw.x looks for."""
+    a = 5.43
+    fcc = np.array([[0, a / 2, a / 2], [a / 2, 0, a / 2], [a / 2, a / 2, 0]])
+    rotated = fcc @ Rotation.from_euler("xyz", angles, degrees=True).as_matrix().T
+    cell = Cell(("Si", "Si"), tuple(map(float, rotated.flatten())), (0, 0, 0, 0.25, 0.25, 0.25))
+    lattice = np.array(standard_orientation(cell)).T
+    rotations = spglib.get_symmetry((lattice.T, np.reshape(cell.frac_coords, (-1, 3)), [14, 14]))["rotations"]
+    assert len(rotations) == 48
+    for rotation in rotations:
+        cartesian = lattice @ rotation @ np.linalg.inv(lattice)
+        assert np.abs(cartesian) == pytest.approx(np.abs(cartesian).round(), abs=1e-5)
+
+
+def test_atoms_on_one_place_are_left_as_they_are() -> None:
+    cell = Cell(("Si", "Si"), (5.0, 0, 0, 0, 5.0, 0, 0, 0, 5.0), (0, 0, 0, 0, 0, 0))
+    assert np.array(standard_orientation(cell)).flatten() == pytest.approx(cell.lattice)
 
 
 @needs_shared

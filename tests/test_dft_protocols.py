@@ -11,9 +11,9 @@ from xtalrl.errors import XtalrlError
 
 
 def test_the_protocols_of_the_project() -> None:
-    assert known_protocols() == ["paper", "paper-fast", "recommended"]
+    assert known_protocols() == ["demo", "paper", "paper-fast", "recommended"]
     digests = {load_protocol(name).digest(sssp()) for name in known_protocols()}
-    assert len(digests) == 3
+    assert len(digests) == 4
 
 
 def test_cutoffs_come_from_the_protocol_or_the_family() -> None:

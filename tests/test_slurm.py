@@ -241,7 +241,7 @@ def test_a_finished_run_has_nothing_to_do(disturbed: Run) -> None:
 
 def planned(output: str) -> set[str]:
     """The rules of a dry run's job table."""
-    return {name for name, _ in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)} - {"total", "all"}
+    return {name for name, _ in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)} - {"total", "all", "train", "scf"}
 
 
 def test_one_stage_again_touches_only_what_depends_on_it(disturbed: Run) -> None:
@@ -260,5 +260,5 @@ def test_a_changed_protocol_starts_dft_again_and_says_so(disturbed: Run) -> None
     content["dft"] = {**content["dft"], "protocol": "paper"}
     changed.config.write_text(yaml.safe_dump(content))
     output = changed.snakemake("--dry-run", "scf")
-    assert planned(output) == {"plan_crystal_scf", "run_scf_shard", "gather_scf", "scf"}
+    assert planned(output) == {"plan_crystal_scf", "run_scf_shard", "gather_scf"}
     assert "Params have changed since last execution" in output

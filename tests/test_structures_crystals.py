@@ -20,7 +20,7 @@ from xtalrl.errors import XtalrlError
 from xtalrl.structures.crystals import Reason, Rejection, build_crystals, parse_cif, parse_row, read_csv
 from xtalrl.structures.mp20 import COLUMNS, find_csvs
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 
 ROCKSALT = Structure.from_spacegroup(225, Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 CIF = ROCKSALT.get_primitive_structure().to(fmt="cif")
@@ -102,7 +102,11 @@ SITES21 = cif_of(["Na"] * 21, [[i / 21, 0, 0] for i in range(21)], Lattice.ortho
         (Reason.DISORDERED, {"cif": cif_of([{"Na": 0.5, "K": 0.5}, "Cl"], [[0, 0, 0], [0.5] * 3])}, ""),
         (Reason.ELEMENT_OUTSIDE_88, {"cif": cif_of(["Ar", "Po"], [[0, 0, 0], [0.5] * 3])}, "Ar, Po"),
         (Reason.OVERLAPPING_ATOMS, {"cif": cif_of(["Na", "Cl"], [[0, 0, 0], [0.1, 0, 0]])}, "nearer than 0.5"),
-        (Reason.NO_REDUCED_CELL, {"cif": CIF.replace("_cell_length_a   3", "_cell_length_a   39880000")}, "Å edges"),
+        (
+            Reason.NO_REDUCED_CELL,
+            {"cif": CIF.replace("_cell_length_a   3", "_cell_length_a   39880000")},
+            "with an edge of",
+        ),
         (Reason.OVERLAPPING_ATOMS, {"cif": cif_of(["Na"], [[0, 0, 0]], Lattice.cubic(0.4))}, "nearer than 0.5"),
     ],
 )

@@ -1,7 +1,8 @@
-"""The command `xtalrl`: what the workflow needs (`doctor`) and how far it is (`status`)."""
+"""Design crystals with a wanted band gap: look after a run of the workflow, and use its parts by hand."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -77,6 +78,37 @@ def summary(configfile: ConfigFile = None) -> None:
     from xtalrl.status import print_summary
 
     print_summary(_load(configfile))
+
+
+@_command
+def scf_parse(
+    files: Annotated[list[Path], typer.Argument(help="Outputs of pw.x, plain or .gz.")],
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that read.")] = 1,
+) -> None:
+    """Print how pw.x outputs ended, one JSON line a file, in the order given."""
+    from xtalrl.dft.outcomes import scf_parse as parse
+
+    for result in parse(files, jobs):
+        typer.echo(json.dumps(result))
+
+
+@_command
+def validity(
+    file: Annotated[Path | None, typer.Argument(help="Formulas, one a line; standard input if not given.")] = None,
+    rule: Annotated[
+        list[str] | None, typer.Option(help="Only this rule; may be repeated. All rules if not given.")
+    ] = None,
+) -> None:
+    """Judge whether formulas can be charge-neutral: one line a formula and rule."""
+    from xtalrl.metrics.validity import RULES, verdicts
+
+    try:
+        lines = file.read_text().splitlines() if file else sys.stdin
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
+        raise XtalrlError(f"{file} cannot be read ({error}): give a text file of formulas, one a line.") from None
+    for formula, by_rule in verdicts(lines, rule or tuple(RULES)):
+        for name, valid in by_rule.items():
+            typer.echo(f"{formula}\t{name}\t{'valid' if valid else 'invalid'}")
 
 
 @_command

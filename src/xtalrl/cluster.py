@@ -143,11 +143,7 @@ def _check_names(profile: Mapping[str, Any]) -> Iterator[Check]:
 
 def _check_request(first: Request, last: Request, limits: Mapping[str, str], default: str | None) -> Check:
     size = f"{first.threads} CPUs, {first.mem_mb / 1000:g} GB{', ' + first.gres if first.gres else ''}"
-    tested = subprocess.run(
-        ["sbatch", "--test-only", *first.options(), "--wrap=true"], capture_output=True, text=True, timeout=60
-    )
-    if tested.returncode:
-        complaint = tested.stderr.strip().splitlines()[-1].removeprefix("allocation failure: ") if tested.stderr else ""
+    if complaint := _refusal(first):
         mend = "sinfo; then the lines of your cluster at the top of the profile"
         if first.gres:
             mend += " (no GPU nodes: delete `gres`)"
@@ -157,7 +153,22 @@ def _check_request(first: Request, last: Request, limits: Mapping[str, str], def
     if limit_min is not None and last.runtime_min > limit_min:
         finding = f"{last.runtime_min} min at the last attempt, and {partition} allows {limit_min}: the job would wait for ever"
         return Check(first.rule, State.MISSING, finding, f"runtime: at most {limit_min} in the profile")
-    return Check(first.rule, State.OK, f"{size}, {format_seconds(first.runtime_min * 60)} on {partition}")
+    size += f", {format_seconds(first.runtime_min * 60)} on {partition}"
+    if complaint := _refusal(last):
+        finding = f"{size}; but the last attempt with {last.mem_mb / 1000:g} GB: {complaint}"
+        return Check(first.rule, State.OPTIONAL, finding, "fewer threads, or a limit on mem_mb, in the profile")
+    return Check(first.rule, State.OK, size)
+
+
+def _refusal(request: Request) -> str:
+    """Why SLURM would never start such a job; empty if it would."""
+    tested = subprocess.run(
+        ["sbatch", "--test-only", *request.options(), "--wrap=true"], capture_output=True, text=True, timeout=60
+    )
+    if tested.returncode == 0:
+        return ""
+    lines = tested.stderr.strip().splitlines() or [f"sbatch --test-only ends with exit code {tested.returncode}"]
+    return lines[-1].removeprefix("allocation failure: ").removeprefix("sbatch: error: ")
 
 
 def _minutes(limit: str) -> int | None:

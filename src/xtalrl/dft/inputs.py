@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import spglib
 from ase.data import atomic_masses, atomic_numbers
 
 from xtalrl.dft.protocols import Mesh, Protocol
@@ -155,6 +156,23 @@ def mesh_of(cell: Cell, kpoints: Mesh | float) -> Mesh:
     return a, b, c
 
 
+def standard_orientation(cell: Cell) -> list[tuple[float, float, float]]:
+    """The lattice vectors, turned as a whole so that the axes of symmetry lie along x, y and z.
+
+    pw.x looks for rotations about these axes only (`set_sym_bl`): in the orientation of a Niggli cell it misses most of them and takes
+    several times as many k points, to the same energy. Fractional coordinates and k mesh stay as they are.
+    """
+    lattice = np.reshape(cell.lattice, (3, 3))
+    numbers = [atomic_numbers[element] for element in cell.species]
+    try:
+        dataset = spglib.get_symmetry_dataset((lattice, np.reshape(cell.frac_coords, (-1, 3)), numbers), symprec=0.01)
+    except spglib.SpglibError:
+        dataset = None  # Atoms on one place, say: no orientation is better than another.
+    if dataset is not None:
+        lattice = lattice @ dataset.std_rotation_matrix.T
+    return [(float(a), float(b), float(c)) for a, b, c in lattice]
+
+
 def physics_key(cell: Cell, settings: dict[str, Any], family: Family) -> str:
     """SHA-256 of a calculation: species, cell and positions (to 1e-8), settings, and the md5 of each pseudopotential.
 
@@ -228,7 +246,7 @@ def render(
     lines.append("ATOMIC_SPECIES")
     lines += [f"{e} {atomic_masses[atomic_numbers[e]]:.4f} {family.elements[e].file}" for e in elements]
     lines.append("CELL_PARAMETERS angstrom")
-    lines += [_numbers(cell.lattice[3 * i : 3 * i + 3]) for i in range(3)]
+    lines += [_numbers(vector) for vector in standard_orientation(cell)]
     lines.append("ATOMIC_POSITIONS crystal")
     lines += [f"{e} {_numbers(cell.frac_coords[3 * i : 3 * i + 3])}" for i, e in enumerate(cell.species)]
     lines += (

@@ -34,6 +34,8 @@ OPTIONAL_COLUMNS = ("formation_energy_per_atom", "total_magnetization")
 MIN_DISTANCE = 0.5
 """Å; atoms nearer than this overlap (the default of pymatgen's `Structure.is_valid`)."""
 
+MAX_EDGE = 1000.0
+"""Å; pymatgen's reduction does not end for absurdly large cells."""
 MAX_LATTICE_POINTS = 10_000
 """In a sphere with the longest edge as radius: pymatgen's reduction enumerates them, which fills the memory for absurd cells.
 MP-20 has at most 1,020."""
@@ -301,10 +303,9 @@ def reduce_cell(structure: Structure, max_sites: int) -> Structure:
         and structure.volume > 0
     ):
         raise Rejection(Reason.UNREADABLE_CIF, "the cell has no volume, or a coordinate is not a number")
-    if 4 / 3 * math.pi * max(structure.lattice.abc) ** 3 > MAX_LATTICE_POINTS * structure.volume:
-        raise Rejection(
-            Reason.NO_REDUCED_CELL, f"a cell of {structure.volume:.3g} Å³ with {max(structure.lattice.abc):.3g} Å edges"
-        )
+    edge = max(structure.lattice.abc)
+    if edge > MAX_EDGE or 4 / 3 * math.pi * edge**3 > MAX_LATTICE_POINTS * structure.volume:
+        raise Rejection(Reason.NO_REDUCED_CELL, f"a cell of {structure.volume:.3g} Å³ with an edge of {edge:.3g} Å")
     try:
         reduced = structure.get_reduced_structure("niggli")
     except Exception as error:

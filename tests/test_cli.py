@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from xtalrl.cli import app
+
+OUTPUT = """
+     Program PWSCF v.6.7MaX starts on 21Nov2026 at 21: 0: 0
+
+     number of electrons       =         8.00
+     number of Kohn-Sham states=            8
+     highest occupied, lowest unoccupied level (ev):     6.2012    6.8903
+!    total energy              =     -15.84461382 Ry
+     convergence has been achieved in   8 iterations
+   JOB DONE.
+"""
+
+
+@pytest.fixture
+def cli(root: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    monkeypatch.chdir(root)
+    return CliRunner()
+
+
+def test_scf_parse_prints_one_json_line_a_file(cli: CliRunner, tmp_path: Path) -> None:
+    (tmp_path / "a.pwo").write_text(OUTPUT)
+    (tmp_path / "b.pwo.gz").write_bytes(gzip.compress(OUTPUT.replace("   JOB DONE.\n", "").encode()))
+    result = cli.invoke(app, ["scf-parse", str(tmp_path / "a.pwo"), str(tmp_path / "b.pwo.gz")])
+    first, second = (json.loads(line) for line in result.stdout.splitlines())
+    assert first["outcome"] == "converged"
+    assert first["total_energy_ry"] == -15.84461382
+    assert first["band_gap_ev"] == pytest.approx(0.6891)
+    assert second["outcome"] == "converged_not_saved"
+
+
+def test_scf_parse_names_a_file_that_is_not_there(cli: CliRunner) -> None:
+    result = cli.invoke(app, ["scf-parse", "nowhere.pwo"])
+    assert result.exit_code == 1
+    assert "ERROR: nowhere.pwo cannot be read" in result.output
+
+
+def test_validity_reads_standard_input(cli: CliRunner) -> None:
+    result = cli.invoke(app, ["validity", "--rule", "cdvae-smact14"], input="NaCl\n\nNaCl2\n")
+    assert result.stdout.splitlines() == ["NaCl\tcdvae-smact14\tvalid", "NaCl2\tcdvae-smact14\tinvalid"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "expected"),
+    [
+        (["--rule", "smact"], "NaCl", "'smact' is not a validity rule; there are: cdvae-smact14"),
+        ([], "NaCl\nXx2", "line 2"),
+        (["nowhere.txt"], "", "nowhere.txt cannot be read"),
+    ],
+)
+def test_validity_answers_a_mistake_with_a_sentence(
+    cli: CliRunner, arguments: list[str], given: str, expected: str
+) -> None:
+    result = cli.invoke(app, ["validity", *arguments], input=given)
+    assert result.exit_code == 1
+    assert expected in result.output
+
+
+def test_summary_before_the_run_says_how_to_look(cli: CliRunner, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"results: {tmp_path}\n")
+    result = cli.invoke(app, ["summary", "--configfile", str(config)])
+    assert result.exit_code == 1
+    assert "`xtalrl status` shows how far the run is" in result.output
+
+
+def test_status_of_a_run_that_has_not_begun(cli: CliRunner, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"results: {tmp_path / 'results'}\ncache: {tmp_path / 'cache'}\n")
+    result = cli.invoke(app, ["status", "--json", "--configfile", str(config)])
+    stages = json.loads(result.stdout)
+    assert {stage["state"] for stage in stages.values()} == {"waiting"}
+    assert list(stages)[:4] == ["structures", "scf", "references", "labels"]
+
+
+def test_doctor_names_what_is_missing_and_the_command_that_mends_it(
+    cli: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    config = tmp_path / "config.yaml"
+    config.write_text(f"results: {tmp_path / 'results'}\ncache: {tmp_path / 'cache'}\nstructures: {{source: demo}}\n")
+    result = cli.invoke(app, ["doctor", "--configfile", str(config)], env={"COLUMNS": "300"})
+    assert result.exit_code == 1
+    assert "There is no pw.x" in result.output
+    assert "snakemake" in result.output
