@@ -57,8 +57,10 @@ class Run:
         self.config.write_text(yaml.safe_dump({"results": str(self.results), "cache": str(self.cache), **config}))
 
     def command(self, *arguments: str, profile: str = "slurm") -> list[str]:
-        quick = ("--slurm-init-seconds-before-status-checks", "2", "--set-threads", "run_scf_shard=1", "build_graphs=1",
-                 "train_policy=1") if profile == "slurm" else ("--cores", "2")  # fmt: skip
+        quick = (
+            "--slurm-init-seconds-before-status-checks", "2", "--max-status-checks-per-second", "2",
+            "--set-threads", "run_scf_shard=1", "build_graphs=1", "train_policy=1",
+        ) if profile == "slurm" else ("--cores", "2")  # fmt: skip
         return [
             sys.executable, "-m", "snakemake", "--profile", f"profiles/{profile}", *quick,
             "--configfile", "config/test.yaml", str(self.config), "--", *arguments,
@@ -112,12 +114,20 @@ def job_field(path: Path, name: str) -> str:
 
 
 def test_jobs_ask_for_what_the_profile_says(root: Path, cluster: None, tmp_path: Path) -> None:
+    # A controller that does not answer at first: the plugin's defaults would forget the jobs after five failures.
+    calls, squeue = tmp_path / "calls", tmp_path / "bin/squeue"
+    squeue.parent.mkdir()
+    squeue.write_text(
+        f'#!/bin/sh\necho x >> {calls}\n[ $(wc -l < {calls}) -le 7 ] && exit 1\nexec {shutil.which("squeue")} "$@"\n'
+    )
+    squeue.chmod(0o755)
     run = subprocess.run(
         [
             sys.executable, "-m", "snakemake", "--profile", str(root / "profiles/slurm"), "--snakefile", str(root / "tests/slurm/Snakefile"),
-            "--slurm-init-seconds-before-status-checks", "2",
+            "--slurm-init-seconds-before-status-checks", "2", "--max-status-checks-per-second", "2",
         ],
         cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PATH": f"{squeue.parent}:{os.environ['PATH']}"},
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
     expected = {

@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from xtalrl.errors import XtalrlError
 from xtalrl.rl.policies import PolicySpec, Reward
 
-
 MATERIALS_PROJECT = "materials-project"
 """In place of a path: ask the Materials Project (docs/materials-project.md)."""
 

@@ -164,8 +164,9 @@ def standard_orientation(cell: Cell) -> list[tuple[float, float, float]]:
     """
     lattice = np.reshape(cell.lattice, (3, 3))
     numbers = [atomic_numbers[element] for element in cell.species]
+    crystal = (lattice.tolist(), np.reshape(cell.frac_coords, (-1, 3)).tolist(), numbers)
     try:
-        dataset = spglib.get_symmetry_dataset((lattice, np.reshape(cell.frac_coords, (-1, 3)), numbers), symprec=0.01)
+        dataset = spglib.get_symmetry_dataset(crystal, symprec=0.01)
     except spglib.SpglibError:
         dataset = None  # Atoms on one place, say: no orientation is better than another.
     if dataset is not None:
