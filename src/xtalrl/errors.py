@@ -11,17 +11,13 @@ class XtalrlError(Exception):
 
 def explain_os_error(error: OSError) -> XtalrlError | None:
     """The sentence for an operating-system failure a user can mend, or None for any other."""
-    where = f" {error.filename!r}" if error.filename else ""
+    where = f" while writing {error.filename!r}" if error.filename else ""
     if error.errno == errno.ENOSPC:
-        return XtalrlError(
-            f"The disk is full while writing{where}: free some space (`df -h`), then run the same command again."
-        )
+        return XtalrlError(f"The disk is full{where}: free some space (`df -h`), then run the same command again.")
     if error.errno == errno.EDQUOT:
-        return XtalrlError(
-            f"The disk quota is used up while writing{where}: free some space, then run the same command again."
-        )
+        return XtalrlError(f"The disk quota is used up{where}: free some space, then run the same command again.")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return XtalrlError(
-            f"No permission to write{where}: choose a writable folder (`results:` and `cache:` in the config), or mend its permissions."
+            f"Permission denied{where}: choose a writable folder (`results:` and `cache:` in the config), or mend its permissions."
         )
     return None

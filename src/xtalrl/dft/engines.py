@@ -39,7 +39,7 @@ OPENBLAS = Wheel(
 """The last SciPy whose OpenBLAS has the plain names of BLAS, so that it can stand in for the reference BLAS (BSD-3-Clause)."""
 
 _MISSING = (
-    "Name the command in `dft.command` (for example `srun -n 1 pw.x`, after loading the module of your cluster), put pw.x on PATH "
+    "Name the command in `dft.command` (for example `srun --overlap -n 1 pw.x`, after loading the module of your cluster), put pw.x on PATH "
     "(`apt install quantum-espresso`, `conda install -c conda-forge qe`)"
 )
 _TERM_GRACE_S = 5.0
@@ -178,7 +178,7 @@ def find_engine(command: str | None, cache: str | Path) -> Engine:
             raise XtalrlError(f"`dft.command` is {command!r}, which is not a command line: {error}.") from None
         if not words:
             raise XtalrlError(
-                f"`dft.command` is {command!r}: give a command such as `pw.x` or `srun -n 1 pw.x`, or null."
+                f"`dft.command` is {command!r}: give a command such as `pw.x` or `srun --overlap -n 1 pw.x`, or null."
             )
         return _probe(Engine("command", (*words, "-in", "pw.in")))
     if path := shutil.which("pw.x"):
