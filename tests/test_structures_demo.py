@@ -267,3 +267,8 @@ def test_volumes_of_elements_agree_with_the_materials_project(elemental, shared)
         assert 0.9 < ratio < 1.1, (element, ratio)
         compared += 1
     assert compared >= 60
+
+
+def test_the_known_formulas_of_the_demo_are_those_of_its_crystals(table, root):
+    known = (root / "resources/demo/formulas.txt").read_text().split()
+    assert known == sorted({Composition(row["formula"]).reduced_formula for row in table})
