@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow oracles lint format docs lock clean
+.PHONY: help demo test test-slow engine oracles lint format docs lock clean
 
 $(VENV)/.complete: requirements/lock.txt pyproject.toml tools/make_venv.py
 	@$(PYTHON) tools/make_venv.py
@@ -23,6 +23,10 @@ test: $(VENV)/.complete  ## Run the test suite
 
 test-slow: $(VENV)/.complete  ## Run the slow tests: a miniature real run, real pw.x, a browser
 	@python -m pytest -m slow
+
+engine: $(VENV)/.complete  ## Fetch the embedded pw.x and pseudopotentials that tests and demo use
+	@snakemake results/cache/engine/engine.json results/cache/families/pseudo-dojo-0.4-pbe-sr-standard/family.json \
+		--profile profiles/local --configfile config/test.yaml
 
 oracles: $(VENV)/.complete  ## Add the implementations that the learner's tests compare with
 	@python -m pip install --quiet --no-deps --requirement requirements/oracles.txt
