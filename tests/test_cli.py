@@ -86,9 +86,12 @@ def test_doctor_names_what_is_missing_and_the_command_that_mends_it(
     cli: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.delenv("MP_API_KEY", raising=False)
     config = tmp_path / "config.yaml"
     config.write_text(f"results: {tmp_path / 'results'}\ncache: {tmp_path / 'cache'}\nstructures: {{source: demo}}\n")
     result = cli.invoke(app, ["doctor", "--configfile", str(config)], env={"COLUMNS": "300"})
     assert result.exit_code == 1
     assert "There is no pw.x" in result.output
+    assert "sbatch is not on PATH" in result.output
+    assert "MP_API_KEY is not set" in result.output
     assert "snakemake" in result.output

@@ -15,6 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from xtalrl.config import Config
+from xtalrl.status import Stage, stages
+
 SHARDS, SIZE = 600, 60
 FINISHED, RUNNING, STOPPED = 500, 80, 10
 
@@ -88,3 +91,19 @@ def test_quick_with_36000_crystals(root: Path, run: Path) -> None:
     status(root, run)
     after = os.times()
     assert after.children_user + after.children_system - before.children_user - before.children_system < 2
+
+
+def test_outcomes_of_an_earlier_plan_do_not_count(tmp_path: Path) -> None:
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    pq.write_table(pa.table({"outcome": ["converged"]}), folder / "outcomes.parquet")
+    pq.write_table(pa.table({"request_id": ["a", "b"]}), folder / "requests.parquet")
+    config = Config(results=str(tmp_path), cache=str(tmp_path / "cache"))
+
+    def evaluation() -> Stage:
+        return next(stage for stage in stages(config) if stage.name == "evaluation")
+
+    os.utime(folder / "outcomes.parquet", (0, 0))
+    assert (evaluation().state, evaluation().done) == ("waiting", 0)
+    os.utime(folder / "requests.parquet", (0, 0))
+    assert evaluation().state == "done"

@@ -76,6 +76,18 @@ def run_checks(config: Config, profile: str) -> Iterator[Check]:
 
     if (content := load_profile(profile)).get("executor") == "slurm":
         yield from check_cluster(config, content)
+    else:
+        yield _check_slurm()
+
+
+def _check_slurm() -> Check:
+    if shutil.which("sbatch"):
+        return Check(
+            "SLURM", State.OK, "sbatch is on PATH", "xtalrl doctor --profile slurm  (asks it about every kind of job)"
+        )
+    return Check(
+        "SLURM", State.OPTIONAL, "sbatch is not on PATH", "log in to the cluster, or use --profile profiles/local"
+    )
 
 
 def _check_python(config: Config) -> Check:

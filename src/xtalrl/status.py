@@ -198,9 +198,13 @@ def _scf(name: str, results: Path) -> Stage:
         return Stage(name, 0, None, "SCFs")
     total = pq.read_metadata(requests).num_rows
     outcomes = results / name / "outcomes.parquet"
-    if outcomes.exists():
+    if outcomes.exists() and not _is_older(outcomes, requests):
         return Stage(name, total, total, "SCFs", _counts([outcomes], "outcome"))
-    shards = {path.stem: path for path in (results / name / "shards").glob("*.parquet")}
+    shards = {
+        path.stem: path
+        for path in (results / name / "shards").glob("*.parquet")
+        if not _is_older(path, requests)  # Of an earlier plan: Snakemake will make it anew.
+    }
     notes = _counts(shards.values(), "outcome")
     prefix = f"run_scf_shard.{name}."
     jobs = [
@@ -213,6 +217,10 @@ def _scf(name: str, results: Path) -> Stage:
     if rate := sum(job.rate for job in jobs if job):
         stage.left_s = (total - done) / rate
     return stage
+
+
+def _is_older(path: Path, other: Path) -> bool:
+    return path.stat().st_mtime < other.stat().st_mtime
 
 
 def _table(name: str, results: Path, output: str, unit: str, column: str, rules: Iterable[str]) -> Stage:

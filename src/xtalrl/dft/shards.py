@@ -236,7 +236,9 @@ class _Runner:
             folder.mkdir(parents=True)
             for element in sorted(set(situation.cell.species)):
                 source = self.family_folder / self.family.elements[element].file
-                (folder / source.name).write_bytes(source.read_bytes())  # shutil.copy would blame a full disk on the source
+                (folder / source.name).write_bytes(
+                    source.read_bytes()
+                )  # shutil.copy would blame a full disk on the source
         max_seconds = int(limit_s - SAVE_MARGIN_S) if limit_s > 4 * SAVE_MARGIN_S else None
         text = render(situation.cell, attempt.settings, self.family, max_seconds, restart=resumable)
         self._running[request["request_id"]] = (time.monotonic(), attempt.strategy)
