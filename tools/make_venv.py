@@ -1,31 +1,26 @@
 """Make `.venv` with everything the lock pins. Standard library only; run by `make` with any Python 3.11 or 3.12.
 
-Works as root or not, with or without Debian's python3-venv: where `ensurepip` is missing, pip's own wheel is fetched
-from the package index that pip is configured for, and checked against the checksum below.
+Works as root or not, with or without Debian's python3-venv: where `ensurepip` is missing, apt fetches the distribution's
+pip into a temporary folder.
 """
 
 from __future__ import annotations
 
-import configparser
-import hashlib
-import os
 import re
 import shutil
 import subprocess
 import sys
-import urllib.error
-import urllib.parse
+import tempfile
 import urllib.request
 import venv
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements" / "lock.txt"
 TORCH = "torch==2.13.0"  # as in pyproject.toml; not in the lock, because the CPU and the CUDA build have other hashes
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-PIP_WHEEL = "pip-25.3-py3-none-any.whl"
-PIP_SHA256 = "9655943313a94722b7774661c21049070f6bbb0a1516bf02f7c8d5d9201514cd"
 
 
 def main() -> None:
@@ -54,51 +49,31 @@ def make_environment() -> str:
     except ImportError:  # Debian without python3-venv
         venv.create(VENV, symlinks=True)
         python = str(VENV / "bin" / "python")
-        wheel = fetch_pip_wheel()
-        run([python, str(wheel / "pip"), "install", "--quiet", "--no-index", str(wheel)])
+        with tempfile.TemporaryDirectory() as folder:
+            wheel = unpack_pip_wheel(Path(folder))
+            run([python, str(wheel / "pip"), "install", "--quiet", "--no-index", str(wheel)])
     else:
         venv.create(VENV, with_pip=True, symlinks=True)
         python = str(VENV / "bin" / "python")
     return python
 
 
-def fetch_pip_wheel() -> Path:
-    """pip's wheel from the configured package index, checked."""
-    index = configured_index().rstrip("/")
+def unpack_pip_wheel(folder: Path) -> Path:
+    """The distribution's own pip, from the package that python3-venv would install; needs no root and installs nothing."""
+    for name in ("lists/partial", "cache/archives/partial"):
+        (folder / name).mkdir(parents=True)
+    apt = ["apt-get", "-qq", "-o", f"Dir::State::Lists={folder}/lists", "-o", f"Dir::Cache={folder}/cache"]
+    apt += ["-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=root"]  # its other user cannot write our folder
     try:
-        with urllib.request.urlopen(f"{index}/pip/", timeout=60) as page:
-            links = re.findall(r'href="([^"]+)"', page.read().decode())
-        link = next(link for link in links if link.split("#")[0].endswith(PIP_WHEEL))
-        with urllib.request.urlopen(urllib.parse.urljoin(f"{index}/pip/", link), timeout=120) as answer:
-            content = answer.read()
-    except (urllib.error.URLError, StopIteration, OSError) as error:
+        for command in ([*apt, "update"], [*apt, "download", "python3-pip-whl"]):
+            subprocess.run(command, cwd=folder, check=True)
+        subprocess.run(["dpkg", "-x", str(next(folder.glob("python3-pip-whl*.deb"))), "."], cwd=folder, check=True)
+        return next(folder.glob("usr/share/python-wheels/pip-*.whl"))
+    except (OSError, subprocess.CalledProcessError, StopIteration) as error:
         fail(
-            f"pip is not installed and could not be fetched ({error}): `apt-get install python3-venv`, then run make again."
+            f"This Python has no pip and no ensurepip, and Debian's could not be fetched ({error}): install them "
+            "(Debian and Ubuntu: `apt-get install python3-venv`), then run make again."
         )
-    if (found := hashlib.sha256(content).hexdigest()) != PIP_SHA256:
-        fail(
-            f"{PIP_WHEEL} has the SHA-256 {found}, not {PIP_SHA256}: `apt-get install python3-venv`, then run make again."
-        )
-    path = VENV / PIP_WHEEL
-    path.write_bytes(content)
-    return path
-
-
-def configured_index() -> str:
-    """The index URL of pip's environment variable or configuration files, else pip's default."""
-    if url := os.environ.get("PIP_INDEX_URL"):
-        return url
-    home = Path.home()
-    for path in (
-        os.environ.get("PIP_CONFIG_FILE"),
-        home / ".config/pip/pip.conf",
-        home / ".pip/pip.conf",
-        "/etc/pip.conf",
-    ):
-        parser = configparser.RawConfigParser()
-        if path and parser.read(path) and parser.has_option("global", "index-url"):
-            return parser.get("global", "index-url")
-    return "https://pypi.org/simple"
 
 
 def torch_index() -> list[str]:
@@ -129,7 +104,7 @@ def say(message: str) -> None:
     print(f"[make] {message}", flush=True)
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     sys.exit(f"[make] ERROR: {message}")
 
 
