@@ -27,8 +27,8 @@ class Run:
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [
-                sys.executable, "-m", "snakemake", "--profile", "profiles/local", "--cores", "2",
-                "--configfile", "config/test.yaml", *arguments,
+                sys.executable, "-m", "snakemake", *arguments, "--profile", "profiles/local", "--cores", "2",
+                "--configfile", "config/test.yaml",
                 "--config", f"results={self.results}", f"cache={self.cache}",
             ],
             cwd=self.root, capture_output=True, text=True, timeout=1500,
