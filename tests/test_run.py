@@ -73,7 +73,7 @@ def test_every_crystal_ends_in_one_outcome(run: Run) -> None:
 
 def test_labels_are_physical(run: Run) -> None:
     for row in tables.read_rows(run.results / "labels.parquet", tables.LABELS):
-        assert row["formation_energy_per_atom"] < 0.1, row
+        assert row["formation_energy_per_atom"] < 0.2, row  # diamond lies above graphite
         assert 0 <= row["band_gap"] < 15, row
 
 
