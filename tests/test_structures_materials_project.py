@@ -398,7 +398,7 @@ def test_the_rules(server: MaterialsProjectServer, tmp_path: Path, root: Path, m
     first = run("cache", *targets)
     assert first.returncode == 0, first.stderr
     rows = tables.read_rows(tmp_path / "results/structures/crystals.parquet", tables.CRYSTALS)
-    assert [row["tot_magnetization"] for row in rows] == [pytest.approx(20.0), None, 0.0]
+    assert [row["tot_magnetization"] for row in rows] == [pytest.approx(20.0), None]  # the test split is left out
     assert "MnO" in (tmp_path / "cache/materials_project/formulas.txt").read_text()
 
     monkeypatch.delenv("MP_API_KEY")
