@@ -83,6 +83,7 @@ rule make_figure2:
 rule make_report:
     input:
         rejected=f"{RESULTS}/structures/rejected.parquet",
+        graph_failures=f"{RESULTS}/structures/graph_failures.parquet",
         scf_outcomes=[] if cfg.labels.path else f"{RESULTS}/scf/outcomes.parquet",
         references=f"{RESULTS}/references.parquet",
         labels=f"{RESULTS}/labels.parquet",

@@ -166,6 +166,22 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert embedded(text, "designs")
 
 
+def test_a_crystal_without_a_graph_is_among_the_rejected(tmp_path: Path) -> None:
+    config = write_results(tmp_path, 24, (0,), targets_ev=[2.0], omegas=[5])
+    listed = tables.read(tmp_path / "structures/rejected.parquet", tables.REJECTED).num_rows
+    failure = {
+        "source": "crystals.parquet",
+        "row": 7,
+        "material_id": "mp-7",
+        "split": "train",
+        "reason": "no_neighbors",
+    }
+    tables.write_rows([failure | {"detail": "x"}], tables.REJECTED, tmp_path / "structures/graph_failures.parquet")
+    text, _ = report(tmp_path, config)
+    assert len(embedded(text, "rejected")["row"]["data"]) == listed + 1
+    assert "no_neighbors" in text
+
+
 def test_text_from_files_cannot_break_the_page(tmp_path: Path) -> None:
     config = write_results(tmp_path, 24, (0,), targets_ev=[2.0], omegas=[5])
     path = tmp_path / "structures/rejected.parquet"

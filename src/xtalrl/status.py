@@ -186,9 +186,9 @@ def _structures(results: Path) -> Stage:
     if stage.total is not None and not (results / "structures" / "graphs.parquet").exists():
         stage.done, stage.notes = 0, {**stage.notes, "graphs": 0}
         _with_jobs(stage, [_job(results / "logs" / "build_graphs.log")])
-    rejected = results / "structures" / "rejected.parquet"
-    if rejected.exists():
-        stage.notes |= {f"rejected: {reason}": count for reason, count in _counts([rejected], "reason").items()}
+    lists = [results / "structures" / f"{name}.parquet" for name in ("rejected", "graph_failures")]
+    rejected = _counts([path for path in lists if path.exists()], "reason")
+    stage.notes |= {f"rejected: {reason}": count for reason, count in rejected.items()}
     return stage
 
 

@@ -193,7 +193,7 @@ _ERRORS: tuple[tuple[re.Pattern[str], Outcome], ...] = tuple(
         (r"^(readpp|read_pseudo|upf|read_upf)", Outcome.PSEUDOPOTENTIAL_UNREADABLE),
         (r"opening input file", Outcome.INPUT_NOT_FOUND),
         (r"^check_tempdir", Outcome.SCRATCH_UNUSABLE),
-        (r"^(write_rhog|davcio|diropn|diropn|pw_restart|write_collected_wfc|write_wfc|buffers|qexsd)|error writing", Outcome.DISK_FULL),
+        (r"^(write_rhog|davcio|diropn|pw_restart|write_collected_wfc|write_wfc|buffers|qexsd)|error writing", Outcome.DISK_FULL),
         (r"cannot allocate|error allocating", Outcome.OUT_OF_MEMORY),
         (r"^mp_start|^mp_init|number of pools", Outcome.MPI_FAILED),
         (r"cholesky|S matrix not positive|eigenvectors failed|too many bands are not converged|"

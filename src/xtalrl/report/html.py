@@ -50,7 +50,6 @@ PACKAGES = (
     "matplotlib",
     "torch",
     "snakemake",
-    "qepy",
 )
 _FILES_HASHED = (
     "structures/crystals.parquet", "structures/rejected.parquet", "scf/outcomes.parquet", "references.parquet", "labels.parquet",
@@ -103,7 +102,11 @@ def _context(folder: Path, config: Config) -> dict[str, Any]:
     evaluation = tables.read_rows(folder / "evaluation/evaluation.parquet", tables.EVALUATION)
     labels = _read(folder / "labels.parquet", tables.LABELS) or []
     references = _read(folder / "references.parquet", tables.REFERENCES) or []
-    rejected = _read(folder / "structures/rejected.parquet", tables.REJECTED) or []
+    rejected = [
+        row
+        for name in ("rejected", "graph_failures")
+        for row in _read(folder / f"structures/{name}.parquet", tables.REJECTED) or []
+    ]
     scf = _read(folder / "scf/outcomes.parquet", tables.SCF_OUTCOMES)
     design_scf = _read(folder / "evaluation/outcomes.parquet", tables.SCF_OUTCOMES) or []
     specs = config.policy_specs()
