@@ -43,7 +43,7 @@ format: $(VENV)/.complete  ## Format the code
 	ruff format .
 	snakefmt Snakefile rules
 
-docs: $(VENV)/.complete  ## Write what is generated: config/config.yaml, docs/configuration.md
+docs: $(VENV)/.complete  ## Write what is generated: config/config.yaml, docs/{configuration,tables}.md
 	@xtalrl config-docs
 
 lock:  ## Renew requirements/lock.txt (needs uv; UV_FIND_LINKS where torch's CPU wheel is on disk)

@@ -57,6 +57,7 @@ rule read_crystals:
         "../envs/workflow.yaml"
     params:
         max_sites=cfg.structures.max_sites,
+        metals=cfg.structures.metals,
         splits=cfg.structures.splits,
         limit=cfg.structures.limit,
     message:
@@ -78,6 +79,8 @@ rule build_graphs:
     conda:
         "../envs/workflow.yaml"
     threads: 4
+    params:
+        cache=cache_folder,
     message:
         "Building CrystalNN graphs on {threads} cores"
     script:

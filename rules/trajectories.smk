@@ -14,6 +14,7 @@ rule build_trajectories:
     conda:
         "../envs/workflow.yaml"
     params:
+        metals=cfg.structures.metals,
         per_crystal=cfg.trajectories.per_crystal,
         seed=cfg.trajectories.seed,
     message:

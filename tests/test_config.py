@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from xtalrl.config import Config, load, validate
 from xtalrl.config_docs import render_markdown, render_yaml
 from xtalrl.errors import XtalrlError
+from xtalrl.table_docs import render_tables
 
 
 def test_generated_documents_are_in_step_with_the_models(root: Path) -> None:
     assert (root / "config/config.yaml").read_text() == render_yaml(), "run `make docs`"
     assert (root / "docs/configuration.md").read_text() == render_markdown(), "run `make docs`"
+    assert (root / "docs/tables.md").read_text() == render_tables(), "run `make docs`"
 
 
 def test_the_default_file_is_the_default_configuration() -> None:

@@ -138,6 +138,28 @@ def table(path: Path, *rows: dict[str, Any]) -> str:
     return str(path)
 
 
+def test_a_table_in_the_documented_columns(tmp_path: Path) -> None:
+    path = crystals(tmp_path, a=["Na"], b=["Na"], c=["Na"])
+    table(tmp_path / "r.csv", {"element": "Na", "energy_per_atom": -1300.0, "protocol": "p", "family": "f"})
+    import_references(str(tmp_path / "r.csv"), str(tmp_path / "references.parquet"))
+    common = dict.fromkeys(("band_gap", "total_energy", "formation_energy_per_atom", "source"), "") | {
+        "protocol": "p",
+        "family": "f",
+    }
+    tables_path = table(
+        tmp_path / "l.csv",
+        common | {"material_id": "a", "band_gap": -0.1, "total_energy": -1301.5, "source": "doi:10.1/x"},
+        common | {"material_id": "b", "band_gap": 2, "formation_energy_per_atom": -0.25},
+    )
+    import_labels(path, tables_path, str(tmp_path / "labels.parquet"), str(tmp_path / "references.parquet"))
+    found = labels(tmp_path / "labels.parquet")
+    assert found["a"]["formation_energy_per_atom"] == pytest.approx(-1.5)
+    assert (found["a"]["band_gap"], found["a"]["band_gap_raw"]) == (0, -0.1)
+    assert found["a"]["total_energy_ry"] * RYDBERG_EV_PAPER == pytest.approx(-1301.5)
+    assert (found["a"]["source"], found["b"]["source"], found["a"]["protocol"]) == ("doi:10.1/x", "l.csv", "p")
+    assert (found["b"]["formation_energy_per_atom"], found["c"]["outcome"]) == (-0.25, "not_in_table")
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

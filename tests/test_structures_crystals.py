@@ -86,7 +86,6 @@ SITES21 = cif_of(["Na"] * 21, [[i / 21, 0, 0] for i in range(21)], Lattice.ortho
     [
         (Reason.METAL, {"band_gap": "0.0"}, ""),
         (Reason.METAL, {"band_gap": "0", "cif": "never looked at"}, ""),
-        (Reason.NO_BAND_GAP, {"band_gap": " "}, ""),
         (Reason.BAD_NUMBER, {"band_gap": "wide"}, "band_gap is 'wide'"),
         (Reason.BAD_NUMBER, {"band_gap": "nan"}, "band_gap is 'nan'"),
         (Reason.BAD_NUMBER, {"band_gap": "-1"}, "below 0"),
@@ -256,9 +255,22 @@ def test_all_of_mp20(shared, tmp_path):
     crystals = tables.read(tmp_path / "crystals.parquet", tables.CRYSTALS)
     rejected = tables.read(tmp_path / "rejected.parquet", tables.REJECTED)
     assert crystals.num_rows + rejected.num_rows == 45_229
-    assert Counter(crystals["split"].to_pylist()) == {"train": 9579, "val": 3364, "test": 3433}
-    assert Counter(rejected["reason"].to_pylist()) == {"metal": 28_051, "no_band_gap": 800, "element_outside_88": 2}
+    assert Counter(crystals["split"].to_pylist()) == {"train": 10_379, "val": 3364, "test": 3433}
+    assert crystals["band_gap"].null_count == 800  # of the copy at hand; MP-20 itself has all gaps
+    assert Counter(rejected["reason"].to_pylist()) == {"metal": 28_051, "element_outside_88": 2}
     assert max(crystals["n_sites"].to_pylist()) == 20
+
+
+@pytest.mark.parametrize(("metals", "kept"), [("source", ["wide", "unknown"]), ("dft", ["wide", "metal", "unknown"])])
+def test_metals_by_the_configured_rule(tmp_path, caplog, metals, kept):
+    rows = [row(material_id=name, band_gap=gap) for name, gap in (("wide", "2"), ("metal", "0"), ("unknown", ""))]
+    write_csv(tmp_path / "train.csv", rows)
+    with caplog.at_level("INFO"):
+        build_crystals({"train": tmp_path / "train.csv"}, tmp_path / "c.parquet", tmp_path / "r.parquet", metals=metals)
+    crystals = tables.read_rows(tmp_path / "c.parquet", tables.CRYSTALS)
+    assert [crystal["material_id"] for crystal in crystals] == kept
+    assert crystals[-1]["band_gap"] is None
+    assert f"train: {len(kept)} crystals to use of 3 rows, 1 of them without a gap there" in caplog.text
 
 
 def test_the_split_that_is_not_used_is_read_and_left_out(tmp_path):

@@ -15,8 +15,8 @@ from pymatgen.core.graphs import StructureGraph
 from xtalrl import tables
 from xtalrl.elements import ACTION
 from xtalrl.errors import XtalrlError
+from xtalrl.structures import graph_cache, neighbors
 from xtalrl.structures import graphs as graphs_module
-from xtalrl.structures import neighbors
 from xtalrl.structures.crystals import Rejection, parse_row, read_csv
 from xtalrl.structures.demo import read_table
 from xtalrl.structures.graphs import build_graphs, find_edges
@@ -159,7 +159,9 @@ def test_build_graphs(root, tmp_path, monkeypatch):
     lonely = Structure(Lattice.cubic(60), ["He", "He"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     rows.insert(3, crystal_row(lonely, "lonely"))
     tables.write_rows(rows, tables.CRYSTALS, tmp_path / "crystals.parquet")
-    build_graphs(tmp_path / "crystals.parquet", tmp_path / "g.parquet", tmp_path / "f.parquet", workers=2)
+    build_graphs(
+        tmp_path / "crystals.parquet", tmp_path / "g.parquet", tmp_path / "f.parquet", tmp_path / "cache", workers=2
+    )
     graphs = tables.read_rows(tmp_path / "g.parquet", tables.GRAPHS)
     failures = tables.read_rows(tmp_path / "f.parquet", tables.REJECTED)
     assert len(graphs) + len(failures) == len(rows)
@@ -171,16 +173,66 @@ def test_build_graphs(root, tmp_path, monkeypatch):
         assert len(graph["edge_image"]) == 3 * len(graph["edge_source"]) == 3 * len(graph["edge_distance"])
 
 
-class KillsItsReader:
+SALT = build_crystal("rocksalt", ["Na", "Cl"], {"a": 5.64})
+
+
+def test_no_graph_is_built_twice(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph_cache, "PART", 4)
+    rows = [crystal_row(structure, row["material_id"]) for row, structure in demo_crystals(root)][:10]
+
+    def build(rows, name):
+        tables.write_rows(rows, tables.CRYSTALS, tmp_path / "crystals.parquet")
+        build_graphs(tmp_path / "crystals.parquet", tmp_path / name, tmp_path / "f.parquet", tmp_path / "cache")
+        return tables.read(tmp_path / name, tables.GRAPHS)
+
+    built = []
+    monkeypatch.setattr(graphs_module, "find_edges", lambda structure: built.append(structure) or find_edges(structure))
+    cached = build(rows[3:], "1.parquet")
+    assert len(built) == 7
+    (tmp_path / "cache" / "graphs" / "torn.parquet").write_bytes(b"PAR1")
+    everything = build([row | {"split": "val"} for row in rows], "2.parquet")
+    assert len(built) == 10
+    assert everything.slice(3).drop(["split"]) == cached.drop(["split"])
+    assert set(everything["split"].to_pylist()) == {"val"}
+    assert build([row | {"split": "val"} for row in rows], "3.parquet") == everything
+    assert len(built) == 10
+    moved = rows[0] | {"frac_coords": [x + 1e-9 for x in rows[0]["frac_coords"]]}
+    build([moved], "4.parquet")
+    assert len(built) == 11
+
+
+def test_a_killed_build_keeps_what_it_has(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph_cache, "PART", 4)
+    rows = [crystal_row(structure, row["material_id"]) for row, structure in demo_crystals(root)][:10]
+    tables.write_rows(rows, tables.CRYSTALS, tmp_path / "crystals.parquet")
+    built = []
+
+    def find(structure):
+        if len(built) == 6:
+            raise KeyboardInterrupt
+        built.append(structure)
+        return find_edges(structure)
+
+    monkeypatch.setattr(graphs_module, "find_edges", find)
+    arguments = (tmp_path / "crystals.parquet", tmp_path / "g.parquet", tmp_path / "f.parquet", tmp_path / "cache")
+    with pytest.raises(KeyboardInterrupt):
+        build_graphs(*arguments)
+    assert not (tmp_path / "g.parquet").exists()
+    monkeypatch.setattr(graphs_module, "find_edges", lambda structure: built.append(structure) or find_edges(structure))
+    build_graphs(*arguments)
+    assert len(built) == 10
+
+
+class KillsItsReader(dict):
     def __reduce__(self):
         return os._exit, (9,)
 
 
 def test_a_killed_worker_ends_the_stage_with_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(graphs_module, "MIN_PER_WORKER", 1)
-    monkeypatch.setattr(tables, "read_rows", lambda *_: [KillsItsReader()] * 20)
+    monkeypatch.setattr(tables, "read_rows", lambda *_: [KillsItsReader(crystal_row(SALT))] * 20)
     with pytest.raises(XtalrlError, match="was killed, most likely for lack of memory"):
-        build_graphs("crystals.parquet", tmp_path / "g.parquet", tmp_path / "f.parquet", workers=2)
+        build_graphs("crystals.parquet", tmp_path / "g.parquet", tmp_path / "f.parquet", tmp_path / "cache", workers=2)
     assert not (tmp_path / "g.parquet").exists()
 
 
@@ -188,7 +240,7 @@ def test_a_crystal_without_a_graph_is_a_row(tmp_path):
     nonsense = crystal_row(Structure(Lattice.cubic(4), ["Na"], [[0, 0, 0]]), "nonsense") | {"lattice": [0.0] * 9}
     good = crystal_row(build_crystal("rocksalt", ["Na", "Cl"], {"a": 5.64}), "good")
     tables.write_rows([nonsense, good], tables.CRYSTALS, tmp_path / "crystals.parquet")
-    build_graphs(tmp_path / "crystals.parquet", tmp_path / "g.parquet", tmp_path / "f.parquet")
+    build_graphs(tmp_path / "crystals.parquet", tmp_path / "g.parquet", tmp_path / "f.parquet", tmp_path / "cache")
     assert [row["material_id"] for row in tables.read_rows(tmp_path / "g.parquet", tables.GRAPHS)] == ["good"]
     (failure,) = tables.read_rows(tmp_path / "f.parquet", tables.REJECTED)
     assert (failure["material_id"], failure["row"], failure["reason"]) == ("nonsense", 0, "no_neighbors")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +22,11 @@ ConfigFile = Annotated[
 ]
 
 
-def _command(function: Callable[..., None]) -> Callable[..., None]:
+cache_app = typer.Typer(no_args_is_help=True, help="Look into the cache of finished SCFs, and exchange it with others.")
+app.add_typer(cache_app, name="cache")
+
+
+def _command(function: Callable[..., None], group: typer.Typer = app, name: str = "") -> Callable[..., None]:
     """Register a command that answers a user's mistake with a sentence and exit code 1."""
 
     @wraps(function)
@@ -38,7 +44,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
             typer.echo(f"ERROR: {sentence}", err=True)
             sys.exit(1)
 
-    return app.command(name=function.__name__.replace("_", "-"))(wrapper)
+    return group.command(name=name or function.__name__.replace("_", "-"))(wrapper)
 
 
 def _load(configfile: list[Path] | None) -> Any:
@@ -73,11 +79,53 @@ def status(
 
 
 @_command
+def rerun(
+    configfile: ConfigFile = None,
+    outcome: Annotated[list[str] | None, typer.Option(help="SCFs that ended so, e.g. not_converged.")] = None,
+    element: Annotated[list[str] | None, typer.Option(help="SCFs with this element.")] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help="SCFs done with this protocol.")] = None,
+    stage: Annotated[list[str] | None, typer.Option(help="SCFs of scf, references or evaluation.")] = None,
+    request: Annotated[
+        list[str] | None, typer.Option("--id", help="The SCF of this crystal, reference (ref-Si) or design.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Mark them; without it, only show what would be marked.")] = False,
+) -> None:
+    """Run finished SCFs again: those that fit every option given; an option may be repeated to allow several values."""
+    from xtalrl.rerun import print_rerun
+
+    criteria = {"outcome": outcome, "element": element, "protocol": protocol, "stage": stage, "id": request}
+    print_rerun(_load(configfile), {name: values or [] for name, values in criteria.items()}, yes, configfile or [])
+
+
+@_command
 def summary(configfile: ConfigFile = None) -> None:
     """List what a finished run made."""
     from xtalrl.status import print_summary
 
     print_summary(_load(configfile))
+
+
+@_command
+def evaluate(
+    path: Annotated[
+        Path, typer.Argument(help="Folder or .zip of CIFs, .xyz or .extxyz file, or ASE database (.db) of crystals.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the set in tables and report; that of the folder or file if not given.")
+    ] = None,
+    configfile: ConfigFile = None,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Without the policies of the run, into RESULTS-NAME: nothing is trained.")
+    ] = False,
+    profile: Annotated[str, typer.Option(help="Folder of profiles/ that snakemake runs with.")] = "local",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the jobs.")] = False,
+) -> None:
+    """Evaluate crystals that others designed like the policies': validity, novelty, SCFs, tables, report."""
+    from xtalrl.evaluate import evaluation_command
+
+    command = evaluation_command(path, name, configfile or [], _load(configfile), alone, profile, dry_run)
+    typer.echo(shlex.join(command))
+    sys.exit(subprocess.run([sys.executable, "-m", *command]).returncode)
 
 
 @_command
@@ -90,6 +138,55 @@ def scf_parse(
 
     for result in parse(files, jobs):
         typer.echo(json.dumps(result))
+
+
+@partial(_command, group=cache_app)
+def stats(configfile: ConfigFile = None) -> None:
+    """Count the finished SCFs, how they ended, who ran them and how long."""
+    from xtalrl.dft.exchange import cache_stats
+
+    found = cache_stats(_load(configfile).cache)
+    typer.echo(
+        f"{found.folder}: {found.files:,} files, {found.megabytes:,.1f} MB, {found.lines:,} lines, {found.torn:,} torn"
+    )
+    typer.echo(f"{found.calculations:,} calculations, {found.wall_hours:,.2f} h of pw.x")
+    for counts in (found.outcomes, found.engines):
+        typer.echo("\n".join(f"{n:>9,}  {name}" for name, n in counts.items()))
+
+
+@partial(_command, group=cache_app)
+def verify(configfile: ConfigFile = None) -> None:
+    """Read every line: name the torn ones, keys that do not fit, and calculations with contradicting results."""
+    from xtalrl.dft.exchange import cache_stats, shown, verify_cache
+
+    cache = _load(configfile).cache
+    if faults := verify_cache(cache):
+        raise XtalrlError(f"{len(faults):,} in {cache}:\n{shown(faults)}")
+    typer.echo(f"{cache_stats(cache).lines:,} lines, all readable, no calculation with two results")
+
+
+@partial(_command, group=cache_app)
+def export(
+    file: Annotated[Path, typer.Argument(help="File to write: .parquet, or .jsonl.")], configfile: ConfigFile = None
+) -> None:
+    """Write the finished SCFs, one row a calculation, to one file that others can read or import."""
+    from xtalrl.dft.exchange import export_cache
+
+    typer.echo(f"{export_cache(_load(configfile).cache, file):,} calculations in {file}")
+
+
+@partial(_command, group=cache_app, name="import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="File of `xtalrl cache export`, or the cache folder of another run.")],
+    configfile: ConfigFile = None,
+) -> None:
+    """Take over the finished SCFs of others; what contradicts ours is refused by name."""
+    from xtalrl.dft.exchange import import_cache, shown
+
+    taken = import_cache(_load(configfile).cache, source)
+    typer.echo(f"{taken.new:,} calculations are new, {taken.known:,} were known")
+    if taken.refused:
+        raise XtalrlError(f"{len(taken.refused):,} were refused:\n{shown(taken.refused)}")
 
 
 @_command
@@ -113,10 +210,15 @@ def validity(
 
 @_command
 def config_docs() -> None:
-    """Write config/config.yaml and docs/configuration.md from the configuration's models."""
+    """Write config/config.yaml, docs/configuration.md and docs/tables.md from the models and schemas in the code."""
     from xtalrl.config_docs import render_markdown, render_yaml
     from xtalrl.resources import PROJECT
+    from xtalrl.table_docs import render_tables
 
-    for name, text in (("config/config.yaml", render_yaml()), ("docs/configuration.md", render_markdown())):
+    for name, text in (
+        ("config/config.yaml", render_yaml()),
+        ("docs/configuration.md", render_markdown()),
+        ("docs/tables.md", render_tables()),
+    ):
         (PROJECT / name).write_text(text)
         typer.echo(f"Wrote {name}")

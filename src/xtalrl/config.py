@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,9 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+RewardSetting = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]]
+
+
 class StructuresConfig(_Section):
     """Where the crystals come from and which are used."""
 
@@ -40,16 +44,21 @@ class StructuresConfig(_Section):
         description="CSV or Parquet of total magnetizations (`material_id`, `total_magnetization`), or `materials-project` to ask its API; "
         "null leaves them unknown.",
     )
+    metals: Literal["source", "dft"] = Field(
+        "source",
+        description="Which crystals are left out as metals. `source`: those whose band gap in the source is 0, as in the paper; one "
+        "without a gap there is used if it gets a label. `dft`: those whose label has a gap of 0, after an SCF of every crystal.",
+    )
     splits: tuple[Literal["train", "val", "test"], ...] = Field(
         ("train", "val"),
         min_length=1,
-        description="Splits whose nonmetals are used; the paper leaves the test split out.",
+        description="Splits whose crystals are used; the paper leaves the test split out.",
     )
     max_sites: int = Field(
         20, ge=1, le=20, description="Largest number of sites in a cell; larger crystals are rejected."
     )
     limit: int | None = Field(
-        None, ge=1, description="Use at most this many nonmetals of each split (for trials); null uses all."
+        None, ge=1, description="Use at most this many crystals of each split (for trials); null uses all."
     )
 
 
@@ -92,6 +101,11 @@ class DftConfig(_Section):
         "paper", description="`paper` drops the designs the paper dropped; `extended` tries to recover them."
     )
     time_limits: TimeLimits = TimeLimits()
+    accept_not_saved: bool = Field(
+        False,
+        description="Whether to take what was printed by a pw.x that converged and then failed to save (a full disk, mostly): the outcome "
+        "is then `converged_not_saved`, else `not_saved`.",
+    )
 
 
 class ReferencesConfig(_Section):
@@ -151,6 +165,17 @@ class RewardConfig(_Section):
     beta2: float = Field(3.0, gt=0, description="Width of the gap term in eV².")
 
 
+class SweepConfig(_Section):
+    """Further c-CQL policies: one for every setting of the reward, target and weight (appendix A.3, `config/sweep.yaml`)."""
+
+    settings: tuple[RewardSetting, ...] = Field(
+        (), description="Settings (α₁, α₂, β₂), which replace those of `reward`; none: no sweep."
+    )
+    targets_ev: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (1.12, 4.0), description="Target gaps p̂ in eV at which every setting is tried."
+    )
+
+
 class TrainingConfig(_Section):
     """How a policy is trained (appendix A.1.5)."""
 
@@ -182,6 +207,9 @@ class EvaluationConfig(_Section):
         description="Text file (or .gz) of known reduced formulas, one a line, for novelty, or `materials-project` to ask its API; null "
         "leaves novelty empty.",
     )
+    stable_ev_per_atom: float = Field(
+        0.1, ge=0, description="Largest energy above the hull of a stable design in eV/atom (unrelaxed cells)."
+    )
     bootstrap_samples: int = Field(2000, ge=100, description="Resamples behind every interval.")
     confidence: float = Field(0.95, gt=0, lt=1, description="Level of every interval.")
 
@@ -198,8 +226,14 @@ class Config(_Section):
     trajectories: TrajectoriesConfig = TrajectoriesConfig()
     policies: PoliciesConfig = PoliciesConfig()
     reward: RewardConfig = RewardConfig()
+    sweep: SweepConfig = SweepConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    external: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], str] = Field(
+        {},
+        description="Crystals that others designed, to be evaluated beside the policies: the name of each set, and its folder or .zip of "
+        "CIFs, .xyz or .extxyz file, or ASE database (docs/report-and-exports.md).",
+    )
 
     def policy_specs(self) -> dict[str, PolicySpec]:
         """The policies by name, in the order of Table 1."""
@@ -218,6 +252,15 @@ class Config(_Section):
             for target in self.policies.targets_ev
             for omega in self.policies.omegas
         ]
+        for target in self.sweep.targets_ev:
+            for alpha1, alpha2, beta2 in self.sweep.settings:
+                setting = replace(reward, alpha1=alpha1, alpha2=alpha2, beta2=beta2)
+                # The setting of `reward` itself is among the policies above where its target is.
+                if setting != reward or target not in self.policies.targets_ev:
+                    specs += [
+                        PolicySpec(kind="ccql", omega=omega, target_ev=target, reward=setting, in_sweep=True)
+                        for omega in self.policies.omegas
+                    ]
         return {spec.name: spec for spec in specs}
 
 

@@ -95,8 +95,12 @@ def _type_name(annotation: Any) -> str:
     names = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
     if annotation in names:
         return names[annotation]
+    if get_origin(annotation) is Literal:
+        return "/".join(f"`{value}`" for value in get_args(annotation))
+    if get_origin(annotation) is dict:
+        return "names, each with a text"
     if get_origin(annotation) is tuple:
-        return f"list of {_type_name(_strip(get_args(annotation)[0]))}s"
+        return f"list of {_type_name(_strip(get_args(annotation)[0]))}"
     return " or ".join(_type_name(argument) for argument in get_args(annotation))
 
 

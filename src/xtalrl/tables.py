@@ -7,7 +7,9 @@ Coordinates are row-major flat lists: `lattice` is 9 numbers (rows are the latti
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xtalrl.errors import XtalrlError
+
+ROW_GROUP_ROWS = 8192
+"""Rows of a row group: a reader holds this many, and can skip the others."""
 
 
 def _field(name: str, kind: pa.DataType, description: str, unit: str = "", nullable: bool = False) -> pa.Field:
@@ -38,11 +43,25 @@ _PROTOCOL = (
     ),
     _field("family", pa.string(), "Pseudopotential family", nullable=True),
 )
+_RECOVERY = (
+    _field(
+        "strategy",
+        pa.string(),
+        "Rung of the recovery ladder that gave the result; null where there is none",
+        nullable=True,
+    ),
+    _field(
+        "recovered",
+        pa.bool_(),
+        "The result is there only thanks to a rung that `recovery: paper` does not have; null where there is none",
+        nullable=True,
+    ),
+)
 _DETAIL = _field("detail", pa.string(), "One sentence on the outcome, empty when there is nothing to say")
 
 CRYSTALS = _schema(
     "crystals",
-    "Nonmetals that passed the filter, as Niggli-reduced cells, one row a crystal",
+    "Crystals that passed the filters, as Niggli-reduced cells, one row a crystal",
     _MATERIAL_ID,
     _SPLIT,
     _field("formula", pa.string(), "Reduced formula"),
@@ -109,6 +128,7 @@ ATTEMPT = pa.struct(
         _field("tot_magnetization", pa.float64(), "Imposed total magnetization", "µB", nullable=True),
         _field("exit_code", pa.int32(), "Exit status of pw.x; negative for a signal", nullable=True),
         _field("wall_s", pa.float64(), "Wall time", "s"),
+        _field("key", pa.string(), "Its record in the cache of finished runs"),
     ]
 )
 
@@ -134,6 +154,7 @@ SCF_OUTCOMES = _schema(
     _field("is_metallic", pa.bool_(), "The filled and empty bands overlap, or smearing was used", nullable=True),
     _field("nspin", pa.int32(), "Of the attempt that ended it", nullable=True),
     _field("tot_magnetization", pa.float64(), "Imposed in the attempt that ended it", "µB", nullable=True),
+    *_RECOVERY,
     *_PROTOCOL,
     _field("engine", pa.string(), "pw.x that ran it and its version", nullable=True),
     _field("wall_s", pa.float64(), "Wall time of all attempts", "s"),
@@ -197,12 +218,24 @@ _ASSESSMENT = (
     _field("seed", pa.int32(), "Training seed of the policy"),
     _SPECIES,
     _field("formula", pa.string(), "Reduced formula of the design"),
-    _field("true_formula", pa.string(), "Reduced formula of the crystal the skeleton came from"),
+    _field(
+        "true_formula",
+        pa.string(),
+        "Reduced formula of the crystal the skeleton came from; null for an external crystal on its own cell",
+        nullable=True,
+    ),
     _field("n_sites", pa.int32(), "Sites of the skeleton"),
-    _field("n_correct", pa.int32(), "Sites holding the true element"),
-    _field("n_similar", pa.int32(), "Sites holding an element of the true element's class"),
+    _field("n_correct", pa.int32(), "Sites holding the true element; null where true_formula is", nullable=True),
+    _field(
+        "n_similar",
+        pa.int32(),
+        "Sites holding an element of the true element's class; null where true_formula is",
+        nullable=True,
+    ),
     _field("valid", pa.bool_(), "Charge-neutral by the rule in validity_rule"),
     _field("validity_rule", pa.string(), "Name of the validity rule"),
+    _field("valid_smact14", pa.bool_(), "Valid by the rule smact-smact14"),
+    _field("valid_icsd24", pa.bool_(), "Valid by the rule smact-icsd24, the default of smact >= 3"),
     _field(
         "novel",
         pa.bool_(),
@@ -234,14 +267,26 @@ EVALUATION = _schema(
         "eV/atom",
         nullable=True,
     ),
+    *_RECOVERY,
     _field("true_band_gap", pa.float64(), "Label of the crystal the skeleton came from", "eV", nullable=True),
     _field("true_formation_energy_per_atom", pa.float64(), "Label of that crystal", "eV/atom", nullable=True),
+)
+
+STABILITY = _schema(
+    "stability",
+    "Designs with a formation energy against the convex hull of the labelled crystals and the elements; nothing is relaxed",
+    _field("request_id", pa.string(), "SCF request of the design, shared by equal designs"),
+    _field("formula", pa.string(), "Reduced formula of the design"),
+    _field("energy_above_hull", pa.float64(), "Negative where the design lies below the hull of the others", "eV/atom"),
+    _field("n_competing", pa.int32(), "Labelled compounds made of the design's elements alone"),
+    _field("decomposition", pa.list_(pa.string()), "Reduced formulas of the phases of the hull at this composition"),
+    _field("flag", pa.string(), "Why the hull says little (xtalrl.metrics.stability); empty where it does not"),
 )
 
 SCHEMAS: dict[str, pa.Schema] = {
     schema.metadata[b"xtalrl_table"].decode(): schema
     for schema in (
-        CRYSTALS, REJECTED, GRAPHS, SCF_REQUESTS, SCF_OUTCOMES, REFERENCES, LABELS, TRAJECTORIES, DESIGNS, ASSESSMENTS, EVALUATION,
+        CRYSTALS, REJECTED, GRAPHS, SCF_REQUESTS, SCF_OUTCOMES, REFERENCES, LABELS, TRAJECTORIES, DESIGNS, ASSESSMENTS, EVALUATION, STABILITY,
     )
 }  # fmt: skip
 
@@ -268,21 +313,27 @@ def from_rows(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
 
 def write(table: pa.Table, schema: pa.Schema, path: str | Path) -> None:
     """Write a stage table as zstd Parquet, all or nothing: the final name appears only when the file is complete."""
-    if table.schema != schema:
-        table = table.select(schema.names).cast(schema)
+    _write_all([table], schema, path)
+
+
+def write_rows(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, path: str | Path) -> None:
+    """`from_rows`, then `write`, a row group at a time: an iterator is never in memory as a whole."""
+    iterator = iter(rows)
+    parts = iter(lambda: list(islice(iterator, ROW_GROUP_ROWS)), [])
+    _write_all((from_rows(part, schema) for part in parts), schema, path)
+
+
+def _write_all(parts: Iterable[pa.Table], schema: pa.Schema, path: str | Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        pq.write_table(table.replace_schema_metadata(schema.metadata), temporary, compression="zstd")
+        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            for part in parts:
+                writer.write_table(_conforming(part, schema), row_group_size=ROW_GROUP_ROWS)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def write_rows(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, path: str | Path) -> None:
-    """`from_rows`, then `write`."""
-    write(from_rows(rows, schema), schema, path)
 
 
 def read(path: str | Path, schema: pa.Schema) -> pa.Table:
@@ -291,21 +342,39 @@ def read(path: str | Path, schema: pa.Schema) -> pa.Table:
     Raises:
         XtalrlError: the file is missing, is not Parquet, or lacks a column of the schema.
     """
+    with _open(path, schema) as file:
+        return _conforming(file.read(), schema)
+
+
+def read_parts(path: str | Path, schema: pa.Schema) -> Iterator[pa.Table]:
+    """As `read`, a row group at a time."""
+    with _open(path, schema) as file:
+        for number in range(file.num_row_groups):
+            yield _conforming(file.read_row_group(number), schema)
+
+
+def _conforming(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    return table if table.schema == schema else table.select(schema.names).cast(schema)
+
+
+@contextmanager
+def _open(path: str | Path, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
     path = Path(path)
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if missing := [name for name in schema.names if name not in names]:
+                raise XtalrlError(
+                    f"{path} lacks the column(s) {', '.join(missing)} of the table {table_name(schema)!r} "
+                    f"(it has {', '.join(names)}): delete it and run `snakemake {path}` again."
+                )
+            yield file
     except FileNotFoundError:
         raise XtalrlError(f"{path} does not exist: run the stage that writes it first (`snakemake {path}`).") from None
     except pa.ArrowInvalid as error:
         raise XtalrlError(
             f"{path} is not a readable Parquet file ({error}): delete it and run `snakemake {path}` again."
         ) from None
-    if missing := [name for name in schema.names if name not in table.column_names]:
-        raise XtalrlError(
-            f"{path} lacks the column(s) {', '.join(missing)} of the table {table_name(schema)!r} "
-            f"(it has {', '.join(table.column_names)}): delete it and run `snakemake {path}` again."
-        )
-    return table.select(schema.names).cast(schema)
 
 
 def read_rows(path: str | Path, schema: pa.Schema) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from xtalrl.dft.outcomes import clip_gap
 from xtalrl.dft.references import IMPORTED, number_in, origin_in, pick, read_csv
-from xtalrl.energies import MISSING_REFERENCE, ReferenceTable
+from xtalrl.energies import MISSING_REFERENCE, RYDBERG_EV_PAPER, ReferenceTable
 from xtalrl.errors import XtalrlError
 from xtalrl.tables import CRYSTALS, LABELS, REFERENCES, SCF_OUTCOMES, read_rows, write_rows
 
@@ -22,7 +22,9 @@ NOT_IN_TABLE = "not_in_table"
 
 # Column of a user's file → ours. The second names are those of the published labels of the paper.
 _GAP = ("band_gap", "band_gap_ev", "qe_band_gap_eV")
-_TOTAL_ENERGY = ("total_energy_ry", "qe_total_energy_Ry")
+_TOTAL_ENERGY_RY = ("total_energy_ry", "qe_total_energy_Ry")
+_TOTAL_ENERGY_EV = ("total_energy",)
+_TOTAL_ENERGY = _TOTAL_ENERGY_RY + _TOTAL_ENERGY_EV
 _FORMATION_ENERGY = ("formation_energy_per_atom", "qe_formation_energy_eV_atom")
 
 
@@ -49,8 +51,9 @@ def import_labels(crystals: str, tables: str, labels: str, references: str | Non
     """Labels from a CSV, or from every CSV of a folder, joined on `material_id`.
 
     Columns: `material_id`; `band_gap` (eV; or `band_gap_ev`, `qe_band_gap_eV`); `total_energy_ry` (Ry, of the cell; or
-    `qe_total_energy_Ry`); `formation_energy_per_atom` (eV/atom; or `qe_formation_energy_eV_atom`); optionally `protocol`,
-    `protocol_hash` and `family`. A file needs material_id and one of the others. Where the formation energy is empty, the total
+    `qe_total_energy_Ry`) or `total_energy` (eV, of the cell); `formation_energy_per_atom` (eV/atom; or
+    `qe_formation_energy_eV_atom`); optionally `protocol`, `protocol_hash`, `family` and `source`. A file needs material_id and one
+    of the first three quantities. Where the formation energy is empty, the total
     energy is known and `references` are given, it is computed by eq. 15; both must then come from the same protocol and family.
 
     Raises:
@@ -134,9 +137,9 @@ def _read_tables(path: str) -> dict[str, dict[str, Any]]:
                 "detail": "",
                 "band_gap_raw": gap,
                 "band_gap": clip_gap(gap),
-                "total_energy_ry": number_in(row, _TOTAL_ENERGY, where),
+                "total_energy_ry": _total_energy_ry(row, where),
                 "formation_energy_per_atom": number_in(row, _FORMATION_ENERGY, where),
-                "source": file.name,
+                "source": pick(row, ("source",)) or file.name,
                 **origin_in(row),
             }
             earlier = entries.setdefault(material_id, entry)
@@ -147,6 +150,12 @@ def _read_tables(path: str) -> dict[str, dict[str, Any]]:
     if not read:
         raise XtalrlError(f"The folder {path} holds no CSV with labels (material_id and a gap or an energy).")
     return entries
+
+
+def _total_energy_ry(row: dict[str, Any], where: str) -> float | None:
+    energy_ry = number_in(row, _TOTAL_ENERGY_RY, where)
+    energy_ev = number_in(row, _TOTAL_ENERGY_EV, where)
+    return energy_ev / RYDBERG_EV_PAPER if energy_ry is None and energy_ev is not None else energy_ry
 
 
 def _write(rows: list[dict[str, Any]], labels: str) -> None:

@@ -10,8 +10,9 @@ import hashlib
 import logging
 from collections import Counter, deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -21,8 +22,54 @@ from xtalrl.errors import XtalrlError
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Transition:
+    """One step of a trajectory: `filled` sites hold their elements, `site` gets the action; `done` after the last."""
+
+    filled: tuple[int, ...]
+    site: int
+    action: int
+    done: bool
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A row of `tables.TRAJECTORIES`. Units: eV, eV/atom, Ry a cell."""
+
+    material_id: str
+    split: str
+    trajectory: int
+    order: list[int]
+    actions: list[int]
+    band_gap: float
+    formation_energy_per_atom: float
+    total_energy_ry: float | None
+
+    def transitions(self) -> Iterator[Transition]:
+        """Its steps, as many as the crystal has sites."""
+        for step, (site, action) in enumerate(zip(self.order, self.actions, strict=True)):
+            yield Transition(tuple(self.order[:step]), site, action, step == len(self.order) - 1)
+
+
+def iter_trajectories(path: str | Path, split: str | None = None) -> Iterator[Trajectory]:
+    """The trajectories of a file, or those of one split, read a row group at a time.
+
+    Raises:
+        XtalrlError: as in `tables.read`.
+    """
+    for part in tables.read_parts(path, tables.TRAJECTORIES):
+        for row in part.to_pylist():
+            if split is None or row["split"] == split:
+                yield Trajectory(**row)
+
+
 def build_trajectories(
-    graphs: str | Path, labels: str | Path, trajectories: str | Path, per_crystal: int = 5, seed: int = 0
+    graphs: str | Path,
+    labels: str | Path,
+    trajectories: str | Path,
+    per_crystal: int = 5,
+    seed: int = 0,
+    metals: Literal["source", "dft"] = "source",
 ) -> None:
     """Write up to `per_crystal` trajectories, each from another source site, of every crystal that has a graph and both labels.
 
@@ -34,28 +81,33 @@ def build_trajectories(
         trajectories: `tables.TRAJECTORIES` to write, in the order of the graphs.
         per_crystal: most trajectories of a crystal; a crystal with fewer sites gives one a site.
         seed: of the choice of source sites.
+        metals: `dft` leaves out the crystals whose label has a gap of 0; `source` does not, as metals went before.
 
     Raises:
         XtalrlError: no crystal of the train split has both labels, or a material_id is there twice.
     """
     labelled = _complete_labels(tables.read(labels, tables.LABELS))
     counts: Counter[tuple[str, str]] = Counter()
-    batches = [
-        pa.Table.from_pylist(rows, schema=tables.TRAJECTORIES)
-        for batch in tables.read(graphs, tables.GRAPHS).to_batches(max_chunksize=1000)
-        if (rows := list(_trajectories(batch.to_pylist(), labelled, per_crystal, seed, counts)))
-    ]
-    if not counts["train", "crystals"]:
-        raise XtalrlError(
-            f"No crystal of the train split in {graphs} has both a band gap and a formation energy in {labels}: there is nothing to "
-            f"learn from. The columns `outcome` and `detail` of {labels} say why each label is missing."
-        )
-    tables.write(pa.concat_tables(batches), tables.TRAJECTORIES, trajectories)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for part in tables.read_parts(graphs, tables.GRAPHS):
+            for batch in part.to_batches(max_chunksize=1000):
+                yield from _trajectories(batch.to_pylist(), labelled, per_crystal, seed, metals == "dft", counts)
+        if not counts["train", "crystals"]:
+            raise XtalrlError(
+                f"No crystal of the train split in {graphs} has both a band gap and a formation energy in {labels}: there is nothing "
+                f"to learn from. The columns `outcome` and `detail` of {labels} say why each label is missing."
+            )
+
+    tables.write_rows(rows(), tables.TRAJECTORIES, trajectories)
     for split in dict.fromkeys(name for name, _ in counts):
         logger.info(
-            "%s: %s trajectories with %s transitions of %s crystals; %s crystals without both labels give none",
+            "%s: %s trajectories with %s transitions of %s crystals; %s crystals without both labels and %s metals give none",
             split,
-            *(f"{counts[split, what]:,}" for what in ("trajectories", "transitions", "crystals", "unlabelled")),
+            *(
+                f"{counts[split, what]:,}"
+                for what in ("trajectories", "transitions", "crystals", "unlabelled", "metals")
+            ),
         )
 
 
@@ -79,12 +131,16 @@ def _trajectories(
     labels: dict[str, dict[str, Any]],
     per_crystal: int,
     seed: int,
+    drop_metals: bool,
     counts: Counter[tuple[str, str]],
 ) -> Iterator[dict[str, Any]]:
     for graph in graphs:
         material_id, split, actions = graph["material_id"], graph["split"], graph["actions"]
         if (label := labels.get(material_id)) is None:
             counts[split, "unlabelled"] += 1
+            continue
+        if drop_metals and label["band_gap"] == 0:
+            counts[split, "metals"] += 1
             continue
         sources = source_sites(material_id, len(actions), per_crystal, seed)
         neighbors = adjacency(len(actions), graph["edge_source"], graph["edge_target"])

@@ -1,4 +1,4 @@
-"""Rows of MP-20's CSVs → nonmetals as Niggli-reduced cells, and every other row with the reason why it was left out."""
+"""Rows of MP-20's CSVs → crystals to use as Niggli-reduced cells, and every other row with the reason why it was left out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pymatgen.core.structure import Structure
@@ -40,6 +40,9 @@ MAX_LATTICE_POINTS = 10_000
 """In a sphere with the longest edge as radius: pymatgen's reduction enumerates them, which fills the memory for absurd cells.
 MP-20 has at most 1,020."""
 
+Metals = Literal["source", "dft"]
+"""How metals are known: by a band gap of 0 in the source, or by that of the label, so that none is left out here."""
+
 PAPER_NONMETALS = {"train": 8832, "val": 2486}
 MP20_ROWS = {"train": 27136, "val": 9047, "test": 9046}
 
@@ -51,7 +54,6 @@ class Reason(enum.StrEnum):
     """It has not as many fields as the header: a quote or a comma is wrong there."""
     NO_MATERIAL_ID = "no_material_id"
     DUPLICATE_ID = "duplicate_id"
-    NO_BAND_GAP = "no_band_gap"
     BAD_NUMBER = "bad_number"
     METAL = "metal"
     SPLIT_NOT_USED = "split_not_used"
@@ -66,8 +68,7 @@ class Reason(enum.StrEnum):
     """Of the graph stage: CrystalNN found none, or failed."""
     UNREADABLE_ENTRY = "unreadable_entry"
     NOT_PERIODIC = "not_periodic"
-    NO_SKELETON = "no_skeleton"
-    """Of imported designs, with the two before it (`xtalrl.structures.external`)."""
+    """Of external crystals, with the one before it (`xtalrl.structures.external`)."""
 
 
 class Rejection(Exception):
@@ -89,6 +90,7 @@ def build_crystals(
     crystals: str | Path,
     rejected: str | Path,
     max_sites: int = 20,
+    metals: Metals = "source",
     splits: Sequence[str] = ("train", "val"),
     limit: int | None = None,
     magnetizations: str | Path | None = None,
@@ -99,8 +101,10 @@ def build_crystals(
         csvs: CSV (or .csv.gz) in MP-20's columns of each split.
         crystals, rejected: the Parquet files to write.
         max_sites: largest number of sites in a cell.
-        splits: those whose nonmetals are used; the rows of the others are read and left out.
-        limit: at most this many nonmetals a split; None for all.
+        metals: `source` leaves out the crystals whose band gap in the CSV is 0, `dft` none. One without a gap there is kept either way:
+            its label tells.
+        splits: those whose crystals are used; the rows of the others are read and left out.
+        limit: at most this many crystals a split; None for all.
         magnetizations: table of total magnetizations (`xtalrl.structures.magnetizations`) for crystals that the CSVs give none.
 
     Raises:
@@ -111,7 +115,7 @@ def build_crystals(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pymatgen's, e.g. that a noble gas has no electronegativity.
         for split, path in csvs.items():
-            _read_split(split, Path(path), max_sites, split in splits, limit, seen, result)
+            _read_split(split, Path(path), max_sites, metals, split in splits, limit, seen, result)
     if magnetizations is not None:
         add_magnetizations(result.crystals, magnetizations)
     tables.write_rows(result.crystals, tables.CRYSTALS, crystals)
@@ -119,7 +123,14 @@ def build_crystals(
 
 
 def _read_split(
-    split: str, path: Path, max_sites: int, used: bool, limit: int | None, seen: dict[str, str], result: _Result
+    split: str,
+    path: Path,
+    max_sites: int,
+    metals: Metals,
+    used: bool,
+    limit: int | None,
+    seen: dict[str, str],
+    result: _Result,
 ) -> None:
     rows = list(read_csv(path))
     n_before = len(result.crystals)
@@ -130,12 +141,12 @@ def _read_split(
             if None in row or None in row.values():
                 raise Rejection(Reason.MALFORMED_ROW, "it has not as many fields as the header")
             if not used:
-                _check_nonmetal(row)
+                _band_gap(row, metals)
                 raise Rejection(Reason.SPLIT_NOT_USED, f"`structures.splits` in the config leaves {split} out")
             if limit is not None and len(result.crystals) - n_before >= limit:
-                _check_nonmetal(row)
-                raise Rejection(Reason.BEYOND_LIMIT, f"{limit} nonmetals of this split are enough")
-            crystal = parse_row(row, max_sites)
+                _band_gap(row, metals)
+                raise Rejection(Reason.BEYOND_LIMIT, f"{limit} crystals of this split are enough")
+            crystal = parse_row(row, max_sites, metals)
             source = f"{path.name} row {number}"
             if crystal["material_id"] in seen:
                 raise Rejection(Reason.DUPLICATE_ID, f"it is {seen[crystal['material_id']]}")
@@ -154,13 +165,18 @@ def _read_split(
                 }
             )
         progress.advance()
-    n_nonmetals = len(result.crystals) - n_before
-    paper = (
+    crystals = result.crystals[n_before:]
+    unknown = sum(crystal["band_gap"] is None for crystal in crystals)
+    logger.info(
+        "%s: %s crystals to use of %s rows%s%s",
+        split,
+        f"{len(crystals):,}",
+        f"{len(rows):,}",
+        f", {unknown:,} of them without a gap there" if unknown else "",
         f" (the paper has labels for {PAPER_NONMETALS[split]:,})"
         if len(rows) == MP20_ROWS.get(split) and split in PAPER_NONMETALS
-        else ""
+        else "",
     )
-    logger.info("%s: %s nonmetals to use of %s rows%s", split, f"{n_nonmetals:,}", f"{len(rows):,}", paper)
     for reason, count in reasons.most_common():
         logger.info("%s: %s rows left out: %s", split, f"{count:,}", reason.value)
 
@@ -200,7 +216,7 @@ def read_csv(path: Path) -> Iterator[dict[Any, Any]]:
         raise XtalrlError(f"{path} is not a readable CSV, line {reader.line_num}: {error}.") from None
 
 
-def parse_row(row: Mapping[str, Any], max_sites: int) -> dict[str, Any]:
+def parse_row(row: Mapping[str, Any], max_sites: int, metals: Metals = "source") -> dict[str, Any]:
     """A row of the CSV as a row of `tables.CRYSTALS`, less `split` and `source`.
 
     Raises:
@@ -209,7 +225,7 @@ def parse_row(row: Mapping[str, Any], max_sites: int) -> dict[str, Any]:
     material_id = (row.get("material_id") or "").strip()
     if not material_id:
         raise Rejection(Reason.NO_MATERIAL_ID)
-    gap = _check_nonmetal(row)
+    gap = _band_gap(row, metals)
     formation_energy, magnetization = (_number(row, name) for name in OPTIONAL_COLUMNS)
     spacegroup = _number(row, "spacegroup.number")
     if spacegroup is None or spacegroup != int(spacegroup) or not 1 <= spacegroup <= 230:
@@ -232,14 +248,12 @@ def parse_row(row: Mapping[str, Any], max_sites: int) -> dict[str, Any]:
     }
 
 
-def _check_nonmetal(row: Mapping[str, Any]) -> float:
-    """The band gap in eV, larger than 0."""
+def _band_gap(row: Mapping[str, Any], metals: Metals) -> float | None:
+    """The band gap in eV, None where the source has none."""
     gap = _number(row, "band_gap")
-    if gap is None:
-        raise Rejection(Reason.NO_BAND_GAP)
-    if gap < 0:
+    if gap is not None and gap < 0:
         raise Rejection(Reason.BAD_NUMBER, f"band_gap is {gap:g}, below 0")
-    if gap == 0:
+    if gap == 0 and metals == "source":
         raise Rejection(Reason.METAL)
     return gap
 

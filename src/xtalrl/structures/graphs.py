@@ -23,6 +23,7 @@ from xtalrl.elements import ACTION
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
 from xtalrl.structures.crystals import Reason
+from xtalrl.structures.graph_cache import GraphCache, graph_key
 from xtalrl.structures.neighbors import find_neighbors
 
 logger = logging.getLogger(__name__)
@@ -46,39 +47,57 @@ class Edges:
     distance: NDArray[np.float64]
 
 
-def build_graphs(crystals: str | Path, graphs: str | Path, failures: str | Path, workers: int = 1) -> None:
+def build_graphs(
+    crystals: str | Path, graphs: str | Path, failures: str | Path, cache: str | Path, workers: int = 1
+) -> None:
     """Write the graph of every crystal (`tables.GRAPHS`), and those that have none with the reason (`tables.REJECTED`).
 
     Args:
         crystals: `tables.CRYSTALS`.
         graphs, failures: the Parquet files to write; rows in the order of the crystals, whatever the number of workers.
+        cache: downloads and finished work; graphs found there are not built again, new ones are added.
         workers: most processes.
 
     Raises:
         XtalrlError: `crystals` is missing or not such a table, or a process was killed.
     """
     rows = tables.read_rows(crystals, tables.CRYSTALS)
-    built: list[dict[str, Any]] = []
+    keys = [graph_key(row) for row in rows]
+    known = GraphCache(Path(cache) / "graphs", set(keys))
+    if len(known):
+        logger.info("%s graphs were built before", f"{len(known):,}")
     failed: list[dict[str, Any]] = []
-    progress = Progress("Building graphs", len(rows), "crystals")
-    for number, (row, graph) in enumerate(zip(rows, _map(rows, workers), strict=True)):
-        if isinstance(graph, str):
-            failed.append(
-                {
-                    "source": Path(crystals).name,
-                    "row": number,
-                    "material_id": row["material_id"],
-                    "split": row["split"],
-                    "reason": Reason.NO_NEIGHBORS.value,
-                    "detail": graph,
-                }
-            )
-        else:
-            built.append(graph)
-        progress.advance()
-    tables.write_rows(built, tables.GRAPHS, graphs)
+    counts: Counter[str] = Counter()
+
+    def built() -> Iterator[dict[str, Any]]:
+        new = _map([row for row, key in zip(rows, keys, strict=True) if key not in known], workers)
+        progress = Progress("Building graphs", len(rows), "crystals")
+        for number, (row, key) in enumerate(zip(rows, keys, strict=True)):
+            edges = known.edges(key) if key in known else next(new)
+            if isinstance(edges, str):
+                failed.append(
+                    {
+                        "source": Path(crystals).name,
+                        "row": number,
+                        "material_id": row["material_id"],
+                        "split": row["split"],
+                        "reason": Reason.NO_NEIGHBORS.value,
+                        "detail": edges,
+                    }
+                )
+            else:
+                if key not in known:
+                    known.add(key, edges)
+                counts[row["split"]] += 1
+                yield _graph(row, edges)
+            progress.advance()
+
+    try:
+        tables.write_rows(built(), tables.GRAPHS, graphs)
+    finally:
+        known.flush()
     tables.write_rows(failed, tables.REJECTED, failures)
-    for split, count in Counter(row["split"] for row in built).items():
+    for split, count in counts.items():
         logger.info("%s: %s graphs", split, f"{count:,}")
     for row in failed:
         logger.info("%s has no graph: %s", row["material_id"], row["detail"])
@@ -87,14 +106,14 @@ def build_graphs(crystals: str | Path, graphs: str | Path, failures: str | Path,
 def _map(rows: list[dict[str, Any]], workers: int) -> Iterator[dict[str, Any] | str]:
     workers = min(workers, len(rows) // MIN_PER_WORKER)
     if workers <= 1:
-        yield from map(graph_row, rows)
+        yield from map(edge_columns, rows)
         return
     logger.info("Starting %d processes", workers)
     # spawn: a forked child of a process with threads (Arrow's) may hang.
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            yield from pool.map(graph_row, rows, chunksize=CHUNK)
+            yield from pool.map(edge_columns, rows, chunksize=CHUNK)
     except BrokenProcessPool:
         raise XtalrlError(
             f"One of {workers} processes that build graphs was killed, most likely for lack of memory: give the job more memory "
@@ -102,30 +121,38 @@ def _map(rows: list[dict[str, Any]], workers: int) -> Iterator[dict[str, Any] | 
         ) from None
 
 
-def graph_row(crystal: dict[str, Any]) -> dict[str, Any] | str:
-    """The row of `tables.GRAPHS` of a row of `tables.CRYSTALS`, or one sentence on why there is none."""
-    structure = Structure(
-        Lattice(np.reshape(crystal["lattice"], (3, 3))), crystal["species"], np.reshape(crystal["frac_coords"], (-1, 3))
-    )
+def edge_columns(crystal: dict[str, Any]) -> dict[str, Any] | str:
+    """The edges of a row of `tables.CRYSTALS` as columns of `tables.GRAPHS`, or one sentence on why there are none."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            edges = find_edges(structure)
+            edges = find_edges(_structure(crystal))
     except Exception as error:  # CrystalNN, qhull and pymatgen have no common error.
         return f"{type(error).__name__}: {error}".replace("\n", " ")[:200]
     if not len(edges.source):
         return "CrystalNN finds no neighbours: the atoms are too far apart"
     return {
-        "material_id": crystal["material_id"],
-        "split": crystal["split"],
-        "actions": [ACTION[element] for element in crystal["species"]],
-        "lattice_parameters": list(structure.lattice.parameters),
-        "spacegroup_number": crystal["spacegroup_number"],
         "edge_source": edges.source,
         "edge_target": edges.target,
         "edge_image": edges.image.ravel(),
         "edge_distance": edges.distance,
     }
+
+
+def _graph(crystal: dict[str, Any], edges: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "material_id": crystal["material_id"],
+        "split": crystal["split"],
+        "actions": [ACTION[element] for element in crystal["species"]],
+        "lattice_parameters": Lattice(np.reshape(crystal["lattice"], (3, 3))).parameters,
+        "spacegroup_number": crystal["spacegroup_number"],
+    } | edges
+
+
+def _structure(crystal: dict[str, Any]) -> Structure:
+    return Structure(
+        Lattice(np.reshape(crystal["lattice"], (3, 3))), crystal["species"], np.reshape(crystal["frac_coords"], (-1, 3))
+    )
 
 
 def find_edges(structure: Structure) -> Edges:
