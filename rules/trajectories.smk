@@ -16,7 +16,9 @@ rule build_trajectories:
     params:
         metals=cfg.structures.metals,
         per_crystal=cfg.trajectories.per_crystal,
+        disconnected=cfg.trajectories.disconnected,
         seed=cfg.trajectories.seed,
+        ties=cfg.ties,
     message:
         "Building breadth-first trajectories"
     script:

@@ -18,6 +18,7 @@ from xtalrl.rl.trajectories import (
     adjacency,
     breadth_first_order,
     build_trajectories,
+    is_connected,
     iter_trajectories,
     source_sites,
 )
@@ -110,6 +111,25 @@ def test_a_chain_by_hand(tmp_path):
 def test_a_disconnected_crystal_is_kept(tmp_path):
     rows = run(tmp_path, [graph_row("a", bonds=((0, 1),))], [label_row("a")])
     assert sorted(row["order"] for row in rows) == [[0, 1, 2], [1, 0, 2], [2, 0, 1]]
+
+
+def test_a_disconnected_crystal_is_dropped_as_the_published_code_does(tmp_path):
+    graphs = [
+        graph_row("parts", bonds=((0, 1),)),
+        graph_row("whole"),
+        graph_row("lonely", bonds=((0, 0), (1, 1), (2, 2))),
+    ]
+    labels = [label_row(row["material_id"]) for row in graphs]
+    assert {row["material_id"] for row in run(tmp_path, graphs, labels, disconnected="drop")} == {"whole"}
+    assert {row["material_id"] for row in run(tmp_path, graphs, labels)} == {"parts", "whole", "lonely"}
+
+
+@given(multigraphs())
+def test_connected_as_networkx_says(graph):
+    n_sites, edge_source, edge_target = graph
+    theirs = nx.Graph(list(zip(edge_source, edge_target, strict=True)))
+    theirs.add_nodes_from(range(n_sites))
+    assert is_connected(adjacency(n_sites, edge_source, edge_target)) == nx.is_connected(theirs)
 
 
 def test_only_crystals_with_both_labels(tmp_path):

@@ -137,6 +137,11 @@ class TrajectoriesConfig(_Section):
     per_crystal: int = Field(
         5, ge=1, le=20, description="Most trajectories a crystal gives, each from another source site."
     )
+    disconnected: Literal["keep", "drop"] = Field(
+        "keep",
+        description="Crystals whose graph falls into several parts. `keep`: the search goes on in the next part. `drop`: they are left "
+        "out, training and validation, as in the published code and evidently in the paper.",
+    )
     seed: int = Field(0, ge=0, description="Seed of the choice of source sites.")
 
 
@@ -191,7 +196,8 @@ class TrainingConfig(_Section):
     focus: Literal["index", "node"] = Field(
         "index",
         description="How a policy sees which site it fills. `index`: by its number in the file, as in the paper, which leaks the "
-        "order of the file. `node`: by a mark on the node, blind to that order; state features are standardised.",
+        "order of the file. `node`: by a mark on the node; state features are standardised and trajectories know nothing of the file's "
+        "order, so that designs do not depend on it.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a GPU where there is one.")
     checkpoint_every: int = Field(10_000, ge=1, description="Steps between checkpoints.")
@@ -234,6 +240,11 @@ class Config(_Section):
         description="Crystals that others designed, to be evaluated beside the policies: the name of each set, and its folder or .zip of "
         "CIFs, .xyz or .extxyz file, or ASE database (docs/report-and-exports.md).",
     )
+
+    @property
+    def ties(self) -> Literal["index", "shuffled"]:
+        """What decides between sites that a breadth-first search reaches at once: not the file, where policies are to be blind to it."""
+        return "shuffled" if self.training.focus == "node" else "index"
 
     def policy_specs(self) -> dict[str, PolicySpec]:
         """The policies by name, in the order of Table 1."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +18,12 @@ import pyarrow as pa
 
 from xtalrl import tables
 from xtalrl.errors import XtalrlError
+from xtalrl.progress import Progress
+from xtalrl.rl.canonical import Bonds, canonical_sites
 
 logger = logging.getLogger(__name__)
+
+Ties = Literal["index", "shuffled"]
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,12 @@ def build_trajectories(
     per_crystal: int = 5,
     seed: int = 0,
     metals: Literal["source", "dft"] = "source",
+    disconnected: Literal["keep", "drop"] = "keep",
+    ties: Ties = "index",
 ) -> None:
     """Write up to `per_crystal` trajectories, each from another source site, of every crystal that has a graph and both labels.
 
-    Which sites are sources depends on the seed and the material_id only, not on the order or number of rows.
+    Which sites are sources depends on the seed, the material_id and the crystal only, not on the order or number of rows.
 
     Args:
         graphs: `tables.GRAPHS`.
@@ -82,17 +88,22 @@ def build_trajectories(
         per_crystal: most trajectories of a crystal; a crystal with fewer sites gives one a site.
         seed: of the choice of source sites.
         metals: `dft` leaves out the crystals whose label has a gap of 0; `source` does not, as metals went before.
+        disconnected: what to do with a crystal whose graph falls into several parts (see `breadth_first_order`).
+        ties: what decides between sites that the search reaches at once (see `orders`).
 
     Raises:
         XtalrlError: no crystal of the train split has both labels, or a material_id is there twice.
     """
     labelled = _complete_labels(tables.read(labels, tables.LABELS))
     counts: Counter[tuple[str, str]] = Counter()
+    drop = {"metals": metals == "dft", "disconnected": disconnected == "drop"}
+    progress = Progress("Breadth-first orders", tables.n_rows(graphs, tables.GRAPHS), "crystals")
 
     def rows() -> Iterator[dict[str, Any]]:
         for part in tables.read_parts(graphs, tables.GRAPHS):
-            for batch in part.to_batches(max_chunksize=1000):
-                yield from _trajectories(batch.to_pylist(), labelled, per_crystal, seed, metals == "dft", counts)
+            for batch in part.to_batches(max_chunksize=500):
+                yield from _trajectories(batch.to_pylist(), labelled, per_crystal, seed, drop, ties, counts)
+                progress.advance(len(batch))
         if not counts["train", "crystals"]:
             raise XtalrlError(
                 f"No crystal of the train split in {graphs} has both a band gap and a formation energy in {labels}: there is nothing "
@@ -102,11 +113,11 @@ def build_trajectories(
     tables.write_rows(rows(), tables.TRAJECTORIES, trajectories)
     for split in dict.fromkeys(name for name, _ in counts):
         logger.info(
-            "%s: %s trajectories with %s transitions of %s crystals; %s crystals without both labels and %s metals give none",
+            "%s: %s trajectories with %s transitions of %s crystals; left out: %s without both labels, %s metals, %s disconnected",
             split,
             *(
                 f"{counts[split, what]:,}"
-                for what in ("trajectories", "transitions", "crystals", "unlabelled", "metals")
+                for what in ("trajectories", "transitions", "crystals", "unlabelled", "metals", "disconnected")
             ),
         )
 
@@ -131,7 +142,8 @@ def _trajectories(
     labels: dict[str, dict[str, Any]],
     per_crystal: int,
     seed: int,
-    drop_metals: bool,
+    drop: dict[str, bool],
+    ties: Ties,
     counts: Counter[tuple[str, str]],
 ) -> Iterator[dict[str, Any]]:
     for graph in graphs:
@@ -139,16 +151,20 @@ def _trajectories(
         if (label := labels.get(material_id)) is None:
             counts[split, "unlabelled"] += 1
             continue
-        if drop_metals and label["band_gap"] == 0:
+        if drop["metals"] and label["band_gap"] == 0:
             counts[split, "metals"] += 1
             continue
-        sources = source_sites(material_id, len(actions), per_crystal, seed)
-        neighbors = adjacency(len(actions), graph["edge_source"], graph["edge_target"])
+        if drop["disconnected"] and not is_connected(
+            adjacency(len(actions), graph["edge_source"], graph["edge_target"])
+        ):
+            counts[split, "disconnected"] += 1
+            continue
+        bonds = Bonds(len(actions), graph["edge_source"], graph["edge_target"], graph["edge_distance"])
+        found = orders(material_id, bonds, per_crystal, seed, ties)
         counts[split, "crystals"] += 1
-        counts[split, "trajectories"] += len(sources)
-        counts[split, "transitions"] += len(sources) * len(actions)
-        for number, source in enumerate(sources):
-            order = breadth_first_order(neighbors, source)
+        counts[split, "trajectories"] += len(found)
+        counts[split, "transitions"] += len(found) * len(actions)
+        for number, order in enumerate(found):
             yield {
                 "material_id": material_id,
                 "split": split,
@@ -159,16 +175,40 @@ def _trajectories(
             }
 
 
+def orders(material_id: str, bonds: Bonds, per_crystal: int, seed: int, ties: Ties) -> list[list[int]]:
+    """The orders in which the trajectories of a crystal fill its sites, each breadth first from another source.
+
+    `index`, as in the paper: of the sites that the search reaches at once the lower number comes first, and sources are drawn by
+    number. Numbers follow the file, and files list their sites by electronegativity. `shuffled`: sites are
+    renumbered by the crystal alone (`canonical_sites`), then shuffled anew for every trajectory by the seed and the
+    material_id. Sites in another order in the file then give the same orders, up to a symmetry of the bonds.
+    """
+    sources = source_sites(material_id, bonds.n_sites, per_crystal, seed)
+    if ties == "index":
+        neighbors = adjacency(bonds.n_sites, bonds.source, bonds.target)
+        return [breadth_first_order(neighbors, source) for source in sources]
+    canonical = canonical_sites(bonds)
+    found = []
+    for trajectory, source in enumerate(sources):
+        shuffled = _shuffled(f"{seed}:{material_id}:{trajectory}", bonds.n_sites)
+        sites = [canonical[number] for number in shuffled]
+        number_of = {site: number for number, site in enumerate(sites)}
+        neighbors = adjacency(bonds.n_sites, [number_of[u] for u in bonds.source], [number_of[v] for v in bonds.target])
+        found.append([sites[number] for number in breadth_first_order(neighbors, number_of[canonical[source]])])
+    return found
+
+
 def source_sites(material_id: str, n_sites: int, per_crystal: int, seed: int) -> list[int]:
     """Distinct sites in random order, at most `per_crystal`, determined by the seed and the material_id alone."""
-
-    def shuffled(site: int) -> bytes:
-        return hashlib.sha256(f"{seed}:{material_id}:{site}".encode()).digest()
-
-    return sorted(range(n_sites), key=shuffled)[:per_crystal]
+    return _shuffled(f"{seed}:{material_id}", n_sites)[:per_crystal]
 
 
-def adjacency(n_sites: int, edge_source: list[int], edge_target: list[int]) -> list[list[int]]:
+def _shuffled(key: str, n: int) -> list[int]:
+    """The numbers below n in an order that depends on the key alone."""
+    return sorted(range(n), key=lambda number: hashlib.sha256(f"{key}:{number}".encode()).digest())
+
+
+def adjacency(n_sites: int, edge_source: Sequence[int], edge_target: Sequence[int]) -> list[list[int]]:
     """The neighbouring sites of each site in ascending order, each once however many parallel edges there are."""
     neighbors: list[set[int]] = [set() for _ in range(n_sites)]
     for u, v in zip(edge_source, edge_target, strict=True):
@@ -179,7 +219,7 @@ def adjacency(n_sites: int, edge_source: list[int], edge_target: list[int]) -> l
 def breadth_first_order(neighbors: list[list[int]], source: int) -> list[int]:
     """Every site once: breadth first from `source`, neighbours in ascending order.
 
-    Where the graph is disconnected the search goes on from the lowest site not visited yet. (The published code drops such crystals.)
+    Where the graph is disconnected the search goes on from the lowest site not visited yet.
     """
     order: list[int] = []
     seen = [False] * len(neighbors)
@@ -196,3 +236,13 @@ def breadth_first_order(neighbors: list[list[int]], source: int) -> list[int]:
                     seen[neighbor] = True
                     queue.append(neighbor)
     return order
+
+
+def is_connected(neighbors: list[list[int]]) -> bool:
+    """Whether every site can be reached from every other."""
+    reached, frontier = {0}, [0]
+    while frontier:
+        new = set(neighbors[frontier.pop()]) - reached
+        reached |= new
+        frontier += new
+    return len(reached) == len(neighbors)
