@@ -20,8 +20,11 @@ include: "rules/scf.smk"
 include: "rules/labels.smk"
 include: "rules/trajectories.smk"
 include: "rules/train.smk"
+include: "rules/external.smk"
 include: "rules/rollout.smk"
 include: "rules/evaluate.smk"
+include: "rules/tables.smk"
+include: "rules/figures.smk"
 include: "rules/report.smk"
 
 
@@ -38,6 +41,7 @@ localrules:
     tables,
     figures,
     report,
+    sweep,
 
 
 rule all:
@@ -74,7 +78,7 @@ rule trajectories:
 
 rule train:
     input:
-        policy_runs(f"{RESULTS}/policies/{{policy}}/seed{{seed}}/policy.json"),
+        trained_runs(f"{RESULTS}/policies/{{policy}}/seed{{seed}}/policy.json"),
 
 
 rule rollout:
@@ -89,13 +93,12 @@ rule evaluate:
 
 rule tables:
     input:
-        rules.make_table1.output,
-        rules.make_table2.output,
+        [table_files(kind) for kind in ("csv", "md", "tex")],
 
 
 rule figures:
     input:
-        rules.make_figure2.output,
+        [figure_files(kind) for kind in ("png", "pdf", "csv")],
 
 
 rule report:
@@ -103,3 +106,8 @@ rule report:
         rules.tables.input,
         rules.figures.input,
         rules.make_report.output,
+
+
+rule sweep:
+    input:
+        sweep_results,

@@ -1,86 +1,150 @@
 """Time and size of everything after the last SCF, on made-up results of the paper's size.
 
-python benchmarks/report.py [--crystals 9944] [--seeds 1]
+python benchmarks/report.py [--crystals 9944] [--seeds 3] [--jobs 2]
+
+Tables and figures are made as the workflow makes them: each by a process of its own, so many at a time.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
+import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from report_data import write_results
 
+from xtalrl.config import Config
 from xtalrl.metrics.composition import assess_designs
 from xtalrl.metrics.evaluation import evaluate_designs
-from xtalrl.report.figures import make_figure2
+from xtalrl.metrics.stability import assess_stability
+from xtalrl.report import comparisons, crystal_pictures, distributions, figures, outcomes, periodic_table, tables
+from xtalrl.report.contents import Content, figures_of, tables_of
 from xtalrl.report.html import make_report
-from xtalrl.report.tables import make_table1, make_table2
+
+
+def stages(folder: Path) -> dict[str, Callable[[], None]]:
+    """What comes before the tables."""
+    return {
+        "assess_designs": partial(
+            assess_designs,
+            sorted(folder.glob("designs/*/seed*.parquet")),
+            folder / "structures/crystals.parquet",
+            folder / "formulas.txt",
+            folder / "designs/again.parquet",
+        ),
+        "evaluate_designs": partial(
+            evaluate_designs,
+            folder / "designs/assessments.parquet",
+            folder / "evaluation/outcomes.parquet",
+            folder / "references.parquet",
+            folder / "labels.parquet",
+            folder / "evaluation/again.parquet",
+        ),
+        "assess_stability": partial(
+            assess_stability,
+            folder / "evaluation/evaluation.parquet",
+            folder / "evaluation/outcomes.parquet",
+            folder / "labels.parquet",
+            folder / "structures/crystals.parquet",
+            folder / "references.parquet",
+            folder / "evaluation/stability.parquet",
+        ),
+    }
+
+
+def makers(folder: Path, config: Config) -> dict[str, Callable[[], None]]:
+    """What makes each table and figure of an ordinary run."""
+    evaluation, labels = folder / "evaluation/evaluation.parquet", folder / "labels.parquet"
+    designs: dict[str, Any] = {
+        "evaluation": evaluation, "labels": labels, "stability": folder / "evaluation/stability.parquet",
+        "policies": {name: spec.to_dict() for name, spec in config.policy_specs().items()},
+    }  # fmt: skip
+    settings = config.evaluation
+    sampling = {"bootstrap_samples": settings.bootstrap_samples, "confidence": settings.confidence}
+    window = {"window_ev": settings.window_ev}
+    targets = {"targets_ev": config.policies.targets_ev}
+    policies = {"policies": designs["policies"]}
+    crystals = {"crystals": folder / "structures/crystals.parquet"}
+    made = {
+        "table1_composition": partial(tables.make_table1, **designs, **sampling),
+        "table2_dft_success": partial(tables.make_table2, **designs, **sampling),
+        "desired_range": partial(tables.make_desired_range_table, **designs, **targets, **window, **sampling),
+        "stability": partial(tables.make_stability_table, **designs, threshold_ev_per_atom=settings.stable_ev_per_atom, **sampling),
+        "gap_error": partial(tables.make_gap_error_table, **crystals, labels=labels, **sampling),
+        "policy_tests": partial(comparisons.make_policy_tests, **designs, **targets, **window, **sampling),
+        "outcomes": partial(outcomes.make_outcome_table, evaluation, **policies, confidence=settings.confidence),
+        "paper_comparison": partial(comparisons.make_paper_comparison, **designs, training_steps=config.training.steps, **sampling),
+        "figure2": partial(figures.make_figure2, **designs, **targets, **window, **sampling),
+        "figure3": partial(crystal_pictures.make_figure3, evaluation, **crystals, **policies, **window),
+        "figure4": partial(figures.make_figure4, **designs, **sampling),
+        "figure5": partial(distributions.make_figure5, labels, confidence=settings.confidence),
+        "outcomes_by_element": partial(periodic_table.make_outcomes_by_element, evaluation, policies=list(designs["policies"])),
+    }  # fmt: skip
+
+    def files(entry: Content) -> dict[str, Path]:
+        if entry in tables_of(config):
+            return {
+                name: folder / f"tables/{entry.name}.{end}"
+                for name, end in (("csv", "csv"), ("markdown", "md"), ("latex", "tex"))
+            }
+        return {end: folder / f"figures/{entry.name}.{end}" for end in ("png", "pdf", "csv")}
+
+    return {
+        entry.name: partial(made[entry.name], **files(entry)) for entry in (*tables_of(config), *figures_of(config))
+    }
+
+
+def timed(name: str, run: Callable[[], None]) -> tuple[str, float, float, float]:
+    """Name, wall and CPU seconds, and the peak memory of the process in GB."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return name, time.perf_counter() - wall, time.process_time() - cpu, peak
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--crystals", type=int, default=4 * 2486, help="a quarter of them are validation crystals")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = write_results(folder, arguments.crystals, tuple(range(arguments.seeds)))
-        policies = config.policy_specs()
-        evaluation = folder / "evaluation/evaluation.parquet"
-        sampling = {
-            "bootstrap_samples": config.evaluation.bootstrap_samples,
-            "confidence": config.evaluation.confidence,
-        }
-
-        def table(number: int) -> dict[str, Path]:
-            stem = folder / "tables" / ("table1_composition" if number == 1 else "table2_dft_success")
-            return {
-                "csv": stem.with_suffix(".csv"),
-                "markdown": stem.with_suffix(".md"),
-                "latex": stem.with_suffix(".tex"),
-            }
-
-        steps = {
-            "assess_designs": lambda: assess_designs(
-                sorted(folder.glob("designs/*/seed*.parquet")),
-                folder / "structures/crystals.parquet",
-                folder / "formulas.txt",
-                folder / "designs/again.parquet",
-            ),
-            "evaluate_designs": lambda: evaluate_designs(
-                folder / "designs/assessments.parquet",
-                folder / "evaluation/outcomes.parquet",
-                folder / "references.parquet",
-                folder / "labels.parquet",
-                folder / "evaluation/again.parquet",
-            ),
-            "make_table1": lambda: make_table1(evaluation, **table(1), policies=list(policies), **sampling),
-            "make_table2": lambda: make_table2(evaluation, **table(2), policies=list(policies), **sampling),
-            "make_figure2": lambda: make_figure2(
-                evaluation,
-                folder / "labels.parquet",
-                folder / "figures/figure2.png",
-                folder / "figures/figure2.pdf",
-                folder / "figures/figure2.csv",
-                policies={policy: spec.target_ev for policy, spec in policies.items()},
-                targets_ev=config.policies.targets_ev,
-                window_ev=config.evaluation.window_ev,
-                **sampling,
-            ),
-            "make_report": lambda: make_report(folder, config.model_dump(mode="json"), folder / "report.html"),
-        }
         skeletons = arguments.crystals // 4
-        print(f"{len(policies)} policies, {arguments.seeds} seed(s), {skeletons:,} skeletons")
-        print(f"{'step':<18}{'wall s':>8}{'cpu s':>8}")
-        for step, run in steps.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            run()
-            print(f"{step:<18}{time.perf_counter() - wall:>8.1f}{time.process_time() - cpu:>8.1f}", flush=True)
+        print(f"{len(config.policy_specs())} policies, {arguments.seeds} seed(s), {skeletons:,} skeletons")
+        print(f"load average at the start: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+        print(f"{'step':<22}{'wall s':>8}{'cpu s':>8}{'peak GB':>9}")
+
+        def show(step: str, wall: float, cpu: float, peak: float) -> None:
+            print(f"{step:<22}{wall:>8.1f}{cpu:>8.1f}{peak:>9.2f}", flush=True)
+
+        for step, run in stages(folder).items():
+            show(*timed(step, run))
+        start, cpu = time.perf_counter(), 0.0
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(arguments.jobs, maxtasksperchild=1) as pool:
+            waiting = [pool.apply_async(timed, item) for item in makers(folder, config).items()]
+            for result in waiting:
+                row = result.get()
+                cpu += row[2]
+                show(*row)
+        print(
+            f"tables and figures: {time.perf_counter() - start:.1f} s with {arguments.jobs} at a time, {cpu:.1f} s of CPU"
+        )
+        show(
+            *timed("make_report", partial(make_report, folder, config.model_dump(mode="json"), folder / "report.html"))
+        )
         print(f"report.html: {(folder / 'report.html').stat().st_size / 1e6:.1f} MB")
 
 

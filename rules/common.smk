@@ -6,14 +6,17 @@ from xtalrl.config import MATERIALS_PROJECT, validate
 from xtalrl.dft.protocols import load_protocol
 from xtalrl.dft.pseudopotentials import describe_family
 from xtalrl.errors import XtalrlError
+from xtalrl.report.contents import figures_of, tables_of
+from xtalrl.structures.external_files import find_sets
 from xtalrl.structures.mp20 import find_csvs
-from xtalrl.workflow import check_folders
+from xtalrl.workflow import check_folders, rerun_marks, trains_together
 
 SPLITS = ("train", "val", "test")
 
 try:
     cfg = validate(config)
     check_folders(cfg)
+    EXTERNAL_FILES = find_sets(cfg.external, cfg.policy_specs())
     load_protocol(cfg.dft.protocol)
     describe_family(cfg.dft.family)
     if cfg.structures.path:
@@ -30,14 +33,30 @@ except XtalrlError as error:
 RESULTS = cfg.results
 CACHE = cfg.cache
 POLICIES = cfg.policy_specs()
+TRAINED_POLICIES = cfg.trained_specs()
+TRAIN_TOGETHER = trains_together(cfg)
+# Rows of tables and figures: the policies as plain data, then the sets of crystals that others designed, of which there is none.
+ROWS = {name: spec.to_dict() for name, spec in POLICIES.items()} | dict.fromkeys(
+    cfg.external
+)
+# Target gaps of all policies; those of the configuration where external crystals alone are evaluated.
+TARGETS = sorted({spec.target_ev for spec in POLICIES.values()} - {None}) or list(
+    cfg.policies.targets_ev
+)
+SAMPLING = {
+    "bootstrap_samples": cfg.evaluation.bootstrap_samples,
+    "confidence": cfg.evaluation.confidence,
+}
 FAMILY = f"{CACHE}/families/{cfg.dft.family}/family.json"
 ENGINE = f"{CACHE}/engine/engine.json"
+MARKS = rerun_marks(RESULTS)
 
 
 wildcard_constraints:
     stage="scf|references|evaluation",
     shard=r"\d+",
-    policy="|".join(POLICIES),
+    policy="|".join(POLICIES | TRAINED_POLICIES),
+    set="|".join(EXTERNAL_FILES).replace(".", r"\."),
     seed=r"\d+",
 
 
@@ -76,11 +95,95 @@ def shard_outcomes(wildcards):
     ]
 
 
-def policy_spec(wildcards):
-    """The policy as plain data."""
-    return POLICIES[wildcards.policy].to_dict()
+def rerun_mark(wildcards):
+    """The mark of a shard that `xtalrl rerun` wants made again, if it was ever asked."""
+    if (wildcards.stage, wildcards.shard) in MARKS:
+        return f"{RESULTS}/{wildcards.stage}/reruns/{wildcards.shard}.json"
+    return []
+
+
+def table_files(kind):
+    """Every table of this run, as csv, md or tex."""
+    return [f"{RESULTS}/tables/{entry.name}.{kind}" for entry in tables_of(cfg)]
+
+
+def figure_files(kind):
+    """Every figure of this run, as png, pdf or csv."""
+    return [f"{RESULTS}/figures/{entry.name}.{kind}" for entry in figures_of(cfg)]
+
+
+def sweep_results(wildcards):
+    """What the target `sweep` makes, if there is a sweep."""
+    if not cfg.sweep.settings:
+        raise WorkflowError(
+            "There is no sweep: `sweep.settings` is empty. Run `snakemake sweep --configfile config/sweep.yaml`."
+        )
+    return rules.report.input
+
+
+def of_trained(name):
+    """A file of every policy of a training job: of all policies, or of the one of the wildcard."""
+    return expand(
+        f"{RESULTS}/policies/{{policy}}/seed{{seed}}/{name}",
+        policy=TRAINED_POLICIES if TRAIN_TOGETHER else "{policy}",
+        allow_missing=True,
+    )
+
+
+def trained_specs(wildcards):
+    """The policies of a training job as plain data: all, or the one of the wildcard."""
+    names = [wildcards.policy] if "policy" in wildcards.keys() else TRAINED_POLICIES
+    return [TRAINED_POLICIES[name].to_dict() for name in names]
+
+
+def trained_policy(wildcards):
+    """The files of the policy that designs: that of the same name, or the one that serves all targets."""
+    folder = f"{RESULTS}/policies/{POLICIES[wildcards.policy].trained.name}/seed{wildcards.seed}"
+    return {
+        "policy": f"{folder}/policy.json",
+        "weights": f"{folder}/weights.safetensors",
+    }
+
+
+def target_gap(wildcards):
+    """The target gap p̂ of a policy in eV, if it has one."""
+    return POLICIES[wildcards.policy].target_ev
+
+
+def trained_runs(pattern):
+    """The pattern for every policy that is trained and every seed."""
+    return expand(pattern, policy=TRAINED_POLICIES, seed=cfg.policies.seeds)
 
 
 def policy_runs(pattern):
     """The pattern for every policy and seed."""
     return expand(pattern, policy=POLICIES, seed=cfg.policies.seeds)
+
+
+def external_files(wildcards):
+    """The files of a set of external crystals."""
+    return EXTERNAL_FILES[wildcards.set]
+
+
+def external_path(wildcards):
+    """What the config names: a folder, an archive, a file or a database."""
+    return cfg.external[wildcards.set]
+
+
+def external_sets(pattern):
+    """The pattern for every set of external crystals."""
+    return expand(pattern, set=EXTERNAL_FILES)
+
+
+def reference_energies(wildcards):
+    """The table of reference energies. Where no policy is trained, external crystals ask for the elements they need themselves."""
+    if POLICIES or cfg.references.energies:
+        return f"{RESULTS}/references.parquet"
+    return []
+
+
+def true_labels(wildcards):
+    """Labels of the true crystals. Where no policy is trained, no SCF of the data set is run for them."""
+    if POLICIES or cfg.labels.path:
+        return f"{RESULTS}/labels.parquet"
+    return []

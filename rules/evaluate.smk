@@ -9,7 +9,8 @@ rule plan_design_scf:
     input:
         assessments=f"{RESULTS}/designs/assessments.parquet",
         crystals=f"{RESULTS}/structures/crystals.parquet",
-        references=f"{RESULTS}/references.parquet",
+        external_crystals=external_sets(f"{RESULTS}/external/{{set}}/crystals.parquet"),
+        references=reference_energies,
         elemental_crystals=elemental_crystals,
         family=FAMILY,
     output:
@@ -34,8 +35,8 @@ rule evaluate_designs:
     input:
         assessments=f"{RESULTS}/designs/assessments.parquet",
         outcomes=f"{RESULTS}/evaluation/outcomes.parquet",
-        references=f"{RESULTS}/references.parquet",
-        labels=f"{RESULTS}/labels.parquet",
+        references=reference_energies,
+        labels=true_labels,
     output:
         evaluation=f"{RESULTS}/evaluation/evaluation.parquet",
     log:
@@ -48,3 +49,24 @@ rule evaluate_designs:
         "Joining the designs with their DFT properties"
     script:
         "../workflow/scripts/evaluate_designs.py"
+
+
+rule assess_stability:
+    input:
+        evaluation=f"{RESULTS}/evaluation/evaluation.parquet",
+        outcomes=f"{RESULTS}/evaluation/outcomes.parquet",
+        labels=true_labels,
+        crystals=f"{RESULTS}/structures/crystals.parquet",
+        references=reference_energies,
+    output:
+        stability=f"{RESULTS}/evaluation/stability.parquet",
+    log:
+        f"{RESULTS}/logs/assess_stability.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/assess_stability.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Placing the designs on the convex hull"
+    script:
+        "../workflow/scripts/assess_stability.py"

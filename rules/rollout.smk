@@ -3,8 +3,7 @@
 
 rule rollout_policy:
     input:
-        policy=f"{RESULTS}/policies/{{policy}}/seed{{seed}}/policy.json",
-        weights=f"{RESULTS}/policies/{{policy}}/seed{{seed}}/weights.safetensors",
+        unpack(trained_policy),
         graphs=f"{RESULTS}/structures/graphs.parquet",
         trajectories=f"{RESULTS}/trajectories.parquet",
     output:
@@ -17,6 +16,8 @@ rule rollout_policy:
         "../envs/train.yaml"
     params:
         device=cfg.training.device,
+        settings=cfg.rollout.model_dump(),
+        target_ev=target_gap,
     message:
         "Designing with {wildcards.policy}, seed {wildcards.seed}"
     script:
@@ -25,7 +26,11 @@ rule rollout_policy:
 
 rule assess_designs:
     input:
-        designs=policy_runs(f"{RESULTS}/designs/{{policy}}/seed{{seed}}.parquet"),
+        designs=[
+            *policy_runs(f"{RESULTS}/designs/{{policy}}/seed{{seed}}.parquet"),
+            *external_sets(f"{RESULTS}/external/{{set}}/designs.parquet"),
+        ],
+        external_crystals=external_sets(f"{RESULTS}/external/{{set}}/crystals.parquet"),
         crystals=f"{RESULTS}/structures/crystals.parquet",
         formulas=known_formulas,
     output:

@@ -96,6 +96,7 @@ rule run_scf_shard:
         requests=f"{RESULTS}/{{stage}}/requests.parquet",
         family=FAMILY,
         engine=ENGINE,
+        mark=rerun_mark,
     output:
         outcomes=f"{RESULTS}/{{stage}}/shards/{{shard}}.parquet",
     # No benchmark: the outcomes hold the times of every SCF, and a file less for each of a thousand shards counts.
@@ -109,6 +110,7 @@ rule run_scf_shard:
         recovery=cfg.dft.recovery,
         time_limits_min=cfg.dft.time_limits.model_dump(),
         command=cfg.dft.command,
+        accept_not_saved=cfg.dft.accept_not_saved,
         cache=cache_folder,
     message:
         "Running SCF shard {wildcards.shard} of the stage {wildcards.stage}, {threads} at a time"

@@ -1,4 +1,6 @@
-"""One training job per policy and seed."""
+"""Training: a job per policy and seed, or a job per seed that trains all policies together where that pays."""
+
+TRAINED = "all" if TRAIN_TOGETHER else "{policy}"
 
 
 rule train_policy:
@@ -6,20 +8,20 @@ rule train_policy:
         graphs=f"{RESULTS}/structures/graphs.parquet",
         trajectories=f"{RESULTS}/trajectories.parquet",
     output:
-        policy=f"{RESULTS}/policies/{{policy}}/seed{{seed}}/policy.json",
-        weights=f"{RESULTS}/policies/{{policy}}/seed{{seed}}/weights.safetensors",
-        log=f"{RESULTS}/policies/{{policy}}/seed{{seed}}/training.csv",
+        policies=of_trained("policy.json"),
+        weights=of_trained("weights.safetensors"),
+        logs=of_trained("training.csv"),
     log:
-        f"{RESULTS}/logs/train_policy.{{policy}}.seed{{seed}}.log",
+        f"{RESULTS}/logs/train_policy.{TRAINED}.seed{{seed}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/train_policy.{{policy}}.seed{{seed}}.tsv"
+        f"{RESULTS}/benchmarks/train_policy.{TRAINED}.seed{{seed}}.tsv"
     conda:
         "../envs/train.yaml"
     threads: 4
     params:
-        spec=policy_spec,
+        specs=trained_specs,
         training=cfg.training.model_dump(),
     message:
-        "Training {wildcards.policy}, seed {wildcards.seed}"
+        f"Training {'all policies' if TRAIN_TOGETHER else '{wildcards.policy}'}, seed {{wildcards.seed}}"
     script:
         "../workflow/scripts/train_policy.py"

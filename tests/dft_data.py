@@ -31,7 +31,7 @@ def sssp() -> Family:
 # Speaks like pw.x 7.2 as far as this project listens. What it does is told by the letters of ATOMIC_SPECIES and the cutoff:
 # energy = -10 Ry per atom, odd electron counts (H) with fixed occupations and nspin 1 fail, He never ends, Ne is killed.
 _FAKE_PW = """#!{python}
-import os, re, signal, sys, time
+import hashlib, os, re, signal, sys, time
 text = sys.stdin.read()
 print("     Program PWSCF v.7.2 starts on today", flush=True)
 def stop(routine, message, code=1):
@@ -40,7 +40,7 @@ def stop(routine, message, code=1):
 if "ATOMIC_SPECIES" not in text:
     stop("read_namelists", "could not find namelist &control")
 with open({log!r}, "a") as log:
-    log.write("run\\n")
+    log.write(hashlib.sha256(text.encode()).hexdigest()[:16] + "\\n")
 elements = re.findall(r"^([A-Z][a-z]?) [\\d.]+ \\S+$", text, re.M)
 for file in re.findall(r"^[A-Z][a-z]? [\\d.]+ (\\S+)$", text, re.M):
     if not os.path.exists(file):
@@ -58,7 +58,7 @@ if "Kr" in elements:
 time.sleep(float(os.environ.get("FAKE_PW_SLEEP", "0")))
 if "H" in elements and "nspin = 2" not in text:
     stop("electrons", "charge is wrong: smearing is needed")
-if "C" in elements and "mixing_beta = 0.7" in text:
+if ("C" in elements and "mixing_beta = 0.7" in text) or ("Xe" in elements and "occupations = 'fixed'" in text):
     print("     convergence NOT achieved after 1000 iterations: stopping\\n   JOB DONE.")
     sys.exit(2)
 if "smearing" in text.replace("'smearing'", ""):
@@ -66,6 +66,13 @@ if "smearing" in text.replace("'smearing'", ""):
 else:
     print("     highest occupied, lowest unoccupied level (ev):     5.0000    6.2500")
 print("!    total energy              =     %.8f Ry" % (-10.0 * nat))
+if "FAKE_PW_UNSAVED" in os.environ:
+    print("     convergence has been achieved in   4 iterations\\n   JOB DONE.")
+    sys.exit()
+os.makedirs("out/pw.save", exist_ok=True)
+with open("out/pw.save/data-file-schema.xml", "w") as xml:
+    xml.write("<x><output><convergence_info><scf_conv><convergence_achieved>true</convergence_achieved></scf_conv></convergence_info>"
+              "<total_energy><etot>%.8f</etot></total_energy></output></x>" % (-5.0 * nat))
 print("     convergence has been achieved in   4 iterations\\n   JOB DONE.")
 """
 

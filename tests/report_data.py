@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import random
 from collections import Counter
@@ -22,9 +23,10 @@ from xtalrl.energies import RYDBERG_EV_PAPER
 from xtalrl.metrics.composition import assess_designs
 from xtalrl.metrics.evaluation import evaluate_designs
 from xtalrl.metrics.formulas import reduced_formula
+from xtalrl.metrics.stability import assess_stability
 from xtalrl.rl.policies import PolicySpec
 
-PROTOCOL = {"protocol": "recommended", "protocol_hash": "0f3a5c77d2e94b10", "family": "pseudo-dojo-0.5-pbe-sr-standard"}
+PROTOCOL = {"protocol": "paper-fast", "protocol_hash": "0f3a5c77d2e94b10", "family": "sssp-1.3.0-efficiency"}
 ENGINE = "embedded pw.x 7.2"
 FAILURES = {"not_converged": 30, "charge_wrong": 28, "time_limit": 22, "odd_electrons": 15, "diagonalization_failed": 5}
 
@@ -73,20 +75,24 @@ def write_results(
     seeds: tuple[int, ...] = (0,),
     imported_labels: bool = False,
     success: float = 0.68,
+    recovered: float = 0.05,
+    sections: dict[str, Any] | None = None,
     **policies: Any,
 ) -> Config:
     """Write all result files but tables, figures and report; returns the configuration they belong to.
 
     A quarter of the crystals are validation crystals. `success` is the share of SCFs of designs that converge (less for random ones),
-    `policies` the section of that name in the configuration.
+    `recovered` the share of these that an extended recovery saved, `sections` further sections of the configuration,
+    `policies` the section of that name.
     """
     config = validate(
         {
             "results": str(folder),
             "policies": {"seeds": list(seeds), **policies},
-            "dft": {"protocol": "recommended", "family": PROTOCOL["family"]},
+            "dft": {"protocol": PROTOCOL["protocol"], "family": PROTOCOL["family"]},
             "labels": {"path": "published"} if imported_labels else {},
             "training": {"steps": 2000},
+            **(sections or {}),
         }
     )
     rng = random.Random(7)
@@ -111,7 +117,7 @@ def write_results(
     assessments = folder / "designs/assessments.parquet"
     assess_designs(paths, folder / "structures/crystals.parquet", folder / "formulas.txt", assessments)
     _write_design_outcomes(
-        folder, assessments, {c["material_id"]: c for c in crystals}, energies, config, success, rng, noise
+        folder, assessments, {c["material_id"]: c for c in crystals}, energies, config, success, recovered, rng, noise
     )
     evaluate_designs(
         assessments=assessments,
@@ -119,6 +125,14 @@ def write_results(
         references=folder / "references.parquet",
         labels=folder / "labels.parquet",
         evaluation=folder / "evaluation/evaluation.parquet",
+    )
+    assess_stability(
+        evaluation=folder / "evaluation/evaluation.parquet",
+        outcomes=folder / "evaluation/outcomes.parquet",
+        labels=folder / "labels.parquet",
+        crystals=folder / "structures/crystals.parquet",
+        references=folder / "references.parquet",
+        stability=folder / "evaluation/stability.parquet",
     )
     return config
 
@@ -137,7 +151,7 @@ def _crystal(number: int, rng: random.Random, noise: np.random.Generator) -> dic
         "formula": reduced_formula(species),
         "n_sites": len(species),
         "species": species,
-        "lattice": [5.0, 0, 0, 0, 5.0, 0, 0, 0, 5.0],
+        "lattice": [5.0, 0, 0, 0.7, 5.1, 0, -0.4, 0.9, 5.3],
         "frac_coords": [float(x) for x in noise.random(3 * len(species))],
         "spacegroup_number": rng.choice((1, 62, 166, 194, 216, 221, 225, 227)),
         "band_gap": max(gap, 0.1),
@@ -193,12 +207,18 @@ def _references() -> list[dict[str, Any]]:
 
 
 def _outcome(
-    request_id: str, kind: str, species: list[str], outcome: str, energy: float | None, gap: float | None
+    request_id: str,
+    kind: str,
+    species: list[str],
+    outcome: str,
+    energy: float | None,
+    gap: float | None,
+    recovered: bool = False,
 ) -> dict[str, Any]:
     wall = 40.0 + 13 * len(species)
     attempt = {
         "number": 1, "strategy": "plain", "outcome": outcome, "detail": "", "nspin": 1, "tot_magnetization": None,
-        "exit_code": 0 if outcome == "converged" else 1, "wall_s": wall,
+        "exit_code": 0 if outcome == "converged" else 1, "wall_s": wall, "key": hashlib.sha256(request_id.encode()).hexdigest(),
     }  # fmt: skip
     return {
         "request_id": request_id,
@@ -214,6 +234,8 @@ def _outcome(
         "is_metallic": None if gap is None else gap < 0,
         "nspin": 1,
         "tot_magnetization": None,
+        "strategy": "plain" if outcome == "converged" else None,
+        "recovered": recovered if outcome == "converged" else None,
         **PROTOCOL,
         "engine": ENGINE,
         "wall_s": wall,
@@ -282,7 +304,7 @@ def _designs(spec: PolicySpec, seed: int, crystals: list[dict[str, Any]], rng: r
 
 def _write_design_outcomes(
     folder: Path, assessments: Path, crystals: dict[str, Any], energies: dict[str, Any], config: Config, success: float,
-    rng: random.Random, noise: np.random.Generator,
+    recovered: float, rng: random.Random, noise: np.random.Generator,
 ) -> None:  # fmt: skip
     targets = {name: spec.target_ev for name, spec in config.policy_specs().items()}
     done: dict[str, dict[str, Any]] = {}
@@ -303,8 +325,9 @@ def _write_design_outcomes(
         if row["policy"] == "random":
             gap, formation = float(noise.normal(-0.3, 0.4)), float(noise.normal(2.8, 1.4))
         done[row["request_id"]] = _outcome(
-            row["request_id"], "design", species, "converged", _total_energy(species, formation, energies), gap
-        )
+            row["request_id"], "design", species, "converged", _total_energy(species, formation, energies), gap,
+            recovered=rng.random() < recovered,
+        )  # fmt: skip
     tables.write_rows(done.values(), tables.SCF_OUTCOMES, folder / "evaluation/outcomes.parquet")
 
 

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import shlex
+import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from typer.testing import CliRunner
@@ -95,3 +98,35 @@ def test_doctor_names_what_is_missing_and_the_command_that_mends_it(
     assert "sbatch is not on PATH" in result.output
     assert "MP_API_KEY is not set" in result.output
     assert "snakemake" in result.output
+
+
+def test_evaluate_prints_the_command_and_runs_it(
+    cli: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "My crystals").mkdir()
+    (tmp_path / "My crystals/a.cif").write_text("")
+    ran: list[list[str]] = []
+    monkeypatch.setattr("subprocess.run", lambda command: ran.append(command) or CompletedProcess(command, 3))
+    result = cli.invoke(app, ["evaluate", str(tmp_path / "My crystals"), "--alone", "--configfile", "config/demo.yaml"])
+    assert result.exit_code == 3
+    assert shlex.split(result.stdout) == ran[0][2:]
+    assert ran[0][:4] == [sys.executable, "-m", "snakemake", "report"]
+    settings = dict(item.split("=", 1) for item in ran[0][ran[0].index("--config") + 1 :])
+    assert json.loads(settings["external"]) == {"My-crystals": str(tmp_path / "My crystals")}
+    assert settings["results"] == "results/demo-My-crystals"
+    assert json.loads(settings["policies"])["targets_ev"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "expected"),
+    [
+        ("nowhere", "x", "nowhere does not exist: name a folder or .zip of CIFs"),
+        ("docs", "x", "The folder docs holds no crystals"),
+        ("README.md", "x", "README.md is of no known kind"),
+        (".", "bc", "`external.bc` has the name of a policy"),
+    ],
+)
+def test_evaluate_answers_a_mistake_with_a_sentence(cli: CliRunner, path: str, name: str, expected: str) -> None:
+    result = cli.invoke(app, ["evaluate", path, "--name", name])
+    assert result.exit_code == 1
+    assert expected in result.output

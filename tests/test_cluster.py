@@ -5,13 +5,18 @@ What a real SLURM says to them is in test_slurm.py.
 
 from __future__ import annotations
 
+import shlex
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from xtalrl import config
+from xtalrl import config, doctor
 from xtalrl.cluster import Request, _minutes, check_cluster, load_profile, request_of
+from xtalrl.dft.engines import find_engine
+from xtalrl.dft.pseudopotentials import describe_family
 from xtalrl.doctor import Check, State
 from xtalrl.errors import XtalrlError
 
@@ -20,23 +25,28 @@ SQUEUE = {"executor": "slurm", "slurm-status-command": "squeue"}
 SACCT = {"executor": "slurm", "slurm-status-command": "sacct"}
 
 
-def stand_ins(folder: Path, accounting: str = "accounting_storage/none", age: int = 300) -> None:
+def stand_ins(folder: Path, accounting: str = "accounting_storage/none", age: int = 300, sacct: str = "exit 0") -> None:
     """scontrol, sinfo and sbatch as on a cluster with the partition `cpu` and a limit of one day."""
     for name, text in {
         "scontrol": f"cat <<END\n{SETTINGS.format(accounting=accounting, age=age)}END",
         "sinfo": 'case "$*" in *%l*) echo "cpu 1-00:00:00";; *) echo "cpu*";; esac',
         "sbatch": "exit 0",
+        "sacct": sacct,
     }.items():
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(stat.S_IRWXU)
 
 
 def checks(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, profile: dict[str, object], **cluster: object
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    profile: dict[str, object],
+    settings: dict[str, object] | None = None,
+    **cluster: object,
 ) -> dict[str, Check]:
     stand_ins(folder, **cluster)  # type: ignore[arg-type]
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    return {check.name: check for check in check_cluster(config.validate({}), profile)}
+    return {check.name: check for check in check_cluster(config.validate(settings or {}), profile)}
 
 
 def test_what_the_profile_asks_for_grows_with_the_attempts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +102,12 @@ def test_time_limits_of_slurm(limit: str, minutes: int | None) -> None:
         ),
         (SACCT, {}, State.MISSING, "slurm-status-command: squeue"),
         (SACCT, {"accounting": "accounting_storage/slurmdbd"}, State.OK, ""),
+        (
+            SACCT,
+            {"accounting": "accounting_storage/slurmdbd", "sacct": "echo 'Connection refused' >&2; exit 1"},
+            State.MISSING,
+            "slurm-status-command: squeue  (in the profile)",
+        ),
     ],
 )
 def test_how_snakemake_hears_of_the_end_of_jobs(
@@ -128,3 +144,96 @@ def test_mistakes_in_a_profile_get_a_sentence(root: Path, monkeypatch: pytest.Mo
         load_profile(str(tmp_path))
     with pytest.raises(XtalrlError, match=r"`mem_mb` of train_policy .* 'lots'"):
         request_of({"default-resources": {"mem_mb": "lots"}}, "train_policy", 1)
+
+
+def test_a_partition_that_does_not_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    profile = {**SQUEUE, "default-resources": {"slurm_partition": "gpu"}}
+    check = checks(monkeypatch, tmp_path, profile)["the other jobs"]
+    assert (check.state, check.mend) == (State.MISSING, "slurm_partition: cpu")
+    assert check.finding == "there is no partition gpu; there are: cpu"
+
+
+@pytest.mark.parametrize(
+    ("command", "mend"),
+    [
+        ("srun pw.x", "dft.command: srun --overlap pw.x"),
+        ("/opt/slurm/bin/srun -n 1 pw.x", "dft.command: /opt/slurm/bin/srun --overlap -n 1 pw.x"),
+        ("srun --overlap -n 1 pw.x", None),
+        ("mpirun -n 1 pw.x", None),
+    ],
+)
+def test_an_srun_that_would_wait_for_its_own_job(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, mend: str | None
+) -> None:
+    check = checks(monkeypatch, tmp_path, SQUEUE, {"dft": {"command": command}}).get("srun")
+    assert (check and check.mend) == mend
+
+
+def test_srun_is_not_tried_outside_a_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It would wait in the queue for a job of its own."""
+    srun = tmp_path / "srun"
+    srun.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    srun.chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert find_engine("srun pw.x", tmp_path).version == ""
+    assert not (tmp_path / "started").exists()
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    with pytest.raises(XtalrlError, match="does not start"):
+        find_engine("srun pw.x", tmp_path)
+    assert (tmp_path / "started").exists()
+
+
+def run_config(folder: Path, **settings: object) -> config.Config:
+    return config.validate({"results": str(folder / "results"), "cache": str(folder / "cache"), **settings})
+
+
+def local_checks(root: Path, monkeypatch: pytest.MonkeyPatch, settings: config.Config) -> dict[str, Check]:
+    monkeypatch.chdir(root)
+    return {check.name: check for check in doctor.run_checks(settings, "local")}
+
+
+def test_a_home_that_is_full(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert local_checks(root, monkeypatch, run_config(tmp_path))["home"].state is State.OK
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/full")
+    check = local_checks(root, monkeypatch, run_config(tmp_path))["home"]
+    assert (check.state, check.mend) == (State.MISSING, f"export XDG_CACHE_HOME={root}/.snakemake/cache")
+
+
+def test_pseudopotentials_that_are_not_there(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = run_config(tmp_path)
+    path = tmp_path / "cache/families/sssp-1.3.0-efficiency/family.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(describe_family("sssp-1.3.0-efficiency").model_dump_json())
+    check = local_checks(root, monkeypatch, settings)["pseudopotentials"]
+    assert check.state is State.MISSING
+    assert "lacks 103 of its files, Ac.us.z_11" in check.finding
+    assert check.mend == f"rm {path}; snakemake --profile profiles/local {path}"
+    elsewhere = run_config(tmp_path / "other", dft={"pseudopotentials": "/nowhere"})
+    assert "which does not exist" in local_checks(root, monkeypatch, elsewhere)["pseudopotentials"].finding
+
+
+def test_no_pw_x_after_the_module_load(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    check = local_checks(root, monkeypatch, run_config(tmp_path, dft={"command": "pw-of-a-module.x"}))["pw.x"]
+    assert check.state is State.MISSING
+    assert "`pw-of-a-module.x -in pw.in` does not start pw.x" in check.finding
+
+
+@pytest.mark.slow
+def test_mending_commands_work_as_printed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(run_config(tmp_path).model_dump_json())
+    monkeypatch.chdir(root)
+    stand_ins(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    doctor.print_checks(config.load(path), "slurm", [Path("config/config.yaml"), path])
+    commands = [line for line in capsys.readouterr().out.splitlines() if line.startswith("snakemake ")]
+    assert len(commands) == 4  # structures, pw.x, pseudopotentials, all downloads
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", *shlex.split(command), "--dry-run"], capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, command + done.stdout + done.stderr
+        assert "Nothing to be done" not in done.stdout + done.stderr

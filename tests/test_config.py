@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from xtalrl.config import Config, load, validate
 from xtalrl.config_docs import render_markdown, render_yaml
 from xtalrl.errors import XtalrlError
+from xtalrl.report.contents import render_captions
+from xtalrl.rl.policies import PolicySpec, Reward
 from xtalrl.table_docs import render_tables
 
 
@@ -17,13 +19,15 @@ def test_generated_documents_are_in_step_with_the_models(root: Path) -> None:
     assert (root / "config/config.yaml").read_text() == render_yaml(), "run `make docs`"
     assert (root / "docs/configuration.md").read_text() == render_markdown(), "run `make docs`"
     assert (root / "docs/tables.md").read_text() == render_tables(), "run `make docs`"
+    captions = {path.stem: path.read_text() for path in (root / "workflow/report").glob("*.rst")}
+    assert captions == render_captions(), "run `make docs`"
 
 
 def test_the_default_file_is_the_default_configuration() -> None:
     assert validate(yaml.safe_load(render_yaml())) == Config()
 
 
-@pytest.mark.parametrize("name", ["config", "paper", "demo", "test"])
+@pytest.mark.parametrize("name", ["config", "paper", "sweep", "demo", "test"])
 def test_every_shipped_configuration_is_valid(root: Path, name: str) -> None:
     load(root / "config/config.yaml", root / f"config/{name}.yaml")
 
@@ -100,6 +104,24 @@ def test_policies_of_table_1() -> None:
         "ccql-1.12ev-w1", "ccql-1.12ev-w5", "ccql-2ev-w1", "ccql-2ev-w5",
         "ccql-3ev-w1", "ccql-3ev-w5", "ccql-4ev-w1", "ccql-4ev-w5",
     ]  # fmt: skip
+
+
+def test_policies_of_the_sweep(root: Path) -> None:
+    """Table 3 and 4: 8 settings at 2 weights each, of which one is that of Figure 6 at all four targets."""
+    config = load(root / "config/config.yaml", root / "config/sweep.yaml")
+    specs = config.policy_specs()
+    assert len(specs) == 4 + 8 + 2 * 7 * 2
+    assert config.training.steps == 500_000
+    assert config.cache == Config().cache
+    assert {spec.reward.energy for spec in specs.values() if spec.reward} == {"total"}
+    for target in (1.12, 4.0):
+        settings = [
+            (spec.reward.setting, spec.omega) for spec in specs.values() if spec.target_ev == target and spec.reward
+        ]
+        assert len(settings) == len(set(settings)) == 16
+    assert specs["ccql-4ev-w5-a1-10-b3"].reward == Reward("total", alpha1=1, alpha2=10, beta2=3)
+    assert specs["ccql-4ev-w5"].reward == Reward("total", alpha1=1, alpha2=5, beta2=1)
+    assert all(PolicySpec.from_dict(spec.to_dict()) == spec for spec in specs.values())
 
 
 def test_the_unconditional_policy_is_rewarded_for_energy_alone() -> None:

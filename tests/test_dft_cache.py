@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 
 import pytest
 
@@ -62,9 +63,35 @@ def test_a_time_out_counts_until_there_is_more_time(tmp_path) -> None:
     assert found.result.outcome is Outcome.CONVERGED
 
 
+def test_what_was_not_saved_answers_only_where_it_is_accepted(tmp_path) -> None:
+    cache = Cache(tmp_path)
+    cache.add(record("x", Outcome.CONVERGED_NOT_SAVED))
+    assert cache.find("x", 60) is None
+    assert cache.find("x", 60, accept_not_saved=True) is not None
+    cache.add(record("x"))
+    cache.add(record("x", Outcome.CONVERGED_NOT_SAVED))
+    for either in (cache, Cache(tmp_path)):
+        assert either.find("x", 60).outcome == "converged"
+
+
 @pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome.category is Category.ENVIRONMENT])
 def test_a_failure_of_the_machine_is_never_kept(tmp_path, outcome: Outcome) -> None:
     cache = Cache(tmp_path)
     cache.add(record("x", outcome))
     assert cache.find("x", 60) is None
     assert not list((tmp_path / "scf").iterdir())
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_line(tmp_path, monkeypatch) -> None:
+    """The record counts as not kept, and what is added later is not torn with it."""
+    cache, write = Cache(tmp_path), os.write
+    cache.add(record("a"))
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda descriptor, line: write(descriptor, line[:30]))
+        with pytest.raises(OSError, match="No space left") as error:
+            cache.add(record("b"))
+    assert error.value.filename == str(tmp_path / "scf")
+    assert cache.find("b", 60) is None
+    cache.add(record("c"))
+    later = Cache(tmp_path)
+    assert [later.find(key, 60) is not None for key in ("a", "b", "c")] == [True, False, True]

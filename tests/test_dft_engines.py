@@ -37,14 +37,14 @@ def test_the_command_comes_before_the_path(tmp_path, monkeypatch) -> None:
     engine = find_engine(f"env A=1 {command} -nk 1", tmp_path)
     assert (engine.kind, engine.version) == ("command", "7.2")
     assert engine.command == ("env", "A=1", command, "-nk", "1", "-in", "pw.in")
-    assert command in describe_engine(command, tmp_path)
+    assert describe_engine(engine, tmp_path) == f"pw.x 7.2: `env A=1 {command} -nk 1`"
     prepare_engine(command, tmp_path)
     assert '"version": "7.2"' in (tmp_path / "engine" / "engine.json").read_text()
 
 
 def test_without_any_pw_there_is_a_sentence(tmp_path, no_pw_on_path, monkeypatch) -> None:
     with pytest.raises(XtalrlError, match=r"no pw\.x\. Name the command in `dft\.command`"):
-        describe_engine(None, tmp_path)
+        find_engine(None, tmp_path)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(no_pw_on_path))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
@@ -56,13 +56,67 @@ def test_without_any_pw_there_is_a_sentence(tmp_path, no_pw_on_path, monkeypatch
         prepare_engine(None, tmp_path)
 
 
-def test_one_thread_a_process_and_root_may_run_mpi(tmp_path) -> None:
-    script = tmp_path / "pw.x"
-    script.write_text('#!/bin/sh\necho "     Program PWSCF v.6.7 starts"\nenv\n')
-    script.chmod(0o755)
-    engine = find_engine(str(script), tmp_path)
+# Each writes down how it was called, and becomes what stands after its own options, as the real ones do.
+_LAUNCHERS = {
+    "srun": 'echo "srun $*" >> "$CALLS"; shift 3; exec "$@"',
+    "mpirun": 'echo "mpirun $*" >> "$CALLS"; shift 2; exec "$@"',
+    "apptainer": 'echo "apptainer $*" >> "$CALLS"; shift 2; exec "$@"',
+    "docker-like": 'echo "docker-like $*" >> "$CALLS"; shift 1; exec env -i PATH="$PATH" "$@"',
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "calls"),
+    [
+        ("srun --overlap -n 1 pw.x", "srun --overlap -n 1 pw.x -in pw.in"),
+        ("mpirun -n 1 pw.x", "mpirun -n 1 pw.x -in pw.in"),
+        ("mpirun -n 1 pw.x -nk 1", "mpirun -n 1 pw.x -nk 1 -in pw.in"),
+        ("apptainer exec qe.sif pw.x", "apptainer exec qe.sif pw.x -in pw.in"),
+        ("docker-like image pw.x", "docker-like image pw.x -in pw.in"),
+        ("pw.x", ""),
+        ("bash -c 'module() { PATH=$PATH:$1; }; module load; exec pw.x'", ""),
+    ],
+)
+def test_the_forms_of_a_command(tmp_path, monkeypatch, command: str, calls: str) -> None:
+    """Launchers and containers become pw.x in the folder of the run, with its input on stdin and after `-in`."""
+    fake_pw(tmp_path)
+    for name, text in _LAUNCHERS.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    monkeypatch.setenv("SLURM_JOB_ID", "1")  # Outside a job srun is not tried.
+    engine = find_engine(command, tmp_path)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    (scratch / "Si.upf").touch()
+    run = engine.run("nat = 2\nATOMIC_SPECIES\nSi 28.0 Si.upf\n", scratch, 60)
+    assert classify(run).outcome is Outcome.CONVERGED, run
+    assert classify(run).total_energy_ry == -20.0
+    if calls:
+        assert (tmp_path / "calls").read_text().splitlines() == [calls, calls]  # the look for a version, and the run
+    assert run.xml == scratch / "out/pw.save/data-file-schema.xml"
+
+
+@pytest.mark.parametrize("command", ["{}", "env A=1 {}", "mpirun {}", "srun -n 1 {}"])
+def test_the_environment_of_a_run(tmp_path, monkeypatch, command: str) -> None:
+    """One core each; no trace of the job step around us, unless a launcher needs it."""
+    for name in ("pw.x", "mpirun", "srun"):
+        (tmp_path / name).write_text('#!/bin/sh\necho "     Program PWSCF v.6.7 starts"\nenv\n')
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name in ("SLURM_STEP_ID", "PMI_RANK", "PMIX_NAMESPACE"):
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    engine = find_engine(command.format(tmp_path / "pw.x"), tmp_path)
     run = engine.run("", tmp_path, 10)
-    assert {"OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1", "OMPI_ALLOW_RUN_AS_ROOT=1"} <= set(run.stdout.splitlines())
+    seen = set(run.stdout.splitlines())
+    assert {"OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1", "OMPI_ALLOW_RUN_AS_ROOT=1"} <= seen
+    assert {"OMPI_MCA_hwloc_base_binding_policy=none", "I_MPI_PIN=0"} <= seen
+    step = {"SLURM_STEP_ID=7", "PMI_RANK=7", "PMIX_NAMESPACE=7"}
+    launched = command.startswith(("mpirun", "srun"))
+    assert seen & step == (step if launched else set())
+    assert ("OMPI_MCA_ess_singleton_isolated=1" in seen) != launched
     assert run.exit_code == 0
     assert classify(run).outcome is Outcome.OUTPUT_LOST
 
@@ -82,14 +136,14 @@ def test_a_run_ends_with_all_its_children(tmp_path, how: str) -> None:
     assert not any(is_alive(pid, patience_s=3) for pid in fake_pids(log))
 
 
-def _fetched_cache() -> Path | None:
+def fetched_cache() -> Path | None:
     return next(
         (path.parents[4] for path in (PROJECT / "results").glob("**/engine/qepy-*/qepy/qepylibs/libqepy_pw.so")), None
     )
 
 
 needs_embedded = pytest.mark.skipif(
-    _fetched_cache() is None, reason="the embedded pw.x is not fetched (`snakemake …/engine/engine.json`)"
+    fetched_cache() is None, reason="the embedded pw.x is not fetched (`snakemake …/engine/engine.json`)"
 )
 
 
@@ -105,7 +159,7 @@ def _extract_silicon(folder: Path) -> None:
 @needs_shared
 @needs_embedded
 def test_the_embedded_pw_agrees_with_a_system_pw(tmp_path, no_pw_on_path) -> None:
-    cache = _fetched_cache()
+    cache = fetched_cache()
     assert cache is not None
     case = SHARED / "pw_failures" / "32_stdin_input"
     text = re.sub(r"pseudo_dir = '[^']*'", "pseudo_dir = './'", (case / "pw.in").read_text())
@@ -123,7 +177,7 @@ def test_the_embedded_pw_agrees_with_a_system_pw(tmp_path, no_pw_on_path) -> Non
 @needs_embedded
 @pytest.mark.slow
 def test_a_run_that_ran_out_of_time_goes_on_where_it_was(tmp_path, no_pw_on_path) -> None:
-    cache = _fetched_cache()
+    cache = fetched_cache()
     assert cache is not None
     _extract_silicon(tmp_path)
     engine, settings = find_engine(None, cache), settings_for(SILICON, "crystal", load_protocol("paper"), sssp())

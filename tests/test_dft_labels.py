@@ -102,6 +102,14 @@ def test_labels_from_scfs(tmp_path: Path) -> None:
     assert (rows["full"]["outcome"], rows["full"]["band_gap"]) == ("no_gap", None)
     assert rows["full"]["formation_energy_per_atom"] == 0
 
+    # What was accepted although it was not saved keeps its own name; what was not accepted has no label.
+    for name, energy in (("converged_not_saved", -129.0), ("not_saved", None)):
+        salt = outcome("salt", energy, "Na", "Cl", gap=5.0) | {"outcome": name}
+        others = [outcome(other, -95.0, "Na") for other in rows if other != "salt"]
+        label_crystals(path, outcomes(tmp_path, name, salt, *others), references, str(tmp_path / "labels.parquet"))
+        row = labels(tmp_path / "labels.parquet")["salt"]
+        assert (row["outcome"], row["band_gap"]) == (name, None if energy is None else 5.0)
+
     mixed = outcomes(tmp_path, "mixed", *(outcome(name, -9.0, "Na", protocol="q") for name in rows))
     with pytest.raises(XtalrlError, match="never mix"):
         label_crystals(path, mixed, references, str(tmp_path / "labels.parquet"))

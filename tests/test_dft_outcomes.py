@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from dft_data import SHARED, needs_shared
 
-from xtalrl.dft.outcomes import Category, Outcome, Run, classify, clip_gap, scf_parse, xml_band_gap
+from xtalrl.dft.outcomes import Category, Outcome, Run, classify, clip_gap, read_xml, scf_parse
 from xtalrl.errors import XtalrlError
 
 FAILURES = SHARED / "pw_failures"
@@ -47,12 +48,12 @@ EXPECTED: dict[str, tuple[Outcome, float | None, float | None]] = {
     "23_upf_trunc": (Outcome.PSEUDOPOTENTIAL_UNREADABLE, None, None),
     "24_outdir_is_file": (Outcome.SCRATCH_UNUSABLE, None, None),
     "25_outdir_proc": (Outcome.SCRATCH_UNUSABLE, None, None),
-    "26_disk_full_1MB": (Outcome.CONVERGED, -22.79417551, 0.6898),  # Exit code 0, JOB DONE., no XML.
+    "26_disk_full_1MB": (Outcome.CONVERGED_NOT_SAVED, -22.79417551, 0.6898),  # Exit code 0, JOB DONE., no XML.
     "26_diskfull_24k_default": (Outcome.CONVERGED_NOT_SAVED, -22.79417551, 0.6898),
     "26_diskfull_24k_low": (Outcome.CONVERGED_NOT_SAVED, -22.79417551, 0.6898),
     "26_diskfull_300k_low": (Outcome.CONVERGED_NOT_SAVED, -22.79417551, 0.6898),
-    "26b_disk_full_1MB_diskio_low": (Outcome.CONVERGED, -22.79417551, 0.6898),
-    "26c_disk_full_1MB_diskio_none": (Outcome.CONVERGED, -22.79417551, 0.6898),
+    "26b_disk_full_1MB_diskio_low": (Outcome.CONVERGED_NOT_SAVED, -22.79417551, 0.6898),
+    "26c_disk_full_1MB_diskio_none": (Outcome.CONVERGED_NOT_SAVED, -22.79417551, 0.6898),
     "27_oom_ulimit_v": (Outcome.TIME_LIMIT, None, None),  # Hung without a word; killed.
     "27b_oom_ulimit_v_late": (Outcome.OUT_OF_MEMORY, None, None),
     "28_nk_gt_np": (Outcome.MPI_FAILED, None, None),
@@ -108,16 +109,18 @@ def test_a_real_run_is_named_and_read(name: str) -> None:
 @needs_shared
 def test_the_xml_gap_is_the_printed_one_wherever_both_exist() -> None:
     compared = 0
-    for name, (outcome, _, gap) in EXPECTED.items():
+    for name, (outcome, energy, gap) in EXPECTED.items():
         xml = FAILURES / name / "data-file-schema.xml"
         if xml.exists() and outcome is not Outcome.OUTPUT_LOST:
-            value = xml_band_gap(xml)
-            if gap is None or not outcome.usable:
-                assert value is None, name
+            read = read_xml(xml)
+            if not outcome.usable:
+                assert read is None, name
             else:
-                assert value == pytest.approx(gap, abs=2e-4), name
+                assert read is not None, name
+                assert read.total_energy_ry == pytest.approx(energy, abs=1e-8), name
+                assert read.band_gap_raw_ev == (None if gap is None else pytest.approx(gap, abs=2e-4)), name
                 compared += 1
-    assert compared == 6
+    assert compared == 7
 
 
 @needs_shared
@@ -158,6 +161,52 @@ def test_the_gap_of_production_outputs_follows_from_their_bands() -> None:
     assert checked > 40
 
 
+@needs_shared
+def test_scf_parse_tells_the_spin_or_leaves_it_open() -> None:
+    names = sorted(EXPECTED)
+    told = {}
+    for name, row in zip(names, scf_parse([FAILURES / name / "pw.out" for name in names]), strict=True):
+        asked = re.search(r"nspin\s*=\s*(\d)", (FAILURES / name / "pw.in").read_text())
+        assert row["nspin"] in (None, int(asked[1]) if asked else 1), name
+        told[row["outcome"]] = row["nspin"]
+    assert told["converged"] in (1, 2)
+    assert list(row) == [
+        "file", "outcome", "total_energy_ry", "band_gap_ev", "band_gap_raw_ev", "nspin", "total_magnetization", "reason",
+    ]  # fmt: skip
+
+
+@needs_shared
+@pytest.mark.parametrize("harm", ["cut off", "garbage", "not converged"])
+def test_a_damaged_xml_is_no_success(tmp_path, harm: str) -> None:
+    """Exit code 0 and `JOB DONE.` are not enough: a late disk failure leaves both."""
+    run = _run("32_stdin_input")
+    assert run.xml is not None
+    text = run.xml.read_text()
+    damaged = {
+        "cut off": text[: len(text) // 2],
+        "garbage": text.replace("<etot>-1.1", "<etot>*******"),
+        "not converged": text.replace("<convergence_achieved>true", "<convergence_achieved>false"),
+    }[harm]
+    assert damaged != text
+    (tmp_path / "x.xml").write_text(damaged)
+    result = classify(replace(run, xml=tmp_path / "x.xml"))
+    assert (result.outcome, result.detail) == (Outcome.CONVERGED_NOT_SAVED, "the XML is cut off or did not converge")
+    assert classify(replace(run, xml=None)).outcome is Outcome.CONVERGED_NOT_SAVED
+    assert classify(replace(run, exit_code=1)).outcome is Outcome.CONVERGED_NOT_SAVED
+
+
+@needs_shared
+def test_text_and_xml_that_differ_are_told(tmp_path) -> None:
+    run = _run("32_stdin_input")
+    assert run.xml is not None
+    (tmp_path / "x.xml").write_text(run.xml.read_text().replace("<etot>-1.139708764047863e1", "<etot>-1.139708e1"))
+    result = classify(replace(run, xml=tmp_path / "x.xml"))
+    assert result.outcome is Outcome.CONVERGED
+    assert result.detail == "the XML's energy -22.79416000 Ry differs from the printed -22.79417528 Ry"
+    run = replace(run, stdout=run.stdout.replace("6.3061    6.9967", "6.2061    6.9967"))
+    assert "differs from the printed" in classify(run).detail
+
+
 def test_an_output_from_before_the_end_is_not_a_result() -> None:
     banner = "     Program PWSCF v.7.2 starts on today\n"
     assert classify(Run(banner, "", exit_code=0)).outcome is Outcome.OUTPUT_LOST
@@ -183,3 +232,11 @@ def test_files_that_cannot_be_read_get_a_sentence(tmp_path) -> None:
     for path in (broken, tmp_path / "missing.pwo"):
         with pytest.raises(XtalrlError, match=path.name):
             list(scf_parse([path]))
+
+
+def test_the_documents_list_every_outcome_as_it_is(root) -> None:
+    text = (root / "docs/dft.md").read_text()
+    table = [
+        line for line in text.splitlines() if re.match(r"\| `\w+` \| (success|physics|input|environment) \|", line)
+    ]
+    assert table == [f"| `{outcome}` | {outcome.category} | {outcome.sentence} |" for outcome in Outcome]

@@ -7,11 +7,12 @@ import yaml
 from dft_data import sssp
 
 from xtalrl.dft.protocols import PROTOCOLS, Protocol, known_protocols, load_protocol
+from xtalrl.dft.pseudopotentials import describe_family, known_families
 from xtalrl.errors import XtalrlError
 
 
 def test_the_protocols_of_the_project() -> None:
-    assert known_protocols() == ["demo", "paper", "paper-fast", "recommended"]
+    assert known_protocols() == ["demo", "paper", "paper-fast", "sssp"]
     digests = {load_protocol(name).digest(sssp()) for name in known_protocols()}
     assert len(digests) == 4
 
@@ -19,7 +20,7 @@ def test_the_protocols_of_the_project() -> None:
 def test_cutoffs_come_from_the_protocol_or_the_family() -> None:
     family = sssp()
     assert load_protocol("paper").cutoffs_ry(family, ["Si", "O"]) == (30, 245)
-    assert load_protocol("recommended").cutoffs_ry(family, ["Si", "O"]) == (50, 400)
+    assert load_protocol("sssp").cutoffs_ry(family, ["Si", "O"]) == (50, 400)
 
 
 def _leaves(content: dict, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -55,23 +56,36 @@ def test_the_digest_changes_with_every_setting_and_with_the_family() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ecut": 30}, "ecut"),
-        ({"nbnd": 256}, "nbnd"),
-        ({"ecutwfc_ry": "family"}, "both"),
-        ({"conv_thr_ry": -1}, "conv_thr_ry"),
-        ({"occupations": "smearing"}, "occupations"),
+        ({"ecut": 30}, "`ecut` is not a known key; allowed here: name, description, ecutwfc_ry"),
+        ({"nbnd": 256}, "give `nbnd` or `extra_bands`, and one of them only"),
+        ({"ecutwfc_ry": "family"}, "both numbers or both `family`"),
+        ({"ecutwfc_ry": "sssp"}, "`ecutwfc_ry` is 'sssp': it must be a number of Ry, or `family`"),
+        ({"ecutrho_ry": 100}, "`ecutrho_ry` is 100: at least 4 times `ecutwfc_ry` is needed"),
+        ({"conv_thr_ry": -1}, "`conv_thr_ry` is -1: input should be greater than 0"),
+        ({"extra_bands": 0}, "`extra_bands` is 0: input should be greater than or equal to 1"),
+        ({"occupations": "smearing"}, "`occupations` is 'smearing': input should be 'fixed'"),
+        ({"kpoints": [3, 3]}, r"`kpoints` is \[3, 3\]: it must be three whole numbers"),
+        ({"kpoints": None}, "`kpoints` is None: it must be three whole numbers"),
+        ({"references.smearing": "cold"}, "`references.smearing` is 'cold': input should be 'marzari-vanderbilt'"),
+        ({"references.insulators": ["Q"]}, r"`references.insulators` is \['Q'\]: 'Q' is no element"),
+        ({"references.atom": {"box": 10}}, "`references.atom.box_angstrom` is missing"),
     ],
 )
 def test_a_wrong_file_gets_a_sentence(tmp_path, change: dict, message: str) -> None:
+    content = yaml.safe_load((PROTOCOLS / "paper-fast.yaml").read_text())
+    for key, value in change.items():
+        section, _, name = key.rpartition(".")
+        (content[section] if section else content)[name] = value
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load((PROTOCOLS / "paper-fast.yaml").read_text()) | change))
-    with pytest.raises(XtalrlError, match=message):
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(XtalrlError, match=message) as error:
         load_protocol(str(path))
+    assert str(error.value).startswith(f"{path} is not a valid protocol")
 
 
 def test_an_unknown_protocol_names_the_known_ones() -> None:
-    with pytest.raises(XtalrlError, match="paper, paper-fast, recommended"):
-        load_protocol("sssp")
+    with pytest.raises(XtalrlError, match="paper, paper-fast, sssp"):
+        load_protocol("recommended")
 
 
 def test_a_protocol_of_ones_own(tmp_path) -> None:
@@ -79,3 +93,15 @@ def test_a_protocol_of_ones_own(tmp_path) -> None:
     path.write_text((PROTOCOLS / "paper.yaml").read_text().replace("[3, 3, 3]", "[4, 4, 4]"))
     assert load_protocol(str(path)).name == "mine"
     assert load_protocol(str(path)).kpoints == (4, 4, 4)
+
+
+def test_the_documents_list_every_protocol_and_family(root) -> None:
+    text = (root / "docs/dft.md").read_text()
+    for name in known_protocols():
+        assert f"| `{name}` |" in text
+        bands = load_protocol(name).extra_bands
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+        assert (f"occupied + {bands}" if bands else "256") in row
+        assert f"{load_protocol(name).conv_thr_ry:.0e}".replace("e-0", "e-") in row
+    for name in known_families():
+        assert f"| `{name}` | {len(describe_family(name).elements)} |" in text

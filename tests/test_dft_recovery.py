@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from dft_data import SILICON, sssp
+from dft_data import SHARED, SILICON, SSSP, needs_shared, sssp
 from hypothesis import given
 from hypothesis import strategies as st
+from test_dft_engines import fetched_cache, needs_embedded
+from test_dft_shards import crystal
 
+from xtalrl import tables
 from xtalrl.dft.inputs import Cell
-from xtalrl.dft.outcomes import Outcome, Result
-from xtalrl.dft.protocols import load_protocol
-from xtalrl.dft.recovery import Attempt, Recovery, Situation, final_result, first_attempt, next_attempt, possible_moment
+from xtalrl.dft.outcomes import Outcome, Result, Run, classify
+from xtalrl.dft.protocols import PROTOCOLS, load_protocol
+from xtalrl.dft.pseudopotentials import fetch_family
+from xtalrl.dft.recovery import (
+    MOST_ATTEMPTS,
+    RUNGS,
+    STUCK_ITERATIONS,
+    Attempt,
+    Recovery,
+    Situation,
+    final_result,
+    first_attempt,
+    next_attempt,
+    possible_moment,
+)
+from xtalrl.dft.requests import plan_crystal_scf
+from xtalrl.dft.shards import run_shard
 
+FIXTURES = Path(__file__).parent / "fixtures" / "recovery"
 PAPER_FAST = load_protocol("paper-fast")
 ODD = Cell(("Na", "Si"), SILICON.lattice, SILICON.frac_coords)
 FAILURES = (Outcome.CHARGE_WRONG, Outcome.NOT_CONVERGED, Outcome.DIAGONALIZATION_FAILED, Outcome.TOO_FEW_BANDS)
@@ -33,6 +52,108 @@ def climb(s: Situation, *results: Result | Outcome) -> list[Attempt]:
         s.history.append((attempt, result if isinstance(result, Result) else Result(result)))
         attempt = next_attempt(s)
     return [*attempts, attempt] if isinstance(attempt, Attempt) else attempts
+
+
+def converged(energy: float, gap: float) -> Result:
+    """With fixed occupations."""
+    return Result(Outcome.CONVERGED, total_energy_ry=energy, band_gap_raw_ev=gap)
+
+
+def smeared(moment: float, energy: float = -1.0) -> Result:
+    """With smearing, which has found a moment."""
+    return Result(Outcome.CONVERGED, total_energy_ry=energy, total_magnetization=moment, smearing=True)
+
+
+def recorded(name: str) -> Result:
+    """What a real run of the embedded pw.x gave, its output cut by hand to what the ladder looks at."""
+    return classify(Run((FIXTURES / f"{name}.out").read_text(), "", exit_code=None))
+
+
+# Runs on cubes of 4 Å (nitrogen, gamma point) and on textbook cells; what each rung is for, and what pw.x really said.
+REAL: dict[str, tuple[Cell, list[str], list[str]]] = {
+    "an atom with another moment than 1 µB": (
+        Cell(("N",), (4, 0, 0, 0, 4, 0, 0, 0, 4), (0, 0, 0)),
+        ["nitrogen_low_spin_gapless", "nitrogen_smearing_finds_3_bohr", "nitrogen_3_bohr_imposed"],
+        ["low_spin", "smear_to_find_moment", "impose_found_moment"],
+    ),
+    "a metal": (
+        Cell(("Al",), (0, 2.025, 2.025, 2.025, 0, 2.025, 2.025, 2.025, 0), (0, 0, 0)),
+        ["aluminium_low_spin_gapless", "aluminium_smearing_finds_a_metal"],
+        ["low_spin", "smear_to_find_moment"],
+    ),
+    "an insulator": (SILICON, ["silicon_converged"], ["unpolarised"]),
+    "too few iterations": (
+        SILICON,
+        ["silicon_not_converged", "silicon_not_converged", "silicon_converged"],
+        ["unpolarised", "smear_to_find_moment", "mix_gently"],
+    ),
+    "too few bands": (SILICON, ["silicon_too_few_bands", "silicon_converged"], ["unpolarised", "more_bands"]),
+    "too many bands": (
+        SILICON,
+        ["silicon_more_bands_than_plane_waves", "silicon_converged"],
+        ["unpolarised", "fewer_bands"],
+    ),
+    "too many bands, noticed late": (
+        SILICON,
+        ["diamond_diagonalization_failed", "silicon_converged"],
+        ["unpolarised", "fewer_bands"],
+    ),
+    "too many bands, and still no diagonalization": (
+        SILICON,
+        ["diamond_diagonalization_failed", "diamond_diagonalization_failed", "silicon_converged"],
+        ["unpolarised", "fewer_bands", "conjugate_gradients"],
+    ),
+    "a charge that is wrong although the parity is right": (
+        SILICON,
+        ["nitrogen_charge_wrong", "silicon_converged"],
+        ["unpolarised", "fewer_bands"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REAL)
+def test_real_outputs_climb_the_ladder(case: str) -> None:
+    cell, outputs, strategies = REAL[case]
+    s = situation(cell, "extended")
+    results = [recorded(name) for name in outputs]
+    assert [attempt.strategy for attempt in climb(s, *results)] == strategies
+    attempt, result = final_result(s)
+    assert result.outcome is Outcome.CONVERGED
+    assert attempt.settings.smearing is None
+    assert result.total_energy_ry == min(r.total_energy_ry for r in results if r.outcome.usable and not r.smearing)
+
+
+def test_every_rung_says_what_it_mends() -> None:
+    rungs = {rung for table in RUNGS.values() for rungs in table.values() for rung in rungs}
+    assert all(rung.__doc__ for rung in rungs)
+
+
+@needs_shared
+@needs_embedded
+@pytest.mark.slow
+def test_the_moment_of_nitrogen_is_found_by_a_real_pw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three electrons in the p shell of an atom align (Hund); imposing 1 µB leaves it gapless and 3 eV higher."""
+    monkeypatch.setenv("PATH", "")
+    engine = fetched_cache()
+    assert engine is not None
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "engine").symlink_to(engine / "engine")
+    family = fetch_family(SSSP, str(SHARED / "sssp" / "SSSP_1.3.0_PBE_efficiency.tar.gz"), cache)
+    protocol = tmp_path / "gamma.yaml"
+    protocol.write_text((PROTOCOLS / "paper-fast.yaml").read_text().replace("[3, 3, 3]", "[1, 1, 1]"))
+    crystals, requests, outcomes = (str(tmp_path / f"{name}.parquet") for name in ("crystals", "requests", "outcomes"))
+    atom = crystal("N", "N") | {"lattice": [4.0, 0, 0, 0, 4.0, 0, 0, 0, 4.0]}
+    tables.write_rows([atom], tables.CRYSTALS, crystals)
+    plan_crystal_scf(crystals, str(family), requests, str(protocol), 1)
+    run_shard(
+        requests, str(family), 0, outcomes, 1, str(protocol), "extended", {"crystal": [10.0]}, None, str(cache)
+    )  # fmt: skip
+    (row,) = tables.read_rows(outcomes, tables.SCF_OUTCOMES)
+    assert [a["strategy"] for a in row["attempts"]] == ["low_spin", "smear_to_find_moment", "impose_found_moment"]
+    assert (row["outcome"], row["tot_magnetization"]) == ("converged", 3.0)
+    assert row["band_gap"] > 4
+    assert row["total_energy_ry"] == pytest.approx(recorded("nitrogen_3_bohr_imposed").total_energy_ry, abs=1e-5)
 
 
 def test_parity_decides_before_anything_runs() -> None:
@@ -61,36 +182,136 @@ def test_the_paper_drops_what_the_paper_dropped() -> None:
         assert len(climb(situation(), outcome)) == 1
 
 
-def test_the_extended_ladder_finds_the_moment_by_smearing() -> None:
-    smeared = Result(Outcome.CONVERGED, total_energy_ry=-99.0, total_magnetization=6.7, smearing=True)
-    done = Result(Outcome.CONVERGED, total_energy_ry=-1.0, band_gap_raw_ev=0.5)
-    wrong = Outcome.CHARGE_WRONG
+def test_a_converged_crystal_is_left_alone() -> None:
+    for cell, gap in ((SILICON, 0.6), (SILICON, -0.4), (ODD, 0.6)):
+        assert len(climb(situation(cell, "extended"), converged(-1.0, gap))) == 1
+
+
+def test_where_low_spin_is_gapless_smearing_finds_the_moment() -> None:
     s = situation(ODD, "extended")
-    attempts = climb(s, wrong, wrong, wrong, smeared, done)
-    assert [attempt.strategy for attempt in attempts] == [
-        "low_spin",
-        "scan_moments",
-        "scan_moments",
-        "smear_to_find_moment",
-        "impose_found_moment",
+    attempts = climb(s, converged(-1.0, -0.3), smeared(6.9), converged(-1.2, 0.5))
+    assert [attempt.strategy for attempt in attempts] == ["low_spin", "smear_to_find_moment", "impose_found_moment"]
+    assert [attempt.settings.tot_magnetization for attempt in attempts] == [1, None, 7]
+    search = attempts[1].settings
+    assert (search.nspin, search.smearing, search.starting_magnetization) == (2, "marzari-vanderbilt", 0.5)
+    assert search.conv_thr_ry > attempts[0].settings.conv_thr_ry
+    assert attempts[2].settings.smearing is None
+    assert final_result(s)[0] is attempts[2]
+
+
+def test_where_smearing_finds_a_metal_low_spin_speaks_for_it() -> None:
+    s = situation(ODD, "extended")
+    attempts = climb(s, converged(-1.0, -0.3), smeared(4.1))
+    assert [attempt.strategy for attempt in attempts] == ["low_spin", "smear_to_find_moment"]
+    assert final_result(s)[0] is attempts[0]
+
+
+@pytest.mark.parametrize(("moment", "nspin"), [(0.0, 1), (2.6, 2)])
+def test_what_only_smearing_converges_is_a_metal(moment: float, nspin: int) -> None:
+    s = situation(recovery="extended")
+    attempts = climb(s, Outcome.NOT_CONVERGED, smeared(moment), smeared(moment, energy=-1.5))
+    assert [attempt.strategy for attempt in attempts] == ["unpolarised", "smear_to_find_moment", "converge_as_a_metal"]
+    metal = attempts[2].settings
+    assert (metal.nspin, metal.degauss_ry, metal.conv_thr_ry) == (nspin, 0.001, 1e-8)
+    attempt, result = final_result(s)
+    assert (attempt, result.total_energy_ry) == (attempts[2], -1.5)
+    assert result.is_metallic
+
+
+def test_a_found_moment_is_tried_before_it_is_called_a_metal() -> None:
+    attempts = climb(
+        situation(recovery="extended"), Outcome.NOT_CONVERGED, smeared(2.1), Outcome.NOT_CONVERGED, smeared(2.0)
+    )
+    assert [(attempt.strategy, attempt.settings.tot_magnetization) for attempt in attempts[2:]] == [
+        ("impose_found_moment", 2),
+        ("converge_as_a_metal", None),
     ]
-    assert [attempt.settings.tot_magnetization for attempt in attempts] == [1, 3, 5, None, 7]
-    assert attempts[3].settings.smearing == "marzari-vanderbilt"
-    assert final_result(s) == (attempts[4], done)
 
 
-def test_the_energy_of_a_smearing_run_is_never_the_crystals() -> None:
-    smeared = Result(Outcome.CONVERGED, total_energy_ry=-99.0, total_magnetization=0.2, smearing=True)
+def test_a_run_that_is_stuck_is_not_given_more_time() -> None:
+    stuck = Result(Outcome.TIME_LIMIT, f"{STUCK_ITERATIONS} iterations done")
+    assert climb(situation(recovery="extended"), stuck)[1].strategy == "smear_to_find_moment"
+    assert climb(situation(), stuck)[1].strategy == "more_time"
+    slow = Result(Outcome.TIME_LIMIT, f"{STUCK_ITERATIONS - 1} iterations done")
+    assert climb(situation(recovery="extended"), slow)[1].strategy == "more_time"
+
+
+def test_the_lowest_energy_speaks_for_a_crystal() -> None:
     s = situation(ODD, "extended")
-    attempts = climb(s, *(Outcome.CHARGE_WRONG,) * 3, smeared)
-    assert attempts[-1].strategy == "smear_to_find_moment"
-    assert final_result(s)[1].outcome is Outcome.CHARGE_WRONG
+    attempts = climb(s, converged(-1.2, -0.3), smeared(5.0), converged(-1.1, 0.4))
+    assert final_result(s)[0] is attempts[0]
+
+
+def test_the_energy_of_a_search_is_never_the_crystals() -> None:
+    s = situation(ODD, "extended")
+    attempts = climb(s, Outcome.NOT_CONVERGED, smeared(1.0, energy=-99.0), Outcome.NOT_CONVERGED, Outcome.NOT_CONVERGED)
+    assert [attempt.strategy for attempt in attempts[:3]] == ["low_spin", "smear_to_find_moment", "converge_as_a_metal"]
+    assert (attempts[3].strategy, attempts[3].settings.mixing_beta) == ("mix_gently", 0.3)
+    result = final_result(s)[1]
+    assert (result.outcome, result.total_energy_ry) == (Outcome.NOT_CONVERGED, None)
+
+
+def test_a_moment_is_never_imposed_on_an_elemental_crystal() -> None:
+    iron = Cell(("Fe",), (2.8, 0, 0, 0, 2.8, 0, 0, 0, 2.8), (0, 0, 0))
+    s = Situation(iron, "elemental", PAPER_FAST, sssp(), "extended", None)
+    (attempt,) = climb(s, smeared(2.2))
+    assert attempt.settings.smearing is not None
+    assert final_result(s)[1].total_energy_ry == -1.0
+
+
+def test_a_known_moment_is_not_looked_for() -> None:
+    attempts = climb(situation(ODD, "extended", known=5.0), *(Outcome.NOT_CONVERGED,) * 4)
+    assert {attempt.settings.tot_magnetization for attempt in attempts} == {5.0}
+    assert not any(attempt.settings.smearing for attempt in attempts)
+
+
+def test_moments_are_scanned_last() -> None:
+    attempts = climb(situation(ODD, "extended"), *(Outcome.CHARGE_WRONG,) * 6)
+    assert [(attempt.strategy, attempt.settings.tot_magnetization) for attempt in attempts] == [
+        ("low_spin", 1),
+        ("fewer_bands", 1),
+        ("smear_to_find_moment", None),
+        ("scan_moments", 3),
+        ("fewer_bands", 3),
+        ("scan_moments", 5),
+        ("fewer_bands", 5),
+    ]
 
 
 def test_mixing_and_diagonalization_are_changed_one_at_a_time() -> None:
     attempts = climb(situation(recovery="extended"), *(Outcome.NOT_CONVERGED,) * 4)
     seen = [(attempt.settings.mixing_beta, attempt.settings.diagonalization) for attempt in attempts]
-    assert seen == [(0.7, "david"), (0.3, "david"), (0.1, "david"), (0.1, "cg")]
+    assert seen == [(0.7, "david"), (0.7, "david"), (0.3, "david"), (0.1, "david"), (0.1, "cg")]
+    assert [attempt.settings.smearing is None for attempt in attempts] == [True, False, True, True, True]
+
+
+@given(
+    st.sampled_from([SILICON, ODD]),
+    st.lists(
+        st.sampled_from([*FAILURES, Outcome.TIME_LIMIT, Outcome.KILLED, "gap", "no gap", "integer", "fraction"]),
+        min_size=30,
+        max_size=30,
+    ),
+)
+def test_the_attempts_of_the_paper_come_first(cell: Cell, story: list[Outcome | str]) -> None:
+    """Told the same results, `extended` makes the attempts of `paper` in their order before its own."""
+    results = {
+        "gap": converged(-1, 1),
+        "no gap": converged(-1, -1),
+        "integer": smeared(3.0 + cell.species.count("Si") % 2),
+        "fraction": smeared(2.5),
+    }
+    made = {}
+    for recovery in ("paper", "extended"):
+        s = situation(cell, recovery)  # type: ignore[arg-type]
+        attempt = first_attempt(s)
+        for outcome in story:
+            if not isinstance(attempt, Attempt):
+                break
+            s.history.append((attempt, results[outcome] if outcome in results else Result(Outcome(outcome))))
+            attempt = next_attempt(s)
+        made[recovery] = [entry[0] for entry in s.history]
+    assert made["extended"][: len(made["paper"])] == made["paper"]
 
 
 def test_a_killed_run_is_repeated_once() -> None:
@@ -121,7 +342,7 @@ def test_the_ladder_ends_and_makes_no_attempt_twice(recovery: Recovery, cell: Ce
         attempt = next_attempt(s)
     settings = [made.settings for made, _ in s.history]
     assert len(set(settings)) == len(settings)
-    assert len(s.history) < 30
+    assert len(s.history) <= MOST_ATTEMPTS
 
 
 @pytest.mark.parametrize("recovery", ["paper", "extended"])

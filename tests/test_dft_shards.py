@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,11 @@ import pytest
 from dft_data import SILICON, SSSP, fake_pids, fake_pw, is_alive, sssp
 
 from xtalrl import tables
+from xtalrl.dft.pseudopotentials import load_family, md5_of
 from xtalrl.dft.requests import plan_crystal_scf, plan_design_scf, plan_reference_scf
-from xtalrl.dft.shards import gather_outcomes, run_shard
+from xtalrl.dft.shards import TimeLimits, count_outcomes, gather_outcomes, run_shard
 from xtalrl.errors import XtalrlError
+from xtalrl.progress import Progress
 
 LIMITS = {"crystal": [5], "reference": [5], "design": [5]}
 
@@ -51,8 +54,9 @@ class Place:
         self.cache = folder / "cache"
         family = self.cache / "families" / SSSP
         family.mkdir(parents=True)
-        (family / "family.json").write_text(sssp().model_dump_json())
-        for pseudo in sssp().elements.values():
+        empty = {e: p.model_copy(update={"md5": md5_of(b"")}) for e, p in sssp().elements.items()}
+        (family / "family.json").write_text(sssp().model_copy(update={"elements": empty}).model_dump_json())
+        for pseudo in empty.values():
             (family / pseudo.file).touch()
         self.family = str(family / "family.json")
         self.requests = str(folder / "requests.parquet")
@@ -118,16 +122,88 @@ def test_every_request_ends_in_one_row_and_nothing_runs_twice(place: Place) -> N
     assert (failed["total_energy_ry"], failed["band_gap"], failed["is_metallic"]) == (None, None, None)
     assert rows["known"]["tot_magnetization"] == 1.0
     assert [attempt["strategy"] for attempt in rows["known"]["attempts"]] == ["known_magnetization"]
+    assert {name: (row["strategy"], row["recovered"]) for name, row in rows.items()} == {
+        "good": ("unpolarised", False),
+        "same": ("unpolarised", False),
+        "odd": (None, None),
+        "known": ("known_magnetization", False),
+        "unconverged": (None, None),
+    }
     assert len({row["protocol_hash"] for row in rows.values()}) == 1
 
     again = place.run()
     assert place.runs == 3
     assert again == rows
-    # Another ladder goes on where this one ended. Of its two further attempts the low spin of `odd` is the run of `known`.
+    # Another ladder goes on where this one ended. Of its three further attempts the low spin of `odd` is the run of `known`.
     extended = place.run(recovery="extended")
+    assert place.runs == 5
+    assert [attempt["strategy"] for attempt in extended["unconverged"]["attempts"]] == [
+        "unpolarised",
+        "smear_to_find_moment",
+        "mix_gently",
+    ]
+    assert {name: (row["strategy"], row["recovered"]) for name, row in extended.items()} == {
+        "good": ("unpolarised", False),
+        "same": ("unpolarised", False),
+        "odd": ("low_spin", True),
+        "known": ("known_magnetization", False),
+        "unconverged": ("mix_gently", True),
+    }
+    assert count_outcomes(list(extended.values())) == (
+        "5 of 5 usable: 5 converged; given by: 2 unpolarised, 1 low_spin, 1 known_magnetization, 1 mix_gently; "
+        "2 thanks to the extended recovery"
+    )
+
+
+def test_what_was_not_saved_is_taken_by_choice(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.plan(crystal("good", "Si", "Si"))
+    monkeypatch.setenv("FAKE_PW_UNSAVED", "1")
+    row = place.run()["good"]
+    assert (row["outcome"], row["total_energy_ry"], row["band_gap"], row["recovered"]) == (
+        "not_saved",
+        None,
+        None,
+        None,
+    )
+    assert row["detail"] == "no XML was written"
+    # The machine failed, not the crystal: it was tried once more.
+    assert [attempt["outcome"] for attempt in row["attempts"]] == ["converged_not_saved"] * 2
+    # What was printed is kept: accepting it needs no run.
+    row = place.run(accept_not_saved=True)["good"]
+    assert (row["outcome"], row["total_energy_ry"], row["band_gap"]) == ("converged_not_saved", -20.0, 1.25)
+    assert place.runs == 2
+    # Not accepting it is a reason to run again, and a run that was saved takes its place.
+    monkeypatch.delenv("FAKE_PW_UNSAVED")
+    assert place.run()["good"]["outcome"] == "converged"
+    assert place.run(accept_not_saved=True)["good"]["outcome"] == "converged"
+    assert place.runs == 3
+
+
+def test_as_many_shards_as_crystals_give_each_its_own(place: Place) -> None:
+    crystals = [crystal(f"c{i}", "Si", "Si", size=1 + i / 100) for i in range(20)]
+    place.plan(*crystals, crystal("same", "Si", "Si"), shards=20)
+    shards = {row["request_id"]: row["shard"] for row in tables.read_rows(place.requests, tables.SCF_REQUESTS)}
+    assert shards.pop("same") == shards["c0"]
+    assert sorted(shards.values()) == list(range(20))
+    assert shards["c19"] == 0, "the largest comes first"
+    run_shard(**place.arguments(shard=shards["c7"]))
+    assert [row["request_id"] for row in tables.read_rows(place.outcomes, tables.SCF_OUTCOMES)] == ["c7"]
+
+
+def test_a_job_stops_before_its_wall_time_is_over(place: Place) -> None:
+    place.plan(crystal("good", "Si", "Si"), crystal("endless", "He", "He", size=2))
+    start = time.monotonic()
+    with pytest.raises(XtalrlError, match=r"wall time of 0\.05 min is nearly over\. 1 of 2 SCFs are done and kept"):
+        place.run(runtime_min=0.05)
+    assert time.monotonic() - start < 10
+    assert not any(is_alive(pid, patience_s=3) for pid in fake_pids(place.log))
+    assert not Path(place.outcomes).exists()
+    with pytest.raises(XtalrlError, match="Not one ended in this job: give `run_scf_shard` a `runtime`"):
+        place.run(runtime_min=0.05)
+    # Being cut off by the job is no outcome of the crystal: with the next job it runs again, and only it.
+    rows = place.run(runtime_min=60, time_limits_min=LIMITS | {"crystal": [0.01]})
+    assert {name: row["outcome"] for name, row in rows.items()} == {"good": "converged", "endless": "time_limit"}
     assert place.runs == 4
-    assert [attempt["strategy"] for attempt in extended["unconverged"]["attempts"]] == ["unpolarised", "mix_gently"]
-    assert extended["odd"]["outcome"] == "converged"
 
 
 def test_shards_share_the_requests_without_overlap(place: Place) -> None:
@@ -153,6 +229,21 @@ def test_a_time_out_is_a_row_until_the_limit_grows(place: Place) -> None:
     row = place.run(time_limits_min=LIMITS | {"crystal": [0.01, 0.02]})["endless"]
     assert [attempt["strategy"] for attempt in row["attempts"]] == ["unpolarised", "more_time"]
     assert place.runs == 2
+
+
+def test_a_crystal_that_only_smearing_converges_is_a_metal(place: Place) -> None:
+    place.plan(crystal("metal", "Xe", "Xe"))
+    row = place.run(recovery="extended")["metal"]
+    assert [a["strategy"] for a in row["attempts"]] == ["unpolarised", "smear_to_find_moment", "converge_as_a_metal"]
+    assert (row["outcome"], row["strategy"], row["recovered"]) == ("converged", "converge_as_a_metal", True)
+    assert (row["band_gap"], row["band_gap_raw"], row["is_metallic"]) == (0.0, None, True)
+
+
+def test_the_limits_of_a_design_add_up() -> None:
+    one, two = TimeLimits((60.0,), in_all=True), TimeLimits((60.0, 20.0), in_all=True)
+    assert [one.of([]), one.of([45.0])] == [60.0, 15.0]
+    assert [two.of([]), two.of([45.0]), two.of([60.0, 15.0])] == [60.0, 20.0, 5.0]
+    assert TimeLimits((60.0, 20.0), in_all=False).of([60.0, 20.0, 20.0]) == 20.0
 
 
 def test_the_limit_of_a_design_is_for_all_attempts(place: Place) -> None:
@@ -197,11 +288,34 @@ def test_a_broken_scratch_disk_stops_the_job(place: Place) -> None:
     assert not Path(place.outcomes).exists()
 
 
+def test_a_scratch_disk_that_is_full_at_the_end_stops_the_job(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.plan(crystal("good", "Si", "Si"), crystal("next", "Si", "Si", size=0.9))
+    monkeypatch.setenv("FAKE_PW_UNSAVED", "1")
+    free = shutil.disk_usage(place.folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free._replace(free=1e6))
+    with pytest.raises(
+        XtalrlError, match=r"good: The disk of the scratch folder is full\. \(no XML was written\).*TMPDIR"
+    ):
+        place.run(workers=1)
+    # What was printed is kept, for a run that accepts it.
+    assert {row["outcome"] for row in place.run(workers=1, accept_not_saved=True).values()} == {"converged_not_saved"}
+    assert place.runs == 2
+
+
 def test_missing_pseudopotential_files_stop_the_job(place: Place) -> None:
     place.plan(crystal("good", "Si", "Si"))
     (Path(place.family).parent / sssp().elements["Si"].file).unlink()
     with pytest.raises(XtalrlError, match=sssp().elements["Si"].file):
         place.run()
+
+
+def test_a_changed_pseudopotential_stops_the_job(place: Place) -> None:
+    place.plan(crystal("good", "Si", "Si"))
+    path = Path(place.family).parent / sssp().elements["Si"].file
+    path.write_text("another")
+    with pytest.raises(XtalrlError, match=f"{path.name} was changed .md5 {md5_of(b'another')}, must be {md5_of(b'')}"):
+        place.run()
+    assert place.runs == 0
 
 
 def test_an_engine_is_not_needed_when_all_is_done(place: Place) -> None:
@@ -212,7 +326,8 @@ def test_an_engine_is_not_needed_when_all_is_done(place: Place) -> None:
 
 def test_an_element_the_family_lacks_is_an_outcome(place: Place) -> None:
     place.plan(crystal("plutonium", "Ar", "Si"))
-    without = sssp().model_copy(update={"elements": {e: p for e, p in sssp().elements.items() if e != "Ar"}})
+    family = load_family(place.family)[0]
+    without = family.model_copy(update={"elements": {e: p for e, p in family.elements.items() if e != "Ar"}})
     Path(place.family).write_text(without.model_dump_json())
     row = place.run()["plutonium"]
     assert (row["outcome"], row["detail"]) == ("no_pseudopotential", f"{SSSP} lacks Ar")
@@ -227,6 +342,17 @@ def test_a_line_appears_every_three_seconds(place: Place, caplog: pytest.LogCapt
     assert any("running endless (unpolarised" in record.message for record in caplog.records)
 
 
+def test_what_the_cache_had_says_nothing_about_the_pace(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "xtalrl"):
+        progress = Progress("Shard 0", 12, "SCFs", every_s=0)
+        progress.advance(9, at_once=True)
+        progress.start -= 10
+        progress.advance(note="10 converged")
+    first, second = (record.message for record in caplog.records)
+    assert first == "Shard 0: 9 of 12 SCFs"
+    assert second == "Shard 0: 10 of 12 SCFs, 10.0 s each, 20 s left, 10 converged"
+
+
 def test_references_of_the_data(place: Place) -> None:
     place.plan(crystal("salt", "Na", "Cl"))
     plan_reference_scf(
@@ -237,7 +363,10 @@ def test_references_of_the_data(place: Place) -> None:
     assert all(row["outcome"] == "converged" and row["is_metallic"] for row in rows.values())
 
 
-_JOB = "import json, sys; from xtalrl.dft.shards import run_shard; run_shard(**json.loads(sys.argv[1]))"
+_JOB = (
+    "import json, logging, sys; from xtalrl.dft.shards import run_shard; logging.basicConfig(level='INFO'); "
+    "run_shard(**json.loads(sys.argv[1]))"
+)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -251,11 +380,18 @@ def test_a_kill_loses_at_most_what_was_running(
     scratch.mkdir()
     environment = os.environ | {"TMPDIR": str(scratch)}
     job = subprocess.Popen(
-        [sys.executable, "-c", _JOB, json.dumps(place.arguments(workers=1))], env=environment, start_new_session=True
+        [sys.executable, "-c", _JOB, json.dumps(place.arguments(workers=1))],
+        env=environment,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     engine, child = fake_pids(place.log)
     job.send_signal(number)
-    assert job.wait(30) == (143 if number == signal.SIGTERM else -9)
+    _, log = job.communicate(timeout=30)
+    assert job.returncode == (143 if number == signal.SIGTERM else -9)
+    if number == signal.SIGTERM:
+        assert "told to stop: 5 of 6 SCFs are done and kept; run the same command again" in log
     assert not is_alive(engine, patience_s=5)
     if number == signal.SIGTERM:
         assert not is_alive(child, patience_s=3)
@@ -282,6 +418,8 @@ def test_designs_and_the_elements_they_add(place: Place) -> None:
         "n_correct": 0,
         "n_similar": 0,
         "validity_rule": "r",
+        "valid_smact14": True,
+        "valid_icsd24": True,
     }
     designs = [
         common | {"policy": "a", "species": ["K", "Br"], "valid": True, "request_id": "d1"},

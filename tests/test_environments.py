@@ -1,8 +1,11 @@
-"""The versions in envs/ and pyproject.toml are those of the lock."""
+"""The versions in envs/ and pyproject.toml are those of the lock; `--sdm conda` with a stand-in for conda."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -53,3 +56,73 @@ def test_the_lock_is_hashed_and_names_no_host(root: Path) -> None:
     assert "://" not in text
     for block in re.split(r"\n(?=[a-z0-9])", text.strip()):
         assert "--hash=sha256:" in block, block.splitlines()[0]
+
+
+@pytest.mark.parametrize("name", ["workflow", "train"])
+def test_an_environment_needs_nothing_beside_its_file(root: Path, name: str) -> None:
+    """Snakemake makes it from a copy in another folder, where conda runs pip: a relative path would lead nowhere."""
+    for entry in yaml.safe_load((root / f"envs/{name}.yaml").read_text())["dependencies"]:
+        for requirement in entry["pip"] if isinstance(entry, dict) else [entry]:
+            assert re.fullmatch(r"[a-z0-9-]+(==?[0-9.]+)?", requirement), requirement
+
+
+def test_the_environment_of_training_needs_little(root: Path) -> None:
+    """GPU nodes need no pymatgen: what training and rollout import is in train.yaml."""
+    names = [
+        re.split("=+", entry)[0] for entry in yaml.safe_load((root / "envs/train.yaml").read_text())["dependencies"]
+    ]
+    allowed = {CONDA_NAMES.get(name, name) for name in names}
+    code = """
+import sys
+import xtalrl.rl.training, xtalrl.rl.rollout, xtalrl.workflow
+folders = {name.partition(".")[0]: getattr(module, "__file__", None) or "" for name, module in sys.modules.items()}
+print(*(name for name, file in folders.items() if "site-packages" in file))
+"""
+    imported = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert "torch" in imported
+    assert not imported & {"pymatgen", "pydantic", "snakemake", "ase", "spglib", "smact", "pandas"}
+    assert {"torch", "numpy", "pyarrow", "safetensors"} <= allowed
+
+
+_CONDA = """#!{python}
+import json, os, sys
+words = sys.argv[1:]
+if words == ["info", "--json"]:
+    print(json.dumps({{"conda_prefix": {prefix!r}, "platform": "linux-64"}}))
+elif words == ["--version"]:
+    print("conda 25.1.0")
+elif words[0] == "config":
+    print(json.dumps({{"get": {{"channel_priority": "strict"}}}}))
+elif words[:2] == ["env", "create"]:
+    bin_folder = os.path.join(words[words.index("--prefix") + 1], "bin")
+    os.makedirs(bin_folder)
+    for name in ("python", "python3"):
+        path = os.path.join(bin_folder, name)
+        with open(path, "w") as file:  # -S: without any package of its own
+            file.write('#!/bin/sh\\necho "$@" >> {log}\\nexec {python} -S "$@"\\n')
+        os.chmod(path, 0o755)
+"""
+
+
+@pytest.mark.slow
+def test_scripts_find_xtalrl_in_a_conda_environment(root: Path, tmp_path: Path) -> None:
+    log = tmp_path / "python.log"
+    (tmp_path / "bin").mkdir()
+    conda = tmp_path / "bin/conda"
+    conda.write_text(_CONDA.format(python=sys.executable, prefix=str(tmp_path), log=log))
+    conda.chmod(0o755)
+    (tmp_path / "bin/activate").write_text('export PATH="$1/bin:$PATH"\n')
+    output = tmp_path / "results/structures/demo/train.csv"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "snakemake", "--profile", "profiles/local", "--cores", "1", "--sdm", "conda",
+            "--conda-prefix", str(tmp_path / "envs"), "--configfile", "config/demo.yaml",
+            "--config", f"results={tmp_path / 'results'}", f"cache={tmp_path / 'cache'}", "--", str(output),
+        ],
+        cwd=root, capture_output=True, text=True, timeout=300, env={**os.environ, "PATH": f"{conda.parent}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert output.exists()
+    assert "build_demo_set.py" in log.read_text()

@@ -62,9 +62,9 @@ def test_a_design_is_judged(tmp_path: Path) -> None:
     )
     first, second = assess(tmp_path, bc, formulas=tmp_path / "known.txt")
     assert first == {
-        "material_id": "mp-1", "policy": "bc", "seed": 0, "species": ["Na", "K", "Cl", "Cl"],
+        "material_id": "mp-1", "policy": "bc", "seed": 0, "sample": None, "species": ["Na", "K", "Cl", "Cl"],
         "formula": "KNaCl2", "true_formula": "NaCl", "n_sites": 4, "n_correct": 3, "n_similar": 4,
-        "valid": True, "validity_rule": "cdvae-smact14", "novel": True, "request_id": design_id("mp-1", first["species"]),
+        "valid": True, "validity_rule": "cdvae-smact14", "valid_smact14": True, "valid_icsd24": True, "novel": True, "request_id": design_id("mp-1", first["species"]),
     }  # fmt: skip
     assert second["formula"] == "Sr2O3"
     assert (second["valid"], second["novel"], second["request_id"]) == (False, None, None)

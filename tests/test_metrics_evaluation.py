@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from xtalrl import tables
@@ -21,7 +22,7 @@ def assessment(material_id: str, request_id: str | None, species: list[str], pol
     return {
         "material_id": material_id, "policy": policy, "seed": 0, "species": species, "formula": "X", "true_formula": "Y",
         "n_sites": len(species), "n_correct": 1, "n_similar": 1, "valid": request_id is not None,
-        "validity_rule": "cdvae-smact14", "novel": None, "request_id": request_id,
+        "validity_rule": "cdvae-smact14", "valid_smact14": True, "valid_icsd24": True, "novel": None, "request_id": request_id,
     }  # fmt: skip
 
 
@@ -161,10 +162,33 @@ def test_designs_as_arrays(tmp_path: Path) -> None:
         ],
         [reference("Na", -4.0), reference("Cl", -5.0)],
     )
-    (bc,) = read_policies(tmp_path / "evaluation.parquet", ["bc"])
+    tables.write_rows(
+        [{"request_id": "mp-1/a", "formula": "NaCl", "energy_above_hull": 0.1, "n_competing": 2, "decomposition": ["NaCl"], "flag": ""}],
+        tables.STABILITY, tmp_path / "stability.parquet",
+    )  # fmt: skip
+    known = [
+        {
+            "material_id": f"mp-{n}",
+            "split": split,
+            "band_gap": gap,
+            "outcome": "converged",
+            "detail": "",
+            "source": "scf",
+        }
+        for n, split, gap in ((1, "val", 2.0), (2, "val", None), (7, "val", 3.0), (8, "train", 4.0))
+    ]
+    tables.write_rows(known, tables.LABELS, tmp_path / "known.parquet")
+    files = tmp_path / "evaluation.parquet", tmp_path / "known.parquet", tmp_path / "stability.parquet"
+    (bc,) = read_policies(*files, ["bc"])
+    assert bc.labels.band_gap == {"mp-1": 2.0, "mp-7": 3.0}
+    assert bc.energy_above_hull[0, 0] == 0.1
+    assert bc.hull_is_complete[0, 0] == 1
+    assert np.isfinite(bc.energy_above_hull).sum() == 1
+    (without_labels,) = read_policies(files[0], None, files[2], ["bc"])
+    assert without_labels.labels.band_gap == {}
     assert bc.seeds == (0, 4)
     assert bc.material_ids == ("mp-1", "mp-2", "mp-3")
     assert bc.designed.tolist() == [[True, True, False], [False, False, True]]
     assert bc.succeeded.tolist() == [[True, False, False], [False, False, False]]
     with pytest.raises(XtalrlError, match=r"no design of the policy 'random' \(it has bc\)"):
-        read_policies(tmp_path / "evaluation.parquet", ["bc", "random"])
+        read_policies(*files, ["bc", "random"])

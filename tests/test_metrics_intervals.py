@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from xtalrl.metrics.intervals import BOOTSTRAP, BOOTSTRAP_SEEDS, NOTHING, WILSON, Bootstrap, Estimate
+from xtalrl.metrics.intervals import BOOTSTRAP, BOOTSTRAP_SEEDS, NOTHING, WILSON, Bootstrap, Estimate, paired_difference
 
 NAN = np.nan
 
@@ -94,6 +94,47 @@ def test_identical_distributions_are_no_distance_apart() -> None:
     values = np.random.default_rng(5).normal(size=50)
     estimate = bootstrap(1, 50).earth_movers_distance(values[None], values)
     assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0, 0, 0), abs=1e-12)
+
+
+def test_paired_difference_is_that_of_scipys_paired_bootstrap_and_test() -> None:
+    """Two policies that mostly agree: the interval of the difference is scipy's paired one, p that of its paired t test."""
+    generator = np.random.default_rng(8)
+    first = generator.normal(size=400)
+    second = first + generator.normal(0.02, 0.2, size=400)
+    sampler = bootstrap(1, 400, samples=9999)
+    ours = paired_difference(sampler.mean(first[None]), sampler.mean(second[None]), 0.95)
+    theirs = stats.bootstrap(
+        (first, second), lambda x, y, axis: x.mean(axis) - y.mean(axis), paired=True, n_resamples=9999, method="percentile", rng=2
+    ).confidence_interval  # fmt: skip
+    assert ours is not None
+    assert ours.p is not None
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.002)
+    assert ours.p == pytest.approx(stats.ttest_rel(first, second).pvalue, rel=0.05)
+    unpaired = stats.ttest_ind(first, second).pvalue
+    assert ours.p < unpaired / 2
+
+
+def test_paired_difference_of_shares_is_mcnemars() -> None:
+    """Yes or no of the same 500 crystals by two policies: 60 against 30 discordant pairs."""
+    first = np.concatenate([np.ones(200), np.ones(60), np.zeros(30), np.zeros(210)])
+    second = np.concatenate([np.ones(200), np.zeros(60), np.ones(30), np.zeros(210)])
+    sampler, trials = bootstrap(1, 500, samples=9999), np.ones((1, 500))
+    ours = paired_difference(sampler.proportion(first[None], trials), sampler.proportion(second[None], trials), 0.95)
+    mcnemar = 2 * stats.norm.sf(30 / np.sqrt(90))
+    assert ours is not None
+    assert ours.p is not None
+    assert ours.value == pytest.approx(30 / 500)
+    assert np.log10(ours.p) == pytest.approx(np.log10(mcnemar), abs=0.25)
+    assert ours.low > 0
+
+
+def test_a_policy_does_not_differ_from_itself() -> None:
+    sampler = bootstrap(2, 40)
+    estimate = sampler.mean(np.random.default_rng(9).normal(size=(2, 40)))
+    difference = paired_difference(estimate, estimate, 0.95)
+    assert difference is not None
+    assert (difference.value, difference.low, difference.high, difference.p) == (0, 0, 0, None)
+    assert paired_difference(estimate, NOTHING, 0.95) is None
 
 
 def test_nothing_to_count_is_null() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xtalrl.metrics import composition, properties
-from xtalrl.metrics.designs import PolicyDesigns
+from xtalrl.metrics.designs import Labels, PolicyDesigns
 from xtalrl.metrics.intervals import Bootstrap, Estimate
 
 NAN = np.nan
@@ -23,16 +23,24 @@ def designs(**arrays: Any) -> PolicyDesigns:
     gaps = np.atleast_2d(np.array(arrays.get("band_gap", [1.0, 2.0, 3.0]), dtype=float))
     shape = gaps.shape
     defaults = {
+        "composition": np.arange(gaps.size).reshape(shape),
         "n_sites": np.full(shape, 2.0),
         "n_correct": np.zeros(shape),
         "n_similar": np.zeros(shape),
         "valid": np.ones(shape),
+        "valid_smact14": np.ones(shape),
+        "valid_icsd24": np.ones(shape),
         "novel": np.full(shape, NAN),
         "converged": np.isfinite(gaps).astype(float),
+        "recovered": np.where(np.isfinite(gaps), 0.0, NAN),
+        "band_gap_raw": gaps,
         "formation_energy_per_atom": np.where(np.isfinite(gaps), -1.0, NAN),
+        "energy_above_hull": np.full(shape, NAN),
+        "hull_is_complete": np.full(shape, NAN),
         "true_band_gap": np.zeros(shape[1]),
         "true_formation_energy_per_atom": np.zeros(shape[1]),
     }
+    labels = arrays.pop("labels", Labels())
     given_arrays = {name: np.array(value, dtype=float) for name, value in arrays.items() if name != "band_gap"}
     fields = {
         name: value if name.startswith("true_") else np.atleast_2d(value)
@@ -44,6 +52,7 @@ def designs(**arrays: Any) -> PolicyDesigns:
         material_ids=tuple(f"mp-{i}" for i in range(shape[1])),
         validity_rule="cdvae-smact14",
         band_gap=gaps,
+        labels=labels,
         **fields,
     )
 
@@ -113,9 +122,8 @@ def test_means_are_over_what_is_known() -> None:
 
 def test_distance_from_all_reference_crystals() -> None:
     """Designs {1, 1} against the labels {1, 1, 4} of three crystals: a third of the mass moves by 3. One label has no design."""
-    toy = designs(band_gap=[1.0, 1.0])
-    reference = {"mp-0": 1.0, "mp-1": 1.0, "mp-77": 4.0}
-    distance = estimate(properties.band_gap_distance, toy, reference)
+    toy = designs(band_gap=[1.0, 1.0], labels=Labels(band_gap={"mp-0": 1.0, "mp-1": 1.0, "mp-77": 4.0}))
+    distance = estimate(properties.band_gap_distance, toy)
     assert distance.value == pytest.approx(1.0)
     assert distance.low is not None
     assert distance.high is not None
@@ -123,7 +131,45 @@ def test_distance_from_all_reference_crystals() -> None:
 
 
 def test_no_labels_no_distance() -> None:
-    assert estimate(properties.formation_energy_distance, designs(), {}).value is None
+    assert estimate(properties.formation_energy_distance, designs()).value is None
+
+
+def test_raw_gaps_may_be_negative() -> None:
+    """Raw gaps {-1, 1} have mean 0; clipped {0, 1} mean 0.5. Against raw labels {-1, 1} the distance is 0, clipped 0.5 from {1, 1}."""
+    labels = Labels(band_gap={"mp-0": 1.0, "mp-1": 1.0}, band_gap_raw={"mp-0": -1.0, "mp-1": 1.0})
+    toy = designs(band_gap=[0.0, 1.0], band_gap_raw=[-1.0, 1.0], labels=labels)
+    assert estimate(properties.mean_band_gap, toy).value == 0.5
+    assert estimate(properties.mean_band_gap, toy, gaps="raw").value == 0
+    assert estimate(properties.band_gap_distance, toy).value == pytest.approx(0.5)
+    assert estimate(properties.band_gap_distance, toy, gaps="raw").value == pytest.approx(0)
+
+
+def test_by_the_papers_rules_a_recovered_design_failed() -> None:
+    """Four valid designs: two plain successes, one recovered, one failure; the recovered one is in the range."""
+    toy = designs(band_gap=[1.0, 3.0, 1.1, NAN], recovered=[0, 0, 1, NAN])
+    assert estimate(properties.dft_success, toy).value == pytest.approx(3 / 4)
+    assert estimate(properties.dft_success_by_the_papers_rules, toy).value == pytest.approx(2 / 4)
+    assert estimate(properties.dft_success_of_all_by_the_papers_rules, toy).value == pytest.approx(2 / 4)
+    assert estimate(properties.desired_range, toy, 1.0, 0.25).value == pytest.approx(2 / 4)
+    assert estimate(properties.desired_range_by_the_papers_rules, toy, 1.0, 0.25).value == pytest.approx(1 / 4)
+    assert estimate(properties.out_of_distribution_by_the_papers_rules, toy, 1.0, 0.25).value == pytest.approx(1 / 4)
+    assert estimate(properties.mean_band_gap, toy.by_the_papers_rules()).n == 2
+
+
+def test_uniqueness_counts_compositions_within_a_seed() -> None:
+    """Seed 0 has 2 compositions in 4 designs, seed 1 has 4 in 4, the same as of seed 0 among them: 6 of 8."""
+    toy = designs(band_gap=np.ones((2, 4)), composition=[[5, 5, 5, 7], [5, 6, 7, 8]])
+    assert estimate(composition.uniqueness, toy).value == pytest.approx(6 / 8)
+
+
+def test_gap_errors_by_hand() -> None:
+    """Ours {0, 1, 2, unknown} against {1, 1, 3, 2}: errors {-1, 0, -1}; one of three has no gap here."""
+    ours, source = np.array([0.0, 1.0, 2.0, NAN]), np.array([1.0, 1.0, 3.0, 2.0])
+    sampler = Bootstrap(1, 4, *SAMPLER_OPTIONS)
+    assert properties.mean_absolute_gap_error(ours, source, sampler).value == pytest.approx(2 / 3)
+    assert properties.mean_gap_error(ours, source, sampler).value == pytest.approx(-2 / 3)
+    assert properties.share_without_gap(ours, source, sampler).value == pytest.approx(1 / 3)
+    assert properties.share_without_gap(ours, source, sampler).n == 3
 
 
 gap = st.none() | st.floats(0, 6)
@@ -184,6 +230,6 @@ def test_reproducing_the_labels_is_no_distance_from_them(toy: PolicyDesigns) -> 
     own = {
         name: float(value) for name, value in zip(toy.material_ids, toy.band_gap[0], strict=True) if np.isfinite(value)
     }
-    copied = designs(band_gap=toy.band_gap[:1])
-    distance = properties.band_gap_distance(copied, Bootstrap(1, copied.band_gap.shape[1], 100, 0.95), own)
+    copied = designs(band_gap=toy.band_gap[:1], labels=Labels(band_gap=own))
+    distance = estimate(properties.band_gap_distance, copied)
     assert distance.value is None if not own else distance.value == pytest.approx(0, abs=1e-12)

@@ -19,10 +19,11 @@ def make(folder: Path, config: Config, name: str = "figure2") -> list[dict[str, 
     make_figure2(
         evaluation=folder / "evaluation/evaluation.parquet",
         labels=folder / "labels.parquet",
+        stability=folder / "evaluation/stability.parquet",
         png=folder / f"{name}.png",
         pdf=folder / f"{name}.pdf",
         csv=folder / f"{name}.csv",
-        policies={policy: spec.target_ev for policy, spec in config.policy_specs().items()},
+        policies={name: spec.to_dict() for name, spec in config.policy_specs().items()},
         targets_ev=config.policies.targets_ev,
         window_ev=config.evaluation.window_ev,
         bootstrap_samples=200,
@@ -120,3 +121,13 @@ def test_each_policy_has_its_own_look() -> None:
     assert styles["ccql-1.12ev-w5"].label == "c-CQL 1.12 eV, ω = 5"
     assert styles["ucql-w5"].filled
     assert not styles["ucql-w1"].filled
+
+
+def test_policies_of_a_sweep_any_target_and_external_sets_have_labels_of_their_own() -> None:
+    names = ["ccql-4ev-w5", "ccql-4ev-w5-a1-10-b3", "ccql-4ev-w5-a0-10-b3", "ccql-any-4ev-w5", "mattergen", "cdvae"]
+    styles = policy_styles(names)
+    assert [style.label for style in styles.values()] == [
+        "c-CQL 4 eV, ω = 5", "c-CQL 4 eV, ω = 5, 1-10-3", "c-CQL 4 eV, ω = 5, 0-10-3", "c-CQL any 4 eV, ω = 5", "mattergen", "cdvae",
+    ]  # fmt: skip
+    assert len({style.color for name, style in styles.items() if name.startswith("ccql")}) == 1
+    assert len({(style.color, style.marker) for style in styles.values()}) == 4

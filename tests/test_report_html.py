@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import json
 import re
 import shutil
 import subprocess
+import zlib
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from report_data import write_results
-from test_report_figures import make as make_figure
-from test_report_tables import make as make_table
 
 from xtalrl import tables
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError
+from xtalrl.report.contents import figures_of, tables_of
+from xtalrl.report.files import write_csv
 from xtalrl.report.html import make_report
-from xtalrl.report.tables import make_table2
+from xtalrl.report.viewer_data import ASSETS, THREE_DMOL, three_dmol
 
 
 class Page(HTMLParser):
@@ -65,29 +71,68 @@ def report(folder: Path, config: Config) -> tuple[str, Page]:
 
 
 def embedded(text: str, name: str) -> dict[str, dict]:
-    """Columns of a table that is in the page as JSON, by key."""
-    (found,) = re.findall(rf'<script type="application/json" id="{name}-data">(.*?)</script>', text, re.S)
-    return {column["key"]: column for column in json.loads(found)}
+    """Columns of a table that is in the page, by key."""
+    return {column["key"]: column for column in content(text, name)}
+
+
+def content(text: str, name: str) -> Any:
+    """What `packed` put into the page."""
+    (found,) = re.findall(rf'<script type="text/plain" id="{name}-data">(.*?)</script>', text, re.S)
+    return json.loads(zlib.decompress(base64.b64decode(found)))
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     folder = tmp_path_factory.mktemp("results")
     config = write_results(folder, 160, (0, 1), targets_ev=[1.12, 3.0], omegas=[5])
-    make_table((folder, config), name="tables/table1_composition")
-    make_table((folder, config), make_table2, name="tables/table2_dft_success")
+    write_tables(folder, config)
     (folder / "figures").mkdir()
-    make_figure(folder, config, "figures/figure2")
+    for figure in figures_of(config):
+        (folder / f"figures/{figure.name}.png").write_bytes(PIXEL)
     return folder, config
+
+
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+def write_tables(folder: Path, config: Config) -> None:
+    """Every table of the list of contents, with made-up numbers."""
+    policies = list(config.policy_specs())
+    for table in tables_of(config):
+        rows = []
+        for number, policy in enumerate(policies):
+            row = {key: policy if key in ("policy", "first") else f"{key}{number % 2}" for key in table.keys}
+            for column in table.columns:
+                row |= {column.name: number, f"{column.name}_low": number - 0.5, f"{column.name}_high": number + 0.5}
+                row |= {f"{column.name}_n": 40, f"{column.name}_interval": "Wilson score"}
+                row |= {f"{column.name}_paper": 12.34} if column.in_paper else {}
+            rows.append(row | ({"p": 0.01 * 10**-number} if "p" in row else {}))
+        write_csv(folder / f"tables/{table.name}.csv", list(rows[0]), rows)
+        (folder / f"tables/{table.name}.md").write_text(f"**{table.title}** Validity rule: `cdvae-smact14`.\n\n")
 
 
 def test_it_loads_nothing(run: tuple[Path, Config]) -> None:
     text, page = report(*run)
     assert page.loads
     assert all(load.startswith("data:") for load in page.loads)
+    text = text.replace(
+        str(three_dmol()), ""
+    )  # the browser keeps it from loading: see the policy, and the browser's test
+    assert "default-src 'none'" in text
     assert "@import" not in text
     assert not re.search(r"url\((?!['\"]?data:)", text)
     assert not re.search(r"\bfetch\(|XMLHttpRequest|import\(", text)
+
+
+def test_the_library_it_holds_is_named_with_version_and_licence() -> None:
+    version = THREE_DMOL.partition(" ")[2]
+    folder = ASSETS / "3dmol"
+    readme = (folder / "README.md").read_text()
+    assert f"3dmol {version}" in readme
+    assert f"3dmol v{version}\n" in (folder / "3Dmol-min.js.LICENSE.txt").read_text()
+    assert hashlib.sha256((folder / "3Dmol-min.js").read_bytes()).hexdigest() in readme
 
 
 def test_it_is_well_formed(run: tuple[Path, Config]) -> None:
@@ -102,9 +147,9 @@ def test_it_tells_the_run(run: tuple[Path, Config]) -> None:
     text = " ".join(page.text.split())
     for part in (
         "5 policies with 2 training seeds each filled the skeletons of 40 validation crystals",
-        "recommended", "pseudo-dojo-0.5-pbe-sr-standard", "embedded pw.x 7.2", "cdvae-smact14",
+        "paper-fast", "sssp-1.3.0-efficiency", "embedded pw.x 7.2", "cdvae-smact14",
         "Table 1", "Table 2", "The SCF did not converge in the allowed number of iterations.",
-        "c-CQL 1.12 eV, ω = 5", "10.1039/D4DD00024B", "accuracy of the greedy action", "SHA-256",
+        "Redistributions in binary form must reproduce", "c-CQL 1.12 eV, ω = 5", "10.1039/D4DD00024B", "accuracy of the greedy action", "SHA-256",
     ):  # fmt: skip
         assert part in text, part
 
@@ -204,17 +249,34 @@ def test_an_empty_folder_gets_a_sentence(tmp_path: Path) -> None:
 # Uses the page as a reader would, and leaves what happened in the title.
 _READER = """
 <script>
-const errors = [];
+const errors = [], seen = {};
 addEventListener("error", (event) => errors.push(event.message));
-setTimeout(() => {
+addEventListener("unhandledrejection", (event) => errors.push(String(event.reason)));
+addEventListener("securitypolicyviolation", (event) => errors.push(`${event.violatedDirective} ${event.blockedURI}`));
+const until = async (test) => { for (let i = 0; i < 100 && !test(); i++) await new Promise((go) => setTimeout(go, 50)); };
+// Colours in the picture that are not grey: atoms.
+const colours = async (viewer) => {
+  const image = new Image();
+  image.src = viewer.pngURI();
+  await image.decode();
+  const canvas = document.createElement("canvas"), draw = canvas.getContext("2d");
+  [canvas.width, canvas.height] = [image.width, image.height];
+  draw.drawImage(image, 0, 0);
+  const pixels = draw.getImageData(0, 0, canvas.width, canvas.height).data;
+  let n = 0;
+  for (let i = 0; i < pixels.length; i += 4) n += Math.max(...pixels.slice(i, i + 3)) - Math.min(...pixels.slice(i, i + 3)) > 60;
+  return n;
+};
+(async () => {
+  await until(() => document.querySelector("[data-name=designs] .found"));
   const designs = document.querySelector("[data-name=designs]"), found = () => designs.querySelector(".found").textContent;
+  const field = (label) => [...designs.querySelectorAll("label")].find((node) => node.firstChild.textContent === label).querySelector("select, input");
   const type = (input, value) => { input.value = value; input.dispatchEvent(new Event(input.tagName === "SELECT" ? "change" : "input")); };
-  const seen = { all: found(), drawn: designs.querySelectorAll("tbody tr").length };
-  const policy = designs.querySelector("select");
-  type(policy, [...policy.options].find((option) => option.text === "bc").value);
+  const choose = (label, text) => type(field(label), [...field(label).options].find((option) => option.text === text).value);
+  Object.assign(seen, { all: found(), drawn: designs.querySelectorAll("tbody tr").length });
+  choose("Policy", "bc");
   seen.bc = found();
-  const gap = designs.querySelector("input[type=number]");
-  type(gap, "1");
+  type(field("Gap (eV)"), "1");
   seen.bc_above_1 = found();
   const column = [...designs.querySelectorAll("thead th")].findIndex((cell) => cell.textContent.startsWith("Gap"));
   const heading = designs.querySelectorAll("thead th")[column];
@@ -222,14 +284,45 @@ setTimeout(() => {
   heading.querySelector("button").click();
   seen.sort = heading.getAttribute("aria-sort");
   seen.gaps = [...designs.querySelectorAll("tbody tr")].map((row) => Number(row.children[column].textContent));
-  type(designs.querySelector("input[type=search]"), "no such formula");
+  type(field("Search"), "no such formula");
   seen.nothing = designs.querySelector("tbody").textContent;
+  type(field("Search"), "");
+  type(field("Gap (eV)"), "");
+  choose("Policy", "any");
+  choose("Target (eV)", "3");
+  choose("Outcome", "converged");
+  seen.target_3_converged = found();
+
+  designs.querySelector("tbody button").click();
+  const dialog = document.getElementById("design"), facts = (name) => dialog.querySelector(`[data-facts=${name}]`).textContent;
+  await until(() => facts("scf"));
+  const viewers = [...dialog.querySelectorAll("[data-cell]")].map((host) => host.viewer);
+  const title = () => dialog.querySelector("h2").textContent;
+  const elements = (viewer) => [...new Set(viewer.selectedAtoms({}).map((atom) => atom.elem))].sort();
+  Object.assign(seen, { open: dialog.open, first: title(), elements: viewers.map(elements), facts: facts("design"), scf: facts("scf") });
+  seen.attempts = dialog.querySelectorAll("[data-attempts] tbody tr").length;
+  seen.colours = await Promise.all(viewers.map(colours));
+  const before = viewers[1].getView();
+  dialog.querySelector("[data-cell=true]").dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }));
+  await until(() => String(viewers[1].getView()) !== String(before));
+  seen.turned_together = String(viewers[1].getView()) !== String(before) && String(viewers[1].getView().slice(4)) === String(viewers[0].getView().slice(4));
+  const atoms = viewers[1].selectedAtoms({}).length;
+  dialog.querySelector("[data-option=cells]").click();
+  seen.more_cells = viewers[1].selectedAtoms({}).length > 5 * atoms;
+  dialog.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
+  seen.second = title();
+  dialog.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }));
+  seen.back = title();
+  dialog.close();
+
   document.querySelector("figure > button").click();
   seen.zoomed = document.getElementById("zoom").open;
+  document.getElementById("zoom").close();
   document.getElementById("theme").click();
   seen.theme = document.documentElement.dataset.theme;
+  seen.unsortable = [...document.querySelectorAll("section table")].filter((table) => !table.querySelector("thead th button")).length;
   document.title = "READER " + JSON.stringify({ ...seen, errors });
-}, 1000);
+})().catch((error) => { document.title = "READER " + JSON.stringify({ ...seen, errors: [...errors, String(error.stack)] }); });
 </script>
 """
 
@@ -245,27 +338,133 @@ def test_a_browser_can_use_it(run: tuple[Path, Config], tmp_path: Path) -> None:
     page.write_text(text + _READER)
     done = subprocess.run(
         [
-            browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--virtual-time-budget=4000",
+            browser, "--headless", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+            "--disable-background-networking", "--virtual-time-budget=20000",
             f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--dump-dom", page.as_uri(),
         ],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     assert "CONSOLE" not in done.stderr
     (title,) = re.findall(r"<title>READER (.*?)</title>", done.stdout)
-    seen = json.loads(title)
-    rows = [
-        row
-        for row in tables.read_rows(folder / "evaluation/evaluation.parquet", tables.EVALUATION)
-        if row["policy"] == "bc"
-    ]
+    seen = json.loads(html.unescape(title))
+    assert seen["errors"] == []
+    everything = tables.read_rows(folder / "evaluation/evaluation.parquet", tables.EVALUATION)
+    rows = [row for row in everything if row["policy"] == "bc"]
     gaps = sorted(
         (round(g, 2) for row in rows if (g := row["band_gap"]) is not None and round(g, 2) >= 1), reverse=True
     )
-    assert seen["errors"] == []
     assert (seen["all"], seen["drawn"], seen["bc"]) == ("400 rows", 100, "80 of 400 rows")
     assert (seen["bc_above_1"], seen["gaps"]) == (f"{len(gaps)} of 400 rows", gaps)
     assert (seen["sort"], seen["nothing"], seen["zoomed"]) == ("descending", "Nothing fits these filters.", True)
     assert seen["theme"] in ("dark", "light")
+    assert seen["unsortable"] == 0
+
+    converged = [row for row in everything if row["policy"] == "ccql-3ev-w5" and row["outcome"] == "converged"]
+    assert seen["target_3_converged"] == f"{len(converged)} of 400 rows"
+    # The list is sorted by the gap, largest first: the same for the dialog and its neighbours.
+    first, second = sorted(converged, key=lambda row: -round(row["band_gap"], 2))[:2]
+    assert seen["first"] == seen["back"] == f"{first['formula']} on {first['material_id']}, by ccql-3ev-w5"
+    assert seen["second"] == f"{second['formula']} on {second['material_id']}, by ccql-3ev-w5"
+    crystals = tables.read_rows(folder / "structures/crystals.parquet", tables.CRYSTALS)
+    (true,) = [row["species"] for row in crystals if row["material_id"] == first["material_id"]]
+    assert seen["elements"] == [sorted({*true}), sorted({*first["species"]})]
+    assert min(seen["colours"]) > 500
+    assert (seen["open"], seen["turned_together"], seen["more_cells"], seen["attempts"]) == (True, True, True, 1)
+    assert f"{first['band_gap']:.2f} eV" in seen["facts"]
+    for part in ("converged", "nspin 1", "ecutwfc30 Ry", "paper-fast"):
+        assert part in seen["scf"]
+
+
+def test_cells_designs_and_attempts_are_in_it(run: tuple[Path, Config]) -> None:
+    folder, _ = run
+    text, _ = report(*run)
+    data = content(text, "viewer")
+    cells = {
+        row["material_id"]: row for row in tables.read_rows(folder / "structures/crystals.parquet", tables.CRYSTALS)
+    }
+    scfs = {
+        row["request_id"]: row for row in tables.read_rows(folder / "evaluation/outcomes.parquet", tables.SCF_OUTCOMES)
+    }
+
+    def species(text: str) -> list[str]:
+        return [data["elements"]["symbols"][ord(character) - data["first_character"]] for character in text]
+
+    rows = tables.read_rows(folder / "evaluation/evaluation.parquet", tables.EVALUATION)
+    for number, row in enumerate(rows):
+        skeleton, scf = data["designs"]["skeleton"][number], data["designs"]["scf"][number]
+        cell = cells[row["material_id"]]
+        assert data["skeletons"]["id"][skeleton] == row["material_id"]
+        assert species(data["designs"]["species"][number]) == row["species"]
+        assert species(data["skeletons"]["species"][skeleton]) == cell["species"]
+        assert data["skeletons"]["lattice"][skeleton] == pytest.approx(cell["lattice"], abs=1e-4)
+        shifts = np.array(data["skeletons"]["coordinates"][skeleton]) / data["coordinate_steps"] - cell["frac_coords"]
+        assert np.abs(shifts - np.round(shifts)).max() < 1e-4
+        assert (scf is None) == (row["request_id"] is None)
+        if scf is not None:
+            attempts = scfs[row["request_id"]]["attempts"]
+            shown = data["scfs"]["attempts"][scf]
+            assert [[data["texts"][part] for part in one[:3]] for one in shown] == [
+                [attempt[name] for name in ("strategy", "outcome", "detail")] for attempt in attempts
+            ]
+            assert [one[3:] for one in shown] == [
+                [
+                    attempt["nspin"],
+                    attempt["tot_magnetization"],
+                    attempt["exit_code"],
+                    attempt["wall_s"],
+                    attempt["key"][:12],
+                ]
+                for attempt in attempts
+            ]
+
+
+def test_an_external_set_stands_beside_the_policies(tmp_path: Path) -> None:
+    config = write_results(tmp_path, 24, (0,), targets_ev=[2.0], omegas=[5])
+    path = tmp_path / "evaluation/evaluation.parquet"
+    rows = tables.read_rows(path, tables.EVALUATION)
+    cell = tables.read_rows(tmp_path / "structures/crystals.parquet", tables.CRYSTALS)[0]
+    own = cell | {"material_id": "others/x", "split": "external"}
+    design = {"policy": "others", "material_id": "others/x", "species": own["species"], "true_formula": None}
+    tables.write_rows([own], tables.CRYSTALS, tmp_path / "external/others/crystals.parquet")
+    tables.write_rows([*rows, rows[0] | design | {"n_correct": None, "n_similar": None}], tables.EVALUATION, path)
+    entry = {"source": "argon.cif", "row": 0, "material_id": "argon", "split": "external"}
+    rejection = entry | {"reason": "element_outside_88", "detail": "Ar"}
+    tables.write_rows([rejection], tables.REJECTED, tmp_path / "external/others/rejected.parquet")
+    (tmp_path / "set").mkdir()
+    config = Config.model_validate(config.model_dump() | {"external": {"others": str(tmp_path / "set")}})
+    text, page = report(tmp_path, config)
+    assert "4 policies filled the skeletons of 6 validation crystals" in " ".join(page.text.split())
+    assert "1 set of crystals designed elsewhere stands beside them" in page.text
+    assert "argon.cif" in embedded(text, "rejected")["source"]["dictionary"]
+    data = content(text, "viewer")
+    skeleton = data["designs"]["skeleton"][-1]
+    assert (data["skeletons"]["id"][skeleton], data["skeletons"]["species"][skeleton]) == ("others/x", None)
+    assert embedded(text, "designs")["n_correct"]["data"][-1] is None
+
+
+def test_a_run_without_policies(tmp_path: Path) -> None:
+    """Only external crystals: no labels, no references, no training."""
+    config = write_results(tmp_path, 24, (0,), targets_ev=[2.0], omegas=[5])
+    for name in ("labels.parquet", "references.parquet", "policies", "scf"):
+        path = tmp_path / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    none = {"random": False, "bc": False, "ucql": False, "targets_ev": []}
+    config = Config.model_validate(config.model_dump() | {"policies": none, "external": {"random": str(tmp_path)}})
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables/desired_range.csv").write_text("")
+    _, page = report(tmp_path, config)
+    text = " ".join(page.text.split())
+    assert "filled the skeletons" not in text
+    assert "Nothing to list" in text
+
+
+def test_a_table_of_an_older_version_gets_a_sentence(tmp_path: Path) -> None:
+    config = write_results(tmp_path, 24, (0,), targets_ev=[2.0], omegas=[5])
+    write_csv(tmp_path / "tables/table1_composition.csv", ["policy"], [{"policy": "bc"}])
+    with pytest.raises(
+        XtalrlError, match=r"table1_composition.csv lacks the column\(s\) accuracy_pct.* run `snakemake tables`"
+    ):
+        report(tmp_path, config)
 
 
 @pytest.mark.slow

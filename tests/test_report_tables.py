@@ -1,8 +1,9 @@
-"""Tables 1 and 2 as files: every number with its interval, its n, its seeds and its rule."""
+"""Tables as files: every number with its interval, its n, its seeds and its rule."""
 
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,19 @@ from report_data import write_results
 
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError
-from xtalrl.report.paper import paper_table
-from xtalrl.report.tables import make_table1, make_table2
+from xtalrl.report.comparisons import make_paper_comparison, make_policy_tests
+from xtalrl.report.contents import content
+from xtalrl.report.layout import TextTable
+from xtalrl.report.outcomes import make_outcome_table
+from xtalrl.report.paper import PAPER_TABLES, identity, paper_rows
+from xtalrl.report.tables import (
+    make_desired_range_table,
+    make_gap_error_table,
+    make_settings_table,
+    make_stability_table,
+    make_table1,
+    make_table2,
+)
 
 POLICIES = {"targets_ev": [1.12, 3.0], "omegas": [5]}
 
@@ -22,14 +34,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     return folder, write_results(folder, 120, (0, 1), **POLICIES)
 
 
+def rows_of(config: Config) -> dict[str, object]:
+    return {name: spec.to_dict() for name, spec in config.policy_specs().items()}
+
+
 def make(run: tuple[Path, Config], maker: object = make_table1, name: str = "table", **options: object) -> Path:
     folder, config = run
     arguments = {
         "evaluation": folder / "evaluation/evaluation.parquet",
+        "labels": folder / "labels.parquet",
+        "stability": folder / "evaluation/stability.parquet",
         "csv": folder / f"{name}.csv",
         "markdown": folder / f"{name}.md",
         "latex": folder / f"{name}.tex",
-        "policies": list(config.policy_specs()),
+        "policies": rows_of(config),
         "bootstrap_samples": 200,
         "confidence": 0.9,
     } | options
@@ -75,6 +93,7 @@ def test_latex_is_balanced_and_escaped(run: tuple[Path, Config]) -> None:
     assert text.count(r"\begin{") == text.count(r"\end{") == 2
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len(rows) == 6
+    assert "longtable" not in text
     assert len({line.count(" & ") for line in rows}) == 1
     assert r"DFT success of valid (\%)" in text
     assert "$-$" in text
@@ -82,9 +101,8 @@ def test_latex_is_balanced_and_escaped(run: tuple[Path, Config]) -> None:
 
 
 def test_the_papers_numbers_stand_beside_ours() -> None:
-    table1, table2 = paper_table("table1_presimulation.csv"), paper_table("table2_dft_success.csv")
-    assert list(table1) == list(table2)
-    assert len(table1) == 12
+    table1, table2 = ({row.policy.name: row.values for row in paper_rows(table)} for table in PAPER_TABLES[:2])
+    assert list(table1) == list(table2) == list(Config().policy_specs())
     assert table1["bc"]["accuracy_pct"] == 49.37
     assert table1["ccql-1.12ev-w5"]["novelty_pct"] == 50.95
     assert table2["ucql-w5"]["dft_success_pct"] == 70.29
@@ -92,6 +110,16 @@ def test_the_papers_numbers_stand_beside_ours() -> None:
     assert table1["random"] == pytest.approx(
         {"accuracy_pct": 1.15, "similarity_pct": 12.54, "validity_pct": None, "novelty_pct": None}
     )
+    assert len([value for table in PAPER_TABLES for row in paper_rows(table) for value in row.values]) == 180
+
+
+def test_a_policy_is_the_papers_if_its_reward_is() -> None:
+    table1 = {identity(row.policy) for row in paper_rows(PAPER_TABLES[0])}
+    table3 = {identity(row.policy) for row in paper_rows(PAPER_TABLES[2])}
+    ordinary, other = Config(), Config.model_validate({"reward": {"alpha2": 5}})
+    assert {identity(spec) for spec in ordinary.policy_specs().values()} == table1
+    assert len({identity(spec) for spec in other.policy_specs().values()} & table1) == 4  # random, BC, both u-CQL
+    assert len(table1 & table3) == 2  # random and BC
 
 
 def test_papers_columns_are_beside_the_policies_the_paper_has(run: tuple[Path, Config]) -> None:
@@ -115,13 +143,129 @@ def test_same_input_same_bytes(run: tuple[Path, Config]) -> None:
 
 def test_an_unknown_policy_is_named(run: tuple[Path, Config]) -> None:
     with pytest.raises(XtalrlError, match=r"no design of the policy 'ccql-9ev-w5'"):
-        make(run, policies=["bc", "ccql-9ev-w5"])
+        make(run, policies={"bc": None, "ccql-9ev-w5": None})
 
 
 def test_no_success_at_all_gives_empty_cells(tmp_path: Path) -> None:
     config = write_results(tmp_path, 24, (0,), imported_labels=True, success=0.0, **POLICIES)
     for row in read(make((tmp_path, config), make_table2)):
+        assert row["emd_band_gap_raw_ev"] == ""
         assert row["mean_band_gap_ev"] == row["mean_band_gap_ev_low"] == ""
         assert row["mean_band_gap_ev_n"] == "0"
         assert row["dft_success_of_all_pct"] == "0"
         assert float(row["dft_success_of_all_pct_high"]) > 0
+
+
+def test_table2_has_both_ways_of_recovery_and_both_denominators(tmp_path: Path) -> None:
+    config = write_results(tmp_path, 200, (0,), recovered=0.3, **POLICIES)
+    for row in read(make((tmp_path, config), make_table2)):
+        n_valid, n_all = int(row["dft_success_pct_n"]), int(row["dft_success_of_all_pct_n"])
+        assert n_all == 50
+        by_rules, recovered = float(row["dft_success_pct"]), float(row["dft_success_recovered_pct"])
+        assert by_rules < recovered or row["policy"] == "random"
+        assert float(row["dft_success_of_all_pct"]) == pytest.approx(by_rules * n_valid / n_all, rel=1e-4)
+        assert float(row["dft_success_recovered_of_all_pct"]) == pytest.approx(recovered * n_valid / n_all, rel=1e-4)
+        if row["mean_band_gap_ev"]:
+            assert float(row["mean_band_gap_raw_ev"]) <= float(row["mean_band_gap_ev"])
+
+
+def test_desired_range_has_a_row_for_every_policy_and_target(run: tuple[Path, Config]) -> None:
+    rows = read(make(run, make_desired_range_table, targets_ev=[1.12, 3.0], window_ev=0.25))
+    assert [(row["policy"], row["target_ev"]) for row in rows] == [
+        (policy, target) for policy in run[1].policy_specs() for target in ("1.12", "3")
+    ]
+    for row in rows:
+        nu, kappa = float(row["nu_pct"]), float(row["kappa_pct"])
+        assert kappa <= nu <= float(row["nu_of_successes_pct"] or 100)
+        assert float(row["nu_by_the_papers_rules_pct"]) <= nu
+        assert float(row["kappa_by_the_papers_rules_pct"]) <= kappa
+
+
+def test_stability_table(run: tuple[Path, Config]) -> None:
+    path = make(run, make_stability_table, threshold_ev_per_atom=0.05)
+    for row in read(path):
+        assert 0 <= float(row["sun_pct"]) <= float(row["stable_pct"]) <= 100
+    assert "at most 0.05 eV/atom above the hull" in path.with_suffix(".md").read_text()
+
+
+def test_gap_error_is_by_split_and_over_all(run: tuple[Path, Config]) -> None:
+    folder, _ = run
+    outputs = {"csv": folder / "gaps.csv", "markdown": folder / "gaps.md", "latex": folder / "gaps.tex"}
+    make_gap_error_table(
+        folder / "structures/crystals.parquet",
+        folder / "labels.parquet",
+        **outputs,
+        bootstrap_samples=200,
+        confidence=0.9,
+    )
+    rows = {row["split"]: row for row in read(folder / "gaps")}
+    assert sorted(rows) == ["all", "train", "val"]
+    total = sum(int(rows[split]["mean_error_ev_n"]) for split in ("train", "val"))
+    assert int(rows["all"]["mean_error_ev_n"]) == total
+    # report_data gives our SCF 0.9 of the source's gap, less where that is small.
+    assert -float(rows["all"]["mean_error_ev"]) == pytest.approx(float(rows["all"]["mean_absolute_error_ev"]))
+
+
+def test_outcomes_add_up(run: tuple[Path, Config]) -> None:
+    folder, config = run
+    outputs = {"csv": folder / "outcomes.csv", "markdown": folder / "outcomes.md", "latex": folder / "outcomes.tex"}
+    make_outcome_table(folder / "evaluation/evaluation.parquet", **outputs, policies=rows_of(config), confidence=0.9)
+    rows = read(folder / "outcomes")
+    for policy in config.policy_specs():
+        overall = [row for row in rows if row["policy"] == policy and row["element"] == "any"]
+        assert sum(int(row["n"]) for row in overall) == 60 == int(overall[0]["n_designs"])
+        oxides = [row for row in rows if row["policy"] == policy and row["element"] == "O"]
+        assert sum(int(row["n"]) for row in oxides) == int(oxides[0]["n_designs"]) if oxides else True
+    assert {row["outcome"] for row in rows} >= {"converged", "invalid_composition"}
+    assert all(float(row["low"]) <= float(row["share_pct"]) <= float(row["high"]) for row in rows)
+
+
+SWEEP = {
+    "reward": {"energy": "total", "alpha1": 1, "alpha2": 5, "beta2": 1},
+    "sweep": {"settings": [[0, 5, 1], [1, 5, 1], [1, 10, 3]], "targets_ev": [1.12, 4]},
+}
+
+
+def test_settings_tables_have_the_papers_rows(tmp_path: Path) -> None:
+    config = write_results(tmp_path, 60, (0,), sections=SWEEP, targets_ev=[1.12, 4.0], omegas=[1, 5])
+    for name, target in (("table3_settings_1.12ev", 1.12), ("table4_settings_4ev", 4.0)):
+        rows = read(make((tmp_path, config), make_settings_table, table=name, target_ev=target))
+        assert {(row["setting"], row["omega"]) for row in rows} == {
+            ("", ""), ("", "1"), ("", "5"),
+            *((setting, omega) for setting in ("0-5-1", "1-5-1", "1-10-3") for omega in ("1", "5")),
+        }  # fmt: skip
+        assert len(rows) == 4 + 6
+        assert all(row["accuracy_pct_paper"] for row in rows)
+    assert [row["setting"] for row in rows[4:]] == ["0-5-1", "0-5-1", "1-5-1", "1-5-1", "1-10-3", "1-10-3"]
+    by_setting = {(row["setting"], row["omega"]): row for row in rows}
+    assert by_setting["1-10-3", "5"]["accuracy_pct_paper"] == "42.91"
+    assert by_setting["1-5-1", "1"]["policy"] == "ccql-4ev-w1"
+    assert by_setting["", "5"]["accuracy_pct_paper"] == "51.53"
+
+
+def test_external_crystals_alone(run: tuple[Path, Config]) -> None:
+    """No policy, no label, no target: every table can be made, and says what it has."""
+    alone = {"policies": {"bc": None}, "labels": None}
+    assert read(make(run, make_table1, **alone))[0]["accuracy_pct_paper"] == ""
+    (row,) = read(make(run, make_table2, **alone))
+    assert row["mean_band_gap_ev"]
+    assert row["emd_band_gap_ev"] == ""
+    assert len(read(make(run, make_stability_table, threshold_ev_per_atom=0.1, **alone))) == 1
+    path = make(run, make_desired_range_table, targets_ev=[], window_ev=0.25, **alone)
+    assert read(path) == []
+    assert path.with_suffix(".csv").read_text().startswith("policy,target_ev,nu_pct,")
+    assert read(make(run, make_policy_tests, targets_ev=[], window_ev=0.25, **alone)) == []
+    verdicts = Counter(row["verdict"] for row in read(make(run, make_paper_comparison, training_steps=1, **alone)))
+    assert set(verdicts) == {"missing", "not_printed"}
+
+
+def test_a_long_table_breaks_over_pages() -> None:
+    text = TextTable("T.", "c", ["a", "b"], [["x_1", "2"]] * 60).latex()
+    assert text.count(r"\begin{longtable}") == text.count(r"\end{longtable}") == 1
+    assert r"x\_1 & 2 \\" in text
+
+
+def test_every_table_has_its_keys_and_columns_in_contents(run: tuple[Path, Config]) -> None:
+    row = read(make(run))[0]
+    entry = content("table1_composition")
+    assert set(entry.keys) | {column.name for column in entry.columns} <= set(row)

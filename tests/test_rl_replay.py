@@ -16,8 +16,8 @@ Row = dict[str, Any]
 SPEC = PolicySpec("ccql", omega=1.0, target_ev=1.12, reward=Reward())
 
 
-def make_replay(folder: Path, graphs: list[Row], trajectories: list[Row], spec: PolicySpec = SPEC) -> Replay:
-    return Replay(spec, **write_dataset(folder, graphs, trajectories))
+def make_replay(folder: Path, graphs: list[Row], trajectories: list[Row]) -> Replay:
+    return Replay(**write_dataset(folder, graphs, trajectories))
 
 
 def test_batch_is_what_walking_the_trajectories_gives(tmp_path: Path) -> None:
@@ -44,6 +44,7 @@ def test_batch_is_what_walking_the_trajectories_gives(tmp_path: Path) -> None:
     assert len(replay) == len(expected)
     batch = replay.batch(np.random.default_rng(0).permutation(len(replay)))
     done = batch.done.tolist()
+    reward = replay.rewards(SPEC)[batch.trajectory] * batch.done
     assert done == sorted(done), "non-terminal transitions come first"
     n_next = done.count(False)
     assert len(batch.next_focus) == len(batch.next_graphs.n_nodes) == n_next
@@ -55,7 +56,7 @@ def test_batch_is_what_walking_the_trajectories_gives(tmp_path: Path) -> None:
             tuple(types[i].tolist()),
             int(batch.focus[i]),
             int(batch.action[i]),
-            np.float32(batch.reward[i].item()),
+            np.float32(reward[i].item()),
             done[i],
             () if done[i] else (tuple(next_types[i].tolist()), int(batch.next_focus[i])),
         )
@@ -66,10 +67,21 @@ def test_batch_is_what_walking_the_trajectories_gives(tmp_path: Path) -> None:
 
 def test_a_policy_without_reward_and_one_without_gap(tmp_path: Path) -> None:
     graphs, trajectories = random_dataset()
-    assert not make_replay(tmp_path, graphs, trajectories, PolicySpec("bc")).reward.any()
-    ucql = make_replay(tmp_path, graphs, trajectories, PolicySpec("ucql", omega=1.0, reward=Reward().without_gap()))
+    replay = make_replay(tmp_path, graphs, trajectories)
+    assert not replay.rewards(PolicySpec("bc")).any()
+    ucql = replay.rewards(PolicySpec("ucql", omega=1.0, reward=Reward().without_gap()))
     energies = [row["formation_energy_per_atom"] for row in trajectories if row["split"] == "train"]
-    np.testing.assert_allclose(ucql.reward, np.exp(-np.array(energies) / 5), rtol=1e-6)
+    np.testing.assert_allclose(ucql, np.exp(-np.array(energies) / 5), rtol=1e-6)
+
+
+def test_memory_grows_with_the_data_and_no_faster(tmp_path: Path) -> None:
+    per_transition = []
+    for number, n_train in enumerate((50, 500)):
+        (tmp_path / str(number)).mkdir()
+        replay = make_replay(tmp_path / str(number), *random_dataset(n_train=n_train, per_crystal=5))
+        per_transition.append(replay.nbytes / len(replay))
+    assert per_transition[1] == pytest.approx(per_transition[0], rel=0.1)
+    assert per_transition[1] < 100  # bytes; most crystals here have few sites and many bonds
 
 
 def test_sampling_is_a_function_of_seed_and_step(tmp_path: Path) -> None:
@@ -125,6 +137,7 @@ def test_total_energy_reward_needs_total_energies(tmp_path: Path) -> None:
     graphs, trajectories = random_dataset()
     trajectories[0]["total_energy_ry"] = None
     spec = PolicySpec("ccql", omega=1.0, target_ev=4.0, reward=Reward(energy="total"))
+    replay = make_replay(tmp_path, graphs, trajectories)
     with pytest.raises(XtalrlError, match="no reward for x-0: a negative total energy"):
-        make_replay(tmp_path, graphs, trajectories, spec)
-    make_replay(tmp_path, graphs, trajectories)  # the other reward does not use it
+        replay.rewards(spec)
+    replay.rewards(SPEC)  # the other reward does not use it

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import random
 import signal
@@ -19,9 +20,12 @@ from safetensors.torch import load_file
 from xtalrl import config
 from xtalrl.errors import XtalrlError
 from xtalrl.rl import training
+from xtalrl.rl.learner import STATISTICS, Learner, Stack, activation_bytes, soft_update
+from xtalrl.rl.network import QNetwork
 from xtalrl.rl.policies import PolicySpec, Reward
 from xtalrl.rl.replay import Replay
-from xtalrl.rl.training import Learner, TrainingSettings, find_device, soft_update, train_policy
+from xtalrl.rl.settings import TrainingSettings
+from xtalrl.rl.training import find_device, train_policies, train_policy
 
 SPECS = {
     "random": PolicySpec("random"),
@@ -42,14 +46,14 @@ def train(
 ) -> dict[str, bytes]:
     settings = TrainingSettings(**{**vars(SETTINGS), **changes})
     train_policy(SPECS[kind], settings, seed=seed, threads=1, folder=folder, **dataset)
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 @pytest.mark.parametrize("focus", ["index", "node"])
 @pytest.mark.parametrize("kind", SPECS)
 def test_files(tmp_path: Path, dataset: dict[str, Path], kind: str, focus: str) -> None:
     files = train(tmp_path, dataset, kind, focus=focus)
-    assert set(files) == {"policy.json", "weights.safetensors", "training.csv"}
+    assert set(files) - {"checkpoint.safetensors"} == {"policy.json", "weights.safetensors", "training.csv"}
     record = json.loads(files["policy.json"])
     assert PolicySpec.from_dict(record["spec"]) == SPECS[kind]
     weights = load_file(tmp_path / "weights.safetensors")
@@ -99,10 +103,10 @@ def test_resumed_run_is_bit_for_bit_the_whole_one(
 
     update = Learner.update
 
-    def update_until_killed(self: Learner) -> torch.Tensor:
+    def update_until_killed(self: Learner, batch: Any) -> torch.Tensor:
         if self.step == stop:
             raise Killed
-        return update(self)
+        return update(self, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "update", update_until_killed)
@@ -112,7 +116,7 @@ def test_resumed_run_is_bit_for_bit_the_whole_one(
     # Snakemake removes the outputs of a failed job.
     (tmp_path / "killed" / "training.csv").unlink()
     steps_done = []
-    monkeypatch.setattr(Learner, "update", lambda self: steps_done.append(self.step) or update(self))
+    monkeypatch.setattr(Learner, "update", lambda self, batch: steps_done.append(self.step) or update(self, batch))
     resumed = train(tmp_path / "killed", dataset, kind)
     assert steps_done == list(range(stop // 5 * 5, 12))
     assert resumed["weights.safetensors"] == whole["weights.safetensors"]
@@ -155,57 +159,83 @@ def test_killed_at_random_by_the_system(tmp_path: Path, dataset: dict[str, Path]
     assert (tmp_path / "killed" / "weights.safetensors").read_bytes() == whole["weights.safetensors"]
 
 
-def test_checkpoint_of_another_run_is_not_used(
-    tmp_path: Path, dataset: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept = tmp_path / "kept.safetensors"
-    unlink = Path.unlink
-    monkeypatch.setattr(
-        Path,
-        "unlink",
-        lambda self, **options: self.rename(kept) if self.name == "checkpoint.safetensors" else unlink(self, **options),
-    )
-    train(tmp_path / "a", dataset)
+def test_checkpoint_of_another_run_is_not_used(tmp_path: Path, dataset: dict[str, Path]) -> None:
     whole = train(tmp_path / "b", dataset, learning_rate=1e-3)
-    (tmp_path / "c").mkdir()
-    train(tmp_path / "d", dataset)
-    kept.rename(tmp_path / "c" / "checkpoint.safetensors")
+    train(tmp_path / "c", dataset)
     assert train(tmp_path / "c", dataset, learning_rate=1e-3)["weights.safetensors"] == whole["weights.safetensors"]
 
 
+def test_a_finished_policy_goes_on_when_more_steps_are_wanted(
+    tmp_path: Path, dataset: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(tmp_path / "whole", dataset, steps=15)
+    train(tmp_path / "more", dataset, steps=11)
+    update = Learner.update
+    steps_done = []
+    monkeypatch.setattr(Learner, "update", lambda self, batch: steps_done.append(self.step) or update(self, batch))
+    more = train(tmp_path / "more", dataset, steps=15)
+    assert steps_done == [11, 12, 13, 14]
+    assert more["weights.safetensors"] == whole["weights.safetensors"]
+    assert without_speed(more["training.csv"]) == without_speed(whole["training.csv"])
+    # Fewer steps than it has made cannot be had from it.
+    fewer = train(tmp_path / "more", dataset, steps=11)
+    assert steps_done[4:] == list(range(11))
+    assert fewer["weights.safetensors"] != whole["weights.safetensors"]
+
+
 def test_soft_update_by_hand() -> None:
-    target, source = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
-    old, new = target.weight.detach().clone(), source.weight.detach().clone()
+    target, source = torch.randn(2, 3), torch.randn(2, 3)
+    old, new = target.clone(), source.clone()
     soft_update(target, source, 0.25)
-    torch.testing.assert_close(target.weight, 0.75 * old + 0.25 * new)
-    torch.testing.assert_close(source.weight, new)
+    torch.testing.assert_close(target, 0.75 * old + 0.25 * new)
+    torch.testing.assert_close(source, new)
+
+
+def make_stack(dataset: dict[str, Path], **changes: Any) -> Stack:
+    settings = TrainingSettings(**{**vars(SETTINGS), **changes})
+    return Stack(settings, Replay(**dataset))
 
 
 def make_learner(dataset: dict[str, Path], kind: str, **changes: Any) -> Learner:
-    settings = TrainingSettings(**{**vars(SETTINGS), **changes})
-    return Learner(SPECS[kind], settings, Replay(SPECS[kind], **dataset), seed=0)
+    return Learner([SPECS[kind]], make_stack(dataset, **changes), seed=0)
+
+
+def update(learner: Learner) -> torch.Tensor:
+    batch = learner.stack.draw_batch(learner.seed, learner.step, bootstrap=learner.target is not None)
+    return learner.update(batch)
 
 
 def test_one_update_by_hand(dataset: dict[str, Path]) -> None:
     """Adam's first step moves each weight by the learning rate against the sign of its gradient; the target follows."""
     learner = make_learner(dataset, "ccql", gradient_clip=None, target_update_rate=0.5)
-    before = [parameter.detach().clone() for parameter in learner.parameters]
-    learner.update()
-    assert learner.target is not None
-    for old, new, target in zip(before, learner.parameters, learner.target.parameters(), strict=True):
-        assert new.grad is not None
-        moved = new.grad.abs() > 1e-4
-        torch.testing.assert_close((new - old)[moved], (-3e-4 * new.grad.sign())[moved], rtol=1e-2, atol=1e-7)
-        torch.testing.assert_close(target, (old + new) / 2)
-        assert not target.requires_grad
+    old = learner.weights.detach().clone()
+    update(learner)
+    gradient, new = learner.weights.grad, learner.weights.detach()
+    assert gradient is not None and learner.target is not None
+    moved = gradient.abs() > 1e-4
+    torch.testing.assert_close((new - old)[moved], (-3e-4 * gradient.sign())[moved], rtol=1e-2, atol=1e-7)
+    torch.testing.assert_close(learner.target, (old + new) / 2)
+    assert not learner.target.requires_grad
+
+
+def test_initial_weights_are_the_networks(dataset: dict[str, Path]) -> None:
+    stack = make_stack(dataset)
+    for kind in ("bc", "ccql"):
+        torch.manual_seed(3)
+        network = QNetwork(stack.architecture(conditional=kind == "ccql"))
+        state = stack.initial_state(SPECS[kind], seed=3)
+        assert state.tensors.keys() == {"weights", "exp_avg", "exp_avg_sq"} | ({"target"} if kind == "ccql" else set())
+        torch.testing.assert_close(
+            stack.state_dict(SPECS[kind], state.tensors["weights"]), dict(network.state_dict()), rtol=0, atol=0
+        )
 
 
 def test_gradient_is_clipped(dataset: dict[str, Path]) -> None:
     learner = make_learner(dataset, "ccql", gradient_clip=0.01)
-    norm = learner.update()[training.LOG_COLUMNS.index("grad_norm") - 1]
-    clipped = torch.linalg.vector_norm(torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None]))
+    norm = update(learner)[0, STATISTICS.index("grad_norm")]
     assert norm > 0.01
-    assert clipped.item() == pytest.approx(0.01, rel=1e-3)
+    assert learner.weights.grad is not None
+    assert learner.weights.grad.norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["bc", "ccql"])
@@ -214,8 +244,8 @@ def test_it_learns_the_data(tmp_path: Path, kind: str) -> None:
     learner = make_learner(
         write_dataset(tmp_path, *random_dataset(n_train=2)), kind, batch_size=16, learning_rate=3e-3, focus="node"
     )
-    accuracy = training.LOG_COLUMNS.index("accuracy") - 1
-    first, *_, last = (learner.update() for _ in range(200))
+    accuracy = STATISTICS.index("accuracy")
+    first, *_, last = (update(learner)[0] for _ in range(200))
     assert last[0] < first[0] / 2
     assert last[accuracy] > 0.25  # chance is 0.011
 
@@ -223,19 +253,199 @@ def test_it_learns_the_data(tmp_path: Path, kind: str) -> None:
 def test_a_loss_that_is_not_finite_names_step_and_crystals(
     tmp_path: Path, dataset: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = Learner.loss
+    evaluate = Learner.evaluate
 
-    def broken(self: Learner, batch: Any) -> Any:
-        result, q = loss(self, batch)
-        return (
-            (type(result)(result.total * float("nan"), result.conservative, result.td), q)
-            if self.step == 6
-            else (result, q)
-        )
+    def broken(self: Learner, *inputs: Any) -> Any:
+        total, statistics = evaluate(self, *inputs)
+        return (total * math.nan, statistics * math.nan) if self.step == 6 else (total, statistics)
 
-    monkeypatch.setattr(Learner, "loss", broken)
+    monkeypatch.setattr(Learner, "evaluate", broken)
     with pytest.raises(XtalrlError, match=r"not finite at step 7; its batch holds x-\d.*training.learning_rate"):
         train(tmp_path, dataset)
+
+
+def test_a_loss_that_runs_away(tmp_path: Path, dataset: dict[str, Path]) -> None:
+    with pytest.raises(
+        XtalrlError, match=r"bc, seed 0: loss or gradient is not finite at step \d+; its batch holds x-\d"
+    ):
+        train(tmp_path, dataset, "bc", learning_rate=1e30)
+
+
+# --- many policies in one pass ---------------------------------------------------------------------------------------
+
+COMPANY = [
+    SPECS["bc"],
+    SPECS["ucql"],
+    SPECS["ccql"],
+    PolicySpec("ccql", omega=5.0, target_ev=4.0, reward=Reward(energy="total", beta2=1.0)),
+    PolicySpec("ccql-any", omega=1.0, reward=Reward(), target_range_ev=(0.0, 5.0)),
+]
+
+
+@pytest.mark.parametrize(("focus", "edge_features"), [("index", "paper"), ("node", "gaussian_basis")])
+def test_a_stack_learns_what_its_policies_learn_alone(dataset: dict[str, Path], focus: str, edge_features: str) -> None:
+    """Weights, targets, Adam's moments and statistics, after 10 steps at a large learning rate, up to rounding."""
+    stack = make_stack(dataset, focus=focus, edge_features=edge_features, learning_rate=1e-3, gradient_clip=0.5)
+    together = Learner(COMPANY, stack, seed=0)
+    alone = {spec: Learner([spec], stack, seed=0) for spec in COMPANY}
+    for _ in range(10):
+        statistics = update(together)
+        for spec, row in zip(together.specs, statistics, strict=True):
+            torch.testing.assert_close(row, update(alone[spec])[0], rtol=1e-4, atol=1e-5, equal_nan=True)
+    for spec, learner in alone.items():
+        ours, theirs = together.state(spec), learner.state(spec)
+        start = stack.initial_state(spec, 0).tensors["weights"]
+        assert (ours.tensors["weights"] - start).abs().max() > 5e-3
+        torch.testing.assert_close(ours.tensors, theirs.tensors, rtol=1e-4, atol=1e-6)
+        assert ours.step == theirs.step == 10
+
+
+@pytest.mark.parametrize("focus", ["index", "node"])
+def test_the_file_holds_the_network_that_learnt(dataset: dict[str, Path], focus: str) -> None:
+    """Conditional or not, the weights written give the Q-values of the row of the stack."""
+    stack = make_stack(dataset, focus=focus, learning_rate=1e-2)
+    learner = Learner(COMPANY, stack, seed=0)
+    for _ in range(3):
+        update(learner)
+    batch = stack.draw_batch(5, 5, bootstrap=False)
+    gap = torch.full((len(COMPANY), 1), 2.0)  # which an unconditional policy, its column being 0 still, does not see
+    q = stack.q_values(learner.weights, batch.graphs, batch.node_types, batch.focus, gap)
+    for row, spec in zip(q, learner.specs, strict=True):
+        network = QNetwork(stack.architecture(conditional=spec.is_conditional))
+        network.load_state_dict(stack.state_dict(spec, learner.state(spec).tensors["weights"]))
+        alone = network.q_values(batch.graphs, batch.node_types, batch.focus, 2.0)
+        torch.testing.assert_close(row, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_policy_that_fails_leaves_the_others_alone(dataset: dict[str, Path]) -> None:
+    stack = make_stack(dataset)
+    healthy, ill = Learner(COMPANY, stack, seed=0), Learner(COMPANY, stack, seed=0)
+    with torch.no_grad():
+        ill.weights[1] = math.nan
+    update(healthy)
+    with pytest.raises(XtalrlError, match=rf"{ill.specs[1].name}, seed 0: .* step 1;"):
+        update(ill)
+    others = [0, 2, 3, 4]
+    torch.testing.assert_close(ill.weights[others], healthy.weights[others], rtol=0, atol=0)
+
+
+def train_together(
+    folder: Path, dataset: dict[str, Path], specs: list[PolicySpec], seed: int = 0, **changes: Any
+) -> dict[str, bytes]:
+    settings = TrainingSettings(**{**vars(SETTINGS), **changes})
+    folders = [folder / spec.name for spec in specs]
+    train_policies(specs, settings, seed=seed, threads=1, folders=folders, **dataset)
+    return {spec.name: (folder / spec.name / "weights.safetensors").read_bytes() for spec in specs}
+
+
+@pytest.mark.parametrize("policies_per_pass", ["auto", 1, 3])
+def test_company_changes_no_bit_on_a_cpu(
+    tmp_path: Path, dataset: dict[str, Path], policies_per_pass: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = {}
+    for spec in COMPANY:
+        alone |= train_together(tmp_path / "alone", dataset, [spec])
+    batch = Replay.batch
+    batches = []
+    monkeypatch.setattr(Replay, "batch", lambda self, *inputs: batches.append(1) or batch(self, *inputs))
+    together = train_together(tmp_path / "all", dataset, COMPANY, policies_per_pass=policies_per_pass)
+    assert together == alone
+    # 5 policies in 1, 5 and 2 passes: each pass assembles the batches of its 12 steps once.
+    assert len(batches) == 12 * {"auto": 1, 1: 5, 3: 2}[policies_per_pass]
+
+
+def test_finished_policies_are_not_trained_again(
+    tmp_path: Path, dataset: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A changed list of policies makes Snakemake delete the outputs of all and start the job again."""
+    whole = train_together(tmp_path / "whole", dataset, COMPANY)
+    first = train_together(tmp_path / "run", dataset, COMPANY[:2])
+    for spec in COMPANY[:2]:
+        for name in ("policy.json", "weights.safetensors", "training.csv"):
+            (tmp_path / "run" / spec.name / name).unlink()
+    trained = []
+    update = Learner.update
+    monkeypatch.setattr(Learner, "update", lambda self, batch: trained.extend(self.specs) or update(self, batch))
+    assert train_together(tmp_path / "run", dataset, COMPANY) == whole
+    assert whole.items() >= first.items()
+    assert set(trained) == set(COMPANY[2:])
+
+
+def test_policies_killed_at_different_steps_catch_up(
+    tmp_path: Path, dataset: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train_together(tmp_path / "whole", dataset, COMPANY)
+    train_together(tmp_path / "run", dataset, COMPANY[:1], steps=10)
+    train_together(tmp_path / "run", dataset, COMPANY[1:3], steps=5)
+    sizes: dict[int, int] = {}
+    update = Learner.update
+
+    def count(self: Learner, batch: Any) -> torch.Tensor:
+        sizes[self.step] = sizes.get(self.step, 0) + len(self.specs)
+        return update(self, batch)
+
+    monkeypatch.setattr(Learner, "update", count)
+    assert train_together(tmp_path / "run", dataset, COMPANY) == whole
+    assert [sizes[step] for step in range(12)] == 5 * [2] + 5 * [4] + 2 * [5]
+
+
+def test_memory_of_a_stack_is_foretold_from_one_policy(dataset: dict[str, Path]) -> None:
+    stack = make_stack(dataset, batch_size=64)
+    one, five = (activation_bytes(Learner(specs, stack, seed=0)) for specs in (COMPANY[1:2], COMPANY))
+    assert 4.4 * one < five < 5.1 * one
+
+
+def test_a_pass_holds_what_a_gpu_can(dataset: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = make_stack(dataset, batch_size=64)
+    each = 1000
+    stack.device = torch.device("cuda")  # asked for its memory only
+    monkeypatch.setattr(training, "Learner", lambda *inputs: None)
+    monkeypatch.setattr(training, "activation_bytes", lambda learner: each)
+    specs = [SPECS["ccql"]] * 11
+    for room, size in [(100, 11), (11, 11), (10.5, 6), (4.2, 4), (1, 1), (0.1, 1)]:
+        free = math.ceil(room * each / training.GPU_MEMORY_SHARE)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 0))
+        assert training.policies_per_pass(specs, stack, seed=0) == size, room
+
+
+# --- options -----------------------------------------------------------------------------------------------------------
+
+
+def test_bfloat16_is_close(dataset: dict[str, Path]) -> None:
+    exact, rough = (make_learner(dataset, "ccql", precision=precision) for precision in ("float32", "bfloat16"))
+    for _ in range(20):
+        one, other = update(exact)[0], update(rough)[0]
+        assert other[0] == pytest.approx(one[0].item(), rel=0.02)
+    assert rough.weights.dtype == torch.float32
+    assert one[0] != other[0]
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_the_same(dataset: dict[str, Path]) -> None:
+    plain, compiled = (make_learner(dataset, "ccql", compile=choice) for choice in (False, True))
+    for _ in range(4):
+        torch.testing.assert_close(update(plain), update(compiled), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_tracker_that_is_not_installed(
+    tmp_path: Path, dataset: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, {"tensorboard": "torch.utils.tensorboard.writer"}.get(name, name), None)
+    with pytest.raises(XtalrlError, match=rf"asks for {name}, .* `pip install {name}`"):
+        train(tmp_path, dataset, trackers=(name,))
+
+
+def test_tensorboard_gets_the_rows_of_the_log(tmp_path: Path, dataset: dict[str, Path]) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tmp_path, dataset, trackers=("tensorboard",))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    _, *rows = csv.reader((tmp_path / "training.csv").read_text().splitlines())
+    losses = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert losses == [(int(row[0]), pytest.approx(float(row[1]), rel=1e-4)) for row in rows]
 
 
 def test_cuda_is_asked_for_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 import yaml
 
 from xtalrl.config import Config
-from xtalrl.status import Stage, stages
+from xtalrl.status import _STAGE_OF_RULE, Stage, stages
 
 SHARDS, SIZE = 600, 60
 FINISHED, RUNNING, STOPPED = 500, 80, 10
@@ -107,3 +108,38 @@ def test_outcomes_of_an_earlier_plan_do_not_count(tmp_path: Path) -> None:
     assert (evaluation().state, evaluation().done) == ("waiting", 0)
     os.utime(folder / "requests.parquet", (0, 0))
     assert evaluation().state == "done"
+
+
+def test_what_is_to_run_again_is_not_done(tmp_path: Path) -> None:
+    folder = tmp_path / "scf"
+    for name in ("shards", "reruns"):
+        (folder / name).mkdir(parents=True)
+    pq.write_table(pa.table({"request_id": ["a", "b", "c"]}), folder / "requests.parquet")
+    for name, rows in (("shards/0000", 2), ("shards/0001", 1), ("outcomes", 3)):
+        pq.write_table(pa.table({"outcome": ["converged"] * rows}), folder / f"{name}.parquet")
+    config = Config(results=str(tmp_path), cache=str(tmp_path / "cache"))
+
+    def scf() -> Stage:
+        return next(stage for stage in stages(config) if stage.name == "scf")
+
+    assert (scf().state, scf().done) == ("done", 3)
+    mark = folder / "reruns/0000.json"
+    mark.touch()
+    os.utime(mark, (later := time.time() + 5, later))
+    assert (scf().state, scf().done, scf().notes) == ("waiting", 1, {"converged": 1})
+    for name in ("shards/0000", "outcomes"):
+        os.utime(folder / f"{name}.parquet", (later + 5, later + 5))
+    assert (scf().state, scf().done) == ("done", 3)
+
+
+def test_stages_that_a_run_without_policies_does_not_have(tmp_path: Path) -> None:
+    none = {"random": False, "bc": False, "ucql": False, "targets_ev": []}
+    config = Config.model_validate({"results": str(tmp_path), "cache": str(tmp_path), "policies": none})
+    assert {stage.name for stage in stages(config)} == {"structures", "evaluation", "tables", "figures", "report"}
+
+
+def test_every_submitted_rule_belongs_to_a_stage(root: Path) -> None:
+    text = "".join(path.read_text() for path in (root / "rules").glob("*.smk"))
+    local = {name for block in re.findall(r"localrules:\n((?:\s+\w+,\n)+)", text) for name in re.findall(r"\w+", block)}
+    submitted = set(re.findall(r"^ *rule (\w+):", text, re.MULTILINE)) - local
+    assert submitted == {*_STAGE_OF_RULE, "run_scf_shard"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import ase.db
@@ -66,12 +67,12 @@ def crystals(tmp_path: Path) -> Path:
 
 def write_set(kind: str, structures: dict[str, Structure], folder: Path) -> Path:
     """The same set as CIFs, extxyz or ASE database."""
-    if kind == "cif":
+    if kind in ("cif", "zip"):
         path = folder / "set"
         path.mkdir()
         for name, structure in structures.items():
             structure.to(str(path / f"{name}.cif"), fmt="cif")
-        return path
+        return path if kind == "cif" else Path(shutil.make_archive(str(path), "zip", path))
     atoms = {name: AseAtomsAdaptor.get_atoms(structure, msonable=False) for name, structure in structures.items()}
     if kind == "extxyz":
         for name, frame in atoms.items():
@@ -92,10 +93,20 @@ FILLED = {
 }
 
 
-@pytest.mark.parametrize("kind", ["cif", "extxyz", "db"])
+def import_set(path: Path, crystals: Path, folder: Path, name: str = "set") -> tuple[list[dict], list[dict]]:
+    """The designs of a set, and the crystals among them that are on no skeleton."""
+    outputs = {key: folder / f"{key}.parquet" for key in ("designs", "external_crystals", "rejected")}
+    import_designs(path, name, crystals, 20, **outputs)
+    return (
+        tables.read_rows(outputs["designs"], tables.DESIGNS),
+        tables.read_rows(outputs["external_crystals"], tables.CRYSTALS),
+    )
+
+
+@pytest.mark.parametrize("kind", ["cif", "zip", "extxyz", "db"])
 def test_a_filled_skeleton_keeps_its_sites(kind: str, crystals: Path, tmp_path: Path) -> None:
     path = write_set(kind, FILLED, tmp_path)
-    import_designs(path, crystals, tmp_path / "designs.parquet", tmp_path / "rejected.parquet", "diffusion")
+    import_set(path, crystals, tmp_path, "diffusion")
     rows = {row["material_id"]: row for row in tables.read_rows(tmp_path / "designs.parquet", tables.DESIGNS)}
     assert {name: row["species"] for name, row in rows.items()} == {
         name: [site.specie.symbol for site in structure] for name, structure in FILLED.items()
@@ -105,10 +116,8 @@ def test_a_filled_skeleton_keeps_its_sites(kind: str, crystals: Path, tmp_path: 
 
 
 def test_designs_can_be_assessed(crystals: Path, tmp_path: Path) -> None:
-    import_designs(
-        write_set("cif", FILLED, tmp_path), crystals, tmp_path / "d.parquet", tmp_path / "r.parquet", "other"
-    )
-    assess_designs([tmp_path / "d.parquet"], crystals, None, tmp_path / "assessments.parquet")
+    import_set(write_set("cif", FILLED, tmp_path), crystals, tmp_path)
+    assess_designs([tmp_path / "designs.parquet"], crystals, None, tmp_path / "assessments.parquet")
     rows = tables.read_rows(tmp_path / "assessments.parquet", tables.ASSESSMENTS)
     assert {row["material_id"]: row["formula"] for row in rows} == {
         name: structure.composition.reduced_formula for name, structure in FILLED.items()
@@ -139,6 +148,21 @@ def design_of(structure: Structure, name: str = "0"):
     return ExternalDesign(name, "test", 0, structure, reduce_cell(structure, 20))
 
 
+@given(index=st.integers(0, 3), seed=st.integers(0, 10**6))
+@settings(max_examples=15)
+def test_the_true_crystal_elsewhere_is_all_correct(index: int, seed: int) -> None:
+    """Of the assignments that symmetry makes equivalent, the one with the most correct sites."""
+    draw = random.Random(seed)
+    row = CRYSTALS[index]
+    moved = structure_of(row)
+    moved.translate_sites(range(len(moved)), [draw.random() for _ in range(3)])
+    sites = draw.sample(list(moved), len(moved))
+    lattice = Lattice.from_parameters(*moved.lattice.parameters)
+    moved = Structure(lattice, [site.specie for site in sites], [site.frac_coords for site in sites])
+    (match,) = match_skeletons([design_of(moved)], CRYSTALS)
+    assert match == (row["material_id"], row["species"])
+
+
 def test_a_relaxed_or_scaled_cell_is_another_skeleton() -> None:
     scaled = FILLED["mp-4"].copy()
     scaled.scale_lattice(scaled.volume * 1.02)
@@ -158,12 +182,54 @@ def test_of_several_skeletons_the_one_it_is_named_after_then_the_nearest() -> No
 
 def test_several_samples_of_a_skeleton_are_told_apart_by_seed(crystals: Path, tmp_path: Path) -> None:
     samples = {name: structure_of(CRYSTALS[3], species) for name, species in {"a": ["Li"] * 4, "b": ["K"] * 4}.items()}
-    import_designs(write_set("cif", samples, tmp_path), crystals, tmp_path / "d.parquet", tmp_path / "r.parquet", "p")
-    rows = tables.read_rows(tmp_path / "d.parquet", tables.DESIGNS)
+    rows, _ = import_set(write_set("cif", samples, tmp_path), crystals, tmp_path)
     assert [(row["material_id"], row["seed"], row["species"][0]) for row in rows] == [
         ("mp-4", 0, "Li"),
         ("mp-4", 1, "K"),
     ]
+
+
+def test_a_crystal_on_no_skeleton_is_a_design_on_its_own_cell(crystals: Path, tmp_path: Path) -> None:
+    """Oracle: pymatgen's StructureMatcher finds the cell that was given."""
+    relaxed = FILLED["mp-4"].copy()
+    relaxed.scale_lattice(relaxed.volume * 1.05)
+    designs, own = import_set(
+        write_set("cif", {"relaxed": relaxed, "mp-2": FILLED["mp-2"]}, tmp_path), crystals, tmp_path
+    )
+    assert [(row["material_id"], row["policy"], row["seed"]) for row in designs] == [
+        ("mp-2", "set", 0),
+        ("set/relaxed", "set", 0),
+    ]
+    (row,) = own
+    assert (row["split"], row["band_gap"], row["spacegroup_number"]) == ("external", None, 1)
+    assert StructureMatcher(primitive_cell=False, scale=False).fit(structure_of(row), relaxed)
+    assert designs[1]["species"] == row["species"]
+
+    (tmp_path / "formulas.txt").write_text("LiF\n")
+    paths = ([tmp_path / "designs.parquet"], crystals, tmp_path / "formulas.txt", tmp_path / "a.parquet")
+    assess_designs(*paths, external_crystals=[tmp_path / "external_crystals.parquet"])
+    on_skeleton, alone = tables.read_rows(tmp_path / "a.parquet", tables.ASSESSMENTS)
+    assert (on_skeleton["true_formula"], on_skeleton["n_correct"], on_skeleton["novel"]) == ("NaCl", 0, False)
+    assert (alone["true_formula"], alone["n_correct"], alone["n_similar"]) == (None, None, None)
+
+
+def test_samples_of_unequal_number_are_crystals_of_their_own(crystals: Path, tmp_path: Path) -> None:
+    samples = {"a": ["Li"] * 4, "b": ["K"] * 4}
+    structures = {name: structure_of(CRYSTALS[3], species) for name, species in samples.items()}
+    designs, own = import_set(write_set("cif", structures | {"c": FILLED["mp-1"]}, tmp_path), crystals, tmp_path)
+    assert [(row["material_id"], row["seed"]) for row in designs] == [("mp-4", 0), ("set/b", 0), ("mp-1", 0)]
+    assert own[0]["species"] == samples["b"]
+
+
+def test_frames_of_one_name_are_told_apart(crystals: Path, tmp_path: Path) -> None:
+    path = write_set("extxyz", {"x": cubic("Fm-3m", 7.0, ["K", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])}, tmp_path)
+    path.write_text(path.read_text() * 3)
+    designs, own = import_set(path, crystals, tmp_path)
+    assert (
+        [row["material_id"] for row in designs]
+        == [row["material_id"] for row in own]
+        == ["set/x", "set/x#2", "set/x#3"]
+    )
 
 
 def test_every_entry_ends_as_design_or_with_its_reason(crystals: Path, tmp_path: Path) -> None:
@@ -183,13 +249,16 @@ def test_every_entry_ends_as_design_or_with_its_reason(crystals: Path, tmp_path:
     (folder / "binary.cif").write_bytes(bytes(range(256)))
     (folder / "empty.cif").write_text("")
     (folder / "notes.txt").write_text("not looked at")
-    import_designs(folder, crystals, tmp_path / "d.parquet", tmp_path / "r.parquet", "p")
-    assert len(tables.read_rows(tmp_path / "d.parquet", tables.DESIGNS)) == 1
-    rejected = {row["source"]: row["reason"] for row in tables.read_rows(tmp_path / "r.parquet", tables.REJECTED)}
+    designs, own = import_set(folder, crystals, tmp_path)
+    assert sorted(row["material_id"] for row in designs) == ["mp-4", "set/other"]
+    assert [(row["material_id"], row["formula"], row["source"]) for row in own] == [
+        ("set/other", "KCl", "other.cif row 0")
+    ]
+    rows = tables.read_rows(tmp_path / "rejected.parquet", tables.REJECTED)
+    rejected = {row["source"]: row["reason"] for row in rows}
     assert rejected == {
         "argon.cif": "element_outside_88",
         "large.cif": "too_many_sites",
-        "other.cif": "no_skeleton",
         "overlapping.cif": "overlapping_atoms",
         "disordered.cif": "disordered",
         "text.cif": "unreadable_cif",
@@ -228,13 +297,13 @@ def test_what_is_no_set_gets_a_sentence(name: str, content: bytes | None, expect
         read_designs(tmp_path / name, 20)
 
 
-def test_a_folder_without_cifs_and_a_set_on_no_skeleton_get_a_sentence(crystals: Path, tmp_path: Path) -> None:
+def test_a_folder_without_cifs_and_a_set_without_a_usable_entry_get_a_sentence(crystals: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(XtalrlError, match="holds no crystals"):
         read_designs(tmp_path / "empty", 20)
     path = write_set("extxyz", {"x": Structure(Lattice.cubic(3), ["Po"], [[0, 0, 0]])}, tmp_path)
     with pytest.raises(XtalrlError, match=r"None of the 1 entries .* The first: set.extxyz: element_outside_88 Po"):
-        import_designs(path, crystals, tmp_path / "d.parquet", tmp_path / "r.parquet", "p")
+        import_set(path, crystals, tmp_path)
 
 
 GOOD_CIF = FILLED["mp-4"].to(fmt="cif")
@@ -267,12 +336,7 @@ def test_crystals_of_mp20_are_found_among_themselves(shared: Path, tmp_path: Pat
     draw = random.Random(0)
     filled = {row["material_id"]: structure_of(row, draw.choices(ELEMENTS, k=row["n_sites"])) for row in rows}
     nameless = {str(number): structure for number, structure in enumerate(filled.values())}
-    import_designs(
-        write_set("cif", nameless, tmp_path),
-        tmp_path / "c.parquet",
-        tmp_path / "d.parquet",
-        tmp_path / "r.parquet",
-        "p",
-    )
-    found = {row["material_id"]: row["species"] for row in tables.read_rows(tmp_path / "d.parquet", tables.DESIGNS)}
+    designs, own = import_set(write_set("cif", nameless, tmp_path), tmp_path / "c.parquet", tmp_path)
+    found = {row["material_id"]: row["species"] for row in designs}
+    assert own == []
     assert found == {name: [site.specie.symbol for site in structure] for name, structure in filled.items()}

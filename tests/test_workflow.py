@@ -90,3 +90,13 @@ def test_a_mistake_gets_a_sentence_and_no_traceback(root: Path, arguments: list[
     for part in expected:
         assert part in output
     assert "Traceback" not in output
+
+
+def test_what_the_workflow_imports_is_light(root: Path) -> None:
+    """Snakemake reads the rules at every start, and twice more in every job."""
+    rules = "".join(path.read_text() for path in [root / "Snakefile", *(root / "rules").glob("*.smk")])
+    modules = sorted(set(re.findall(r"^from (xtalrl[\w.]*) import", rules, re.MULTILINE)))
+    assert "xtalrl.config" in modules
+    code = f"import sys\nimport {', '.join(modules)}\nprint(*sys.modules)"
+    imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"pymatgen", "scipy", "pyarrow", "torch", "matplotlib", "smact"} & set(imported)

@@ -63,7 +63,7 @@ def doctor(
     """Say what is installed and what is missing, each with the command that mends it."""
     from xtalrl.doctor import print_checks
 
-    if not print_checks(_load(configfile), profile):
+    if not print_checks(_load(configfile), profile, configfile or []):
         sys.exit(1)
 
 
@@ -126,6 +126,27 @@ def evaluate(
     command = evaluation_command(path, name, configfile or [], _load(configfile), alone, profile, dry_run)
     typer.echo(shlex.join(command))
     sys.exit(subprocess.run([sys.executable, "-m", *command]).returncode)
+
+
+@partial(_command, name="export")
+def export_run(
+    output: Annotated[
+        Path,
+        typer.Argument(help="Folder or .zip of CIFs, .extxyz, .db (ASE) or .json (OPTIMADE); the ending says which."),
+    ],
+    policy: Annotated[
+        list[str] | None, typer.Option(help="Only designs of this policy or external set; may be repeated.")
+    ] = None,
+    outcome: Annotated[list[str] | None, typer.Option(help="Only this outcome; may be repeated.")] = None,
+    gap_from: Annotated[float | None, typer.Option(help="Only gaps of at least this, in eV.")] = None,
+    gap_to: Annotated[float | None, typer.Option(help="Only gaps of at most this, in eV.")] = None,
+    configfile: ConfigFile = None,
+) -> None:
+    """Write the designs of a run for other programs, with gap, formation energy, outcome and provenance."""
+    from xtalrl.exports import Selection, export_designs
+
+    count = export_designs(_load(configfile), output, Selection(policy, outcome, gap_from, gap_to))
+    typer.echo(f"{count:,} designs: {output}")
 
 
 @_command
@@ -210,8 +231,9 @@ def validity(
 
 @_command
 def config_docs() -> None:
-    """Write config/config.yaml, docs/configuration.md and docs/tables.md from the models and schemas in the code."""
+    """Write config/config.yaml, docs/configuration.md, docs/tables.md and workflow/report/*.rst from the code."""
     from xtalrl.config_docs import render_markdown, render_yaml
+    from xtalrl.report.contents import render_captions
     from xtalrl.resources import PROJECT
     from xtalrl.table_docs import render_tables
 
@@ -219,6 +241,7 @@ def config_docs() -> None:
         ("config/config.yaml", render_yaml()),
         ("docs/configuration.md", render_markdown()),
         ("docs/tables.md", render_tables()),
+        *((f"workflow/report/{name}.rst", text) for name, text in render_captions().items()),
     ):
         (PROJECT / name).write_text(text)
         typer.echo(f"Wrote {name}")

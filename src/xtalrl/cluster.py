@@ -76,6 +76,7 @@ def check_cluster(config: Config, profile: Mapping[str, Any]) -> Iterator[Check]
         yield Check("SLURM", State.MISSING, str(error), "scontrol ping; log in to the cluster")
         return
     yield Check("SLURM", State.OK, f"partitions: {', '.join(name + '*' * (name == default) for name in limits)}")
+    yield from _check_launcher(config)
     yield _check_status_command(profile, settings)
     yield from _check_names(profile)
     rules = {"the other jobs", *profile.get("set-resources", {})}
@@ -122,6 +123,10 @@ def _check_status_command(profile: Mapping[str, Any], settings: Mapping[str, str
         mend = "slurm-status-command: sacct" if accounting else "ask the administrators for MinJobAge=300"
         return Check("job states", State.MISSING, finding, mend)
     if accounting:
+        try:
+            _ask("sacct", "--allocations", "--noheader", "--starttime=now")
+        except XtalrlError as error:
+            return Check("job states", State.MISSING, str(error), "slurm-status-command: squeue  (in the profile)")
         return Check("job states", State.OK, "from sacct")
     return Check(
         "job states",
@@ -129,6 +134,14 @@ def _check_status_command(profile: Mapping[str, Any], settings: Mapping[str, str
         "sacct gives no answer (no accounting database): Snakemake would wait for ever",
         "slurm-status-command: squeue",
     )
+
+
+def _check_launcher(config: Config) -> Iterator[Check]:
+    """A job's own step holds all its cores: a second step without --overlap waits for ever."""
+    words = (config.dft.command or "").split()
+    if words and Path(words[0]).name == "srun" and "--overlap" not in words:
+        finding = f"`dft.command` is {config.dft.command!r}: inside a job, this srun waits for ever for cores that the job holds"
+        yield Check("srun", State.MISSING, finding, f"dft.command: {' '.join([words[0], '--overlap', *words[1:]])}")
 
 
 def _check_names(profile: Mapping[str, Any]) -> Iterator[Check]:
@@ -142,6 +155,9 @@ def _check_names(profile: Mapping[str, Any]) -> Iterator[Check]:
 
 
 def _check_request(first: Request, last: Request, limits: Mapping[str, str], default: str | None) -> Check:
+    if first.partition and (unknown := set(first.partition.split(",")) - set(limits)):
+        finding = f"there is no partition {', '.join(sorted(unknown))}; there are: {', '.join(limits)}"
+        return Check(first.rule, State.MISSING, finding, f"slurm_partition: {default or next(iter(limits), '')}")
     size = f"{first.threads} CPUs, {first.mem_mb / 1000:g} GB{', ' + first.gres if first.gres else ''}"
     if complaint := _refusal(first):
         mend = "sinfo; then the lines of your cluster at the top of the profile"
@@ -196,7 +212,7 @@ def _check_downloads(config: Config) -> Check:
         "downloads",
         State.OPTIONAL,
         "made on this node when the run starts; compute nodes need no network",
-        f"to make them now: snakemake --profile profiles/local {' '.join(lacking)}",
+        f"snakemake --profile profiles/local {' '.join(lacking)}  (to make them now)",
     )
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from xtalrl.elements import ACTION
 from xtalrl.errors import XtalrlError
 from xtalrl.rl.policies import PolicySpec, Reward
 
@@ -68,12 +69,14 @@ class TimeLimits(_Section):
     crystal: tuple[float, ...] = Field((30, 120, 480), description="Data crystals: the flexible limit of the paper.")
     reference: tuple[float, ...] = Field((30, 120, 480), description="Elemental references.")
     design: tuple[float, ...] = Field(
-        (15,), description="Designs: 15 minutes in all attempts together, as in the paper."
+        (15,),
+        description="Designs: 15 minutes in all attempts together, as in the paper. A second number is what the attempts after the first may add: "
+        "`[15, 5]` leaves `recovery: extended` time for what is stuck.",
     )
 
 
 class Shards(_Section):
-    """Number of jobs the SCFs of a stage are divided into; about 50 crystals a job is a good size."""
+    """Number of jobs the SCFs of a stage are divided into; 50 to 150 crystals a job are a good size: the default is for 12,000 to 36,000."""
 
     scf: int = Field(230, ge=1, description="Data crystals.")
     references: int = Field(8, ge=1, description="Elemental references.")
@@ -155,7 +158,24 @@ class PoliciesConfig(_Section):
         (1.12, 2.0, 3.0, 4.0), description="Target gaps p̂ of c-CQL in eV."
     )
     omegas: tuple[Annotated[float, Field(ge=0)], ...] = Field((1.0, 5.0), description="Conservatism weights ω of CQL.")
+    any_targets_ev: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (),
+        description="Target gaps in eV that one more c-CQL policy for every weight, `ccql-any`, designs for. It is trained for all targets in "
+        "`any_range_ev` at once: the reward is a function of p̂, so every transition serves every target. None: it is not trained.",
+    )
+    any_range_ev: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] = Field(
+        (0.0, 5.0), description="Lowest and highest target gap in eV that `ccql-any` is trained for, drawn uniformly."
+    )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="Training seeds.")
+
+    @model_validator(mode="after")
+    def _targets_are_in_range(self) -> PoliciesConfig:
+        low, high = self.any_range_ev
+        if not low < high or any(not low <= target <= high for target in self.any_targets_ev):
+            raise ValueError(
+                f"`any_targets_ev` {self.any_targets_ev} must lie in `any_range_ev`, from {low:g} up to {high:g}"
+            )
+        return self
 
 
 class RewardConfig(_Section):
@@ -199,9 +219,59 @@ class TrainingConfig(_Section):
         "order of the file. `node`: by a mark on the node; state features are standardised and trajectories know nothing of the file's "
         "order, so that designs do not depend on it.",
     )
+    edge_features: Literal["paper", "gaussian_basis"] = Field(
+        "paper",
+        description="How a bond length enters. `paper`: one Gaussian (eq. 8). `gaussian_basis`: 100 of them up to 5 Å, as in MEGNet's paper.",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of the products of matrices; `bfloat16` by autocast, weights and sums stay in single precision."
+    )
+    compile: bool = Field(False, description="Whether torch.compile makes one kernel of many; needs a C++ compiler.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a GPU where there is one.")
+    policies_per_pass: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        description="Most policies of a seed that one job trains together, sharing batches and graphs; 1 makes a job of each. `auto`: "
+        "1 on a CPU, and where `device` is `cuda`, or a GPU is in this machine, as many as its memory holds.",
+    )
     checkpoint_every: int = Field(10_000, ge=1, description="Steps between checkpoints.")
     log_every: int = Field(100, ge=1, description="Steps between rows of the training log.")
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        (), description="Beside training.csv, curves for TensorBoard (files in the policy's folder) or Weights & Biases."
+    )
+
+
+def _known_element(symbol: str) -> str:
+    if symbol not in ACTION:
+        raise ValueError(f"it is not one of the {len(ACTION)} elements (xtalrl.elements)")
+    return symbol
+
+
+Element = Annotated[str, AfterValidator(_known_element)]
+
+
+class RolloutConfig(_Section):
+    """How a policy fills the skeletons; the paper takes the best element at every site."""
+
+    select: Literal["greedy", "epsilon-greedy", "softmax"] = Field(
+        "greedy",
+        description="`greedy`: the element of the highest Q. `epsilon-greedy`: with probability ε any element instead. `softmax`: drawn with "
+        "probability exp(Q/T) / Σ exp(Q/T). Draws depend on the training seed and the material_id.",
+    )
+    epsilon: float = Field(0.1, ge=0, le=1, description="ε of `epsilon-greedy`.")
+    temperature: float = Field(1.0, gt=0, description="T of `softmax`, in the unit of Q.")
+    designs: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="Distinct designs of each skeleton: with `greedy` those that lose least in Q (the first is the greedy one), else drawn "
+        "without replacement. All are judged and simulated; the tables count the first of each skeleton.",
+    )
+    neutral: bool = Field(
+        False,
+        description="Never complete a composition that the paper's validity rule rejects: only elements with which it can still be avoided.",
+    )
+    allow: tuple[Element, ...] = Field((), description="Elements that may be placed; none given: all 88.")
+    deny: tuple[Element, ...] = Field((), description="Elements that may not be placed.")
 
 
 class EvaluationConfig(_Section):
@@ -234,6 +304,7 @@ class Config(_Section):
     reward: RewardConfig = RewardConfig()
     sweep: SweepConfig = SweepConfig()
     training: TrainingConfig = TrainingConfig()
+    rollout: RolloutConfig = RolloutConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     external: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], str] = Field(
         {},
@@ -263,6 +334,17 @@ class Config(_Section):
             for target in self.policies.targets_ev
             for omega in self.policies.omegas
         ]
+        specs += [
+            PolicySpec(
+                kind="ccql-any",
+                omega=omega,
+                target_ev=target,
+                reward=reward,
+                target_range_ev=self.policies.any_range_ev,
+            )
+            for target in self.policies.any_targets_ev
+            for omega in self.policies.omegas
+        ]
         for target in self.sweep.targets_ev:
             for alpha1, alpha2, beta2 in self.sweep.settings:
                 setting = replace(reward, alpha1=alpha1, alpha2=alpha2, beta2=beta2)
@@ -273,6 +355,10 @@ class Config(_Section):
                         for omega in self.policies.omegas
                     ]
         return {spec.name: spec for spec in specs}
+
+    def trained_specs(self) -> dict[str, PolicySpec]:
+        """The policies that are trained, by name: those of `policy_specs`, but one for all targets of ccql-any."""
+        return {spec.trained.name: spec.trained for spec in self.policy_specs().values()}
 
 
 def validate(config: Mapping[str, Any]) -> Config:

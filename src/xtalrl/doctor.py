@@ -7,17 +7,20 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError
-from xtalrl.workflow import check_folders
+from xtalrl.workflow import as_typed, check_folders
 
 
 class State(Enum):
@@ -36,45 +39,63 @@ class Check:
     state: State
     finding: str
     mend: str = ""
+    """A command or an entry to write; after two spaces, a remark."""
 
 
-def print_checks(config: Config, profile: str) -> bool:
+def print_checks(config: Config, profile: str, configfiles: Sequence[Path]) -> bool:
     """Print every check; True if nothing that the run needs is missing.
 
     Args:
         config: of the run.
         profile: name in `profiles/`, or folder; jobs on a cluster are checked if it submits any.
+        configfiles: as the user gave them, for the commands that mend.
 
     Raises:
         XtalrlError: there is no such profile.
     """
     checks = list(run_checks(config, profile))
     table = Table(title="xtalrl doctor", title_justify="left", box=None, pad_edge=False)
-    for column in ("what", "state", "found", "to mend it"):
+    for column in ("what", "state", "found"):
         table.add_column(column, overflow="fold")
     for check in checks:
-        table.add_row(check.name, check.state.value, check.finding, check.mend)
-    Console().print(table)
+        table.add_row(check.name, check.state.value, escape(check.finding))
+    console = Console()
+    console.print(table)
+    for check in checks:
+        if check.mend:  # On a line of its own, whole, to be copied.
+            command, _, remark = check.mend.partition("  ")
+            if command.startswith(("snakemake ", "xtalrl ")):
+                command = as_typed(command, configfiles)
+            console.print(
+                f"\n# {check.name}, {check.state.name.lower()} {remark}".rstrip(),
+                style="dim",
+                highlight=False,
+                markup=False,
+            )
+            console.print(command, soft_wrap=True, highlight=False, markup=False)
     return all(check.state is not State.MISSING for check in checks)
 
 
 def run_checks(config: Config, profile: str) -> Iterator[Check]:
     """All checks in the order a run meets them."""
+    from xtalrl.cluster import check_cluster, load_profile
+
+    content = load_profile(profile)
+    on_cluster = content.get("executor") == "slurm"
     functions: tuple[Callable[[Config], Check], ...] = (
         _check_python,
         _check_packages,
         _check_folders,
+        _check_home,
         _check_structures,
         _check_engine,
         _check_pseudopotentials,
-        _check_torch,
+        partial(_check_torch, on_cluster=on_cluster),
         _check_api_key,
     )
     for function in functions:
         yield function(config)
-    from xtalrl.cluster import check_cluster, load_profile
-
-    if (content := load_profile(profile)).get("executor") == "slurm":
+    if on_cluster:
         yield from check_cluster(config, content)
     else:
         yield _check_slurm()
@@ -106,7 +127,9 @@ def _check_packages(config: Config) -> Check:
         except importlib.metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
-        return Check("packages", State.MISSING, f"not installed: {', '.join(missing)}", "rm -rf .venv && make demo")
+        return Check(
+            "packages", State.MISSING, f"not installed: {', '.join(missing)}", "rm -rf .venv && make .venv/.complete"
+        )
     return Check("packages", State.OK, ", ".join(versions))
 
 
@@ -114,12 +137,28 @@ def _check_folders(config: Config) -> Check:
     try:
         check_folders(config)
     except XtalrlError as error:
-        return Check("folders", State.MISSING, str(error), "xtalrl doctor --configfile YOUR.yaml")
+        return Check("folders", State.MISSING, str(error), f"df -h {config.results} {config.cache}")
     free_gb = shutil.disk_usage(config.results).free / 1e9
     finding = f"{config.results} and {config.cache} can be written, {free_gb:,.0f} GB free"
     if free_gb < 2:
-        return Check("folders", State.MISSING, f"{finding}; 2 GB are needed", "df -h; free some space")
+        return Check(
+            "folders", State.MISSING, f"{finding}; 2 GB are needed", f"df -h {config.results}  (free some space)"
+        )
     return Check("folders", State.OK, finding)
+
+
+def _check_home(config: Config) -> Check:
+    """Snakemake keeps copies of the scripts in the user's cache folder, and fails with a traceback where it cannot."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"\0" * 2**20)
+            probe.flush()
+    except OSError as error:
+        finding = f"{folder}, where Snakemake keeps copies of scripts, cannot be written ({error.strerror})"
+        return Check("home", State.MISSING, finding, f"export XDG_CACHE_HOME={Path.cwd()}/.snakemake/cache")
+    return Check("home", State.OK, f"{folder} can be written")
 
 
 def _check_structures(config: Config) -> Check:
@@ -137,42 +176,71 @@ def _check_structures(config: Config) -> Check:
     if all((Path(config.cache) / "mp20" / f"{split}.csv").exists() for split in ("train", "val", "test")):
         return Check("structures", State.OK, f"MP-20 in {config.cache}/mp20")
     return Check(
-        "structures", State.OPTIONAL, "MP-20 is not downloaded yet", "snakemake --profile profiles/local structures"
+        "structures",
+        State.OPTIONAL,
+        "MP-20 is not downloaded yet",
+        f"snakemake --profile profiles/local {config.cache}/mp20/train.csv",
     )
 
 
 def _check_engine(config: Config) -> Check:
-    from xtalrl.dft.engines import describe_engine
+    from xtalrl.dft.engines import describe_engine, find_engine
+    from xtalrl.dft.selftest import compute_silicon
 
     try:
-        return Check("pw.x", State.OK, describe_engine(config.dft.command, config.cache))
+        engine = find_engine(config.dft.command, config.cache)
     except XtalrlError as error:
         return Check(
             "pw.x", State.MISSING, str(error), f"snakemake --profile profiles/local {config.cache}/engine/engine.json"
         )
+    if not engine.version:
+        return Check("pw.x", State.OK, f"`{config.dft.command}` starts only in a job, and was not tried here")
+    finding = describe_engine(engine, config.cache)
+    family = Path(config.cache) / "families" / config.dft.family / "family.json"
+    if not family.exists():
+        return Check("pw.x", State.OK, f"{finding}; its speed is told once the pseudopotentials are here")
+    test = compute_silicon(engine, family)
+    if test.fault is not None:
+        return Check("pw.x", State.MISSING, f"{finding}; {test.fault}", "name another pw.x in `dft.command`")
+    return Check("pw.x", State.OK, f"{finding}; {test}")
 
 
 def _check_pseudopotentials(config: Config) -> Check:
+    from xtalrl.dft.pseudopotentials import load_family
+
     family = Path(config.cache) / "families" / config.dft.family / "family.json"
+    fetch = f"snakemake --profile profiles/local {family}"
     if family.exists():
+        try:
+            known, folder = load_family(family)
+        except XtalrlError as error:
+            return Check("pseudopotentials", State.MISSING, str(error), f"rm {family}; {fetch}")
+        if lacking := sorted({p.file for p in known.elements.values() if not (folder / p.file).is_file()}):
+            finding = f"{folder} lacks {len(lacking)} of its files, {lacking[0]} for one"
+            return Check("pseudopotentials", State.MISSING, finding, f"rm {family}; {fetch}")
         return Check("pseudopotentials", State.OK, f"{config.dft.family} in {family.parent}")
+    if config.dft.pseudopotentials and not Path(config.dft.pseudopotentials).exists():
+        finding = f"`dft.pseudopotentials` is {config.dft.pseudopotentials}, which does not exist"
+        return Check("pseudopotentials", State.MISSING, finding, "dft.pseudopotentials: null  (downloads them)")
     where = config.dft.pseudopotentials or "a download at the first run"
     return Check(
         "pseudopotentials",
         State.OPTIONAL,
         f"{config.dft.family} will come from {where}",
-        f"snakemake --profile profiles/local {family}",
+        fetch,
     )
 
 
-def _check_torch(config: Config) -> Check:
+def _check_torch(config: Config, on_cluster: bool) -> Check:
     try:
         import torch
     except ImportError:
-        return Check("PyTorch, GPU", State.MISSING, "torch is not installed", "rm -rf .venv && make demo")
+        return Check("PyTorch, GPU", State.MISSING, "torch is not installed", "rm -rf .venv && make .venv/.complete")
     version = f"torch {torch.__version__}"
     if torch.cuda.is_available():
         return Check("PyTorch, GPU", State.OK, f"{version}, {torch.cuda.get_device_name(0)}")
+    if on_cluster:
+        return Check("PyTorch, GPU", State.OPTIONAL, f"{version}, no GPU here", "nvidia-smi  (on a GPU node)")
     if config.training.device == "cuda":
         return Check(
             "PyTorch, GPU",

@@ -26,9 +26,10 @@ class Progress:
         self.done = self.first = done
         self.start = self.last = time.monotonic()
 
-    def advance(self, n: int = 1, note: str = "") -> None:
-        """Count n more items; `note` is shown on the line if one is due."""
+    def advance(self, n: int = 1, note: str = "", at_once: bool = False) -> None:
+        """Count n more items; `note` is shown on the line if one is due. Those that were there `at_once` say nothing about the pace."""
         self.done += n
+        self.first += n if at_once else 0
         if self.done >= self.total or time.monotonic() - self.last >= self.every_s:
             self.show(note)
 

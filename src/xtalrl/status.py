@@ -40,8 +40,10 @@ _STAGE_OF_RULE = {
     "build_trajectories": "trajectories",
     "train_policy": "train",
     "rollout_policy": "rollout",
+    "import_designs": "rollout",
     "assess_designs": "rollout",
     "evaluate_designs": "evaluation",
+    "assess_stability": "evaluation",
 }
 
 
@@ -153,18 +155,30 @@ def print_summary(config: Config) -> None:
 
 def _stages(config: Config) -> Iterator[Stage]:
     results = Path(config.results)
+    policies = config.policy_specs()
     yield _structures(results)
-    if not config.labels.path:
+    if policies and not config.labels.path:
         yield _scf("scf", results)
-    if not config.references.energies:
+    if policies and not config.references.energies:
         yield _scf("references", results)
-    yield _table("labels", results, "labels.parquet", "crystals", "outcome", ("label_crystals", "import_labels"))
-    yield _table("trajectories", results, "trajectories.parquet", "trajectories", "split", ("build_trajectories",))
-    runs = [f"{name}.seed{seed}" for name in config.policy_specs() for seed in config.policies.seeds]
-    for name, rule, output in (
-        ("train", "train_policy", "policies/{}/weights.safetensors"),
-        ("rollout", "rollout_policy", "designs/{}.parquet"),
+    if policies or config.labels.path:
+        yield _table("labels", results, "labels.parquet", "crystals", "outcome", ("label_crystals", "import_labels"))
+    if policies:
+        yield _table("trajectories", results, "trajectories.parquet", "trajectories", "split", ("build_trajectories",))
+        yield from _policies(config, results)
+    yield _scf("evaluation", results)
+    for name, pattern in (("tables", "*.csv"), ("figures", "*.png")):
+        made = len(list((results / name).glob(pattern)))
+        yield Stage(name, made, made or None, name)
+    yield Stage("report", int((results / "report.html").exists()), 1, "page")
+
+
+def _policies(config: Config, results: Path) -> Iterator[Stage]:
+    for name, rule, output, policies in (
+        ("train", "train_policy", "policies/{}/weights.safetensors", config.trained_specs()),
+        ("rollout", "rollout_policy", "designs/{}.parquet", config.policy_specs()),
     ):
+        runs = [f"{policy}.seed{seed}" for policy in policies for seed in config.policies.seeds]
         finished = {run for run in runs if (results / output.format(run.replace(".seed", "/seed"))).exists()}
         jobs = [_job(results / "logs" / f"{rule}.{run}.log") for run in runs if run not in finished]
         stage = _with_jobs(Stage(name, len(finished), len(runs), "policies"), jobs)
@@ -172,11 +186,6 @@ def _stages(config: Config) -> Iterator[Stage]:
             steps = config.training.steps
             stage.left_s = ((len(runs) - len(finished)) * steps - sum(job.done for job in jobs if job)) / rate
         yield stage
-    yield _scf("evaluation", results)
-    for name, pattern in (("tables", "*.csv"), ("figures", "*.png")):
-        made = len(list((results / name).glob(pattern)))
-        yield Stage(name, made, made or None, name)
-    yield Stage("report", int((results / "report.html").exists()), 1, "page")
 
 
 def _structures(results: Path) -> Stage:
@@ -198,12 +207,14 @@ def _scf(name: str, results: Path) -> Stage:
         return Stage(name, 0, None, "SCFs")
     total = pq.read_metadata(requests).num_rows
     outcomes = results / name / "outcomes.parquet"
-    if outcomes.exists() and not _is_older(outcomes, requests):
+    marks = {path.stem: path for path in (results / name / "reruns").glob("*.json")}
+    if outcomes.exists() and not any(_is_older(outcomes, path) for path in (requests, *marks.values())):
         return Stage(name, total, total, "SCFs", _counts([outcomes], "outcome"))
     shards = {
         path.stem: path
         for path in (results / name / "shards").glob("*.parquet")
-        if not _is_older(path, requests)  # Of an earlier plan: Snakemake will make it anew.
+        # Of an earlier plan, or marked by `xtalrl rerun`: Snakemake will make it anew.
+        if not _is_older(path, requests) and not (path.stem in marks and _is_older(path, marks[path.stem]))
     }
     notes = _counts(shards.values(), "outcome")
     prefix = f"run_scf_shard.{name}."

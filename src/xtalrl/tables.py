@@ -57,6 +57,12 @@ _RECOVERY = (
         nullable=True,
     ),
 )
+_SAMPLE = _field(
+    "sample",
+    pa.int32(),
+    "Number among the designs of this skeleton by this policy and seed, best first; null for designs of others",
+    nullable=True,
+)
 _DETAIL = _field("detail", pa.string(), "One sentence on the outcome, empty when there is nothing to say")
 
 CRYSTALS = _schema(
@@ -208,6 +214,7 @@ DESIGNS = _schema(
     _MATERIAL_ID,
     _field("policy", pa.string(), "Name of the policy"),
     _field("seed", pa.int32(), "Training seed of the policy"),
+    _SAMPLE,
     _field("order", pa.list_(pa.int16()), "Sites in the order they were filled"),
     _SPECIES,
 )
@@ -216,6 +223,7 @@ _ASSESSMENT = (
     _MATERIAL_ID,
     _field("policy", pa.string(), "Name of the policy"),
     _field("seed", pa.int32(), "Training seed of the policy"),
+    _SAMPLE,
     _SPECIES,
     _field("formula", pa.string(), "Reduced formula of the design"),
     _field(
@@ -351,6 +359,12 @@ def read_parts(path: str | Path, schema: pa.Schema) -> Iterator[pa.Table]:
     with _open(path, schema) as file:
         for number in range(file.num_row_groups):
             yield _conforming(file.read_row_group(number), schema)
+
+
+def n_rows(path: str | Path, schema: pa.Schema) -> int:
+    """Rows of a stage table, without reading them; raises as `read` does."""
+    with _open(path, schema) as file:
+        return int(file.metadata.num_rows)
 
 
 def _conforming(table: pa.Table, schema: pa.Schema) -> pa.Table:

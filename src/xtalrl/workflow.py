@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,3 +66,29 @@ def check_folders(config: Config) -> None:
         finally:
             with contextlib.suppress(OSError):
                 probe.unlink()
+
+
+def trains_together(config: Config) -> bool:
+    """Whether a job trains all policies of a seed. On a CPU one policy fills a core, and jobs side by side are quicker.
+
+    A cluster's login node has no GPU: there, and on any machine that only submits, `training.device: cuda` tells.
+    """
+    training = config.training
+    if training.policies_per_pass != "auto":
+        return training.policies_per_pass > 1
+    return training.device == "cuda" or (training.device == "auto" and Path("/proc/driver/nvidia/version").exists())
+
+
+def as_typed(command: str, configfiles: Sequence[Path]) -> str:
+    """A command with the configuration files that the user gave, as snakemake or xtalrl takes them."""
+    if not configfiles:
+        return command
+    names = [str(path) for path in configfiles]
+    if command.startswith("xtalrl"):  # one file an option
+        return " ".join([command, *(f"--configfile {name}" for name in names)])
+    return f"{command} --configfile {' '.join(names)}"
+
+
+def rerun_marks(results: str) -> frozenset[tuple[str, str]]:
+    """Stage and shard of every mark that `xtalrl rerun` left in a folder of results."""
+    return frozenset((path.parents[1].name, path.stem) for path in Path(results).glob("*/reruns/*.json"))

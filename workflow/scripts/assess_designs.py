@@ -9,4 +9,5 @@ with job(snakemake.log[0]):
         crystals=snakemake.input.crystals,
         formulas=snakemake.input.get("formulas") or None,
         assessments=snakemake.output.assessments,
+        external_crystals=list(snakemake.input.external_crystals),
     )

@@ -1,4 +1,4 @@
-"""Draw Figure 2."""
+"""Draw Figure 2 or 6."""
 
 from xtalrl.report.figures import make_figure2
 from xtalrl.workflow import job

@@ -1,6 +1,6 @@
 """Fill the validation skeletons with one policy. Runs on a GPU node: imports torch, numpy and pyarrow only."""
 
-from xtalrl.rl.rollout import rollout_policy
+from xtalrl.rl.rollout import RolloutSettings, rollout_policy
 from xtalrl.workflow import job
 
 with job(snakemake.log[0]):
@@ -10,4 +10,6 @@ with job(snakemake.log[0]):
         trajectories=snakemake.input.trajectories,
         designs=snakemake.output.designs,
         device=snakemake.params.device,
+        settings=RolloutSettings(**snakemake.params.settings),
+        target_ev=snakemake.params.target_ev,
     )

@@ -10,5 +10,6 @@ with job(snakemake.log[0]):
         shard=int(snakemake.wildcards.shard),
         outcomes=snakemake.output.outcomes,
         workers=snakemake.threads,
+        runtime_min=snakemake.resources.get("runtime"),
         **snakemake.params,
     )

@@ -1,16 +1,18 @@
-"""Train one policy. Runs on a GPU node: imports torch, numpy and pyarrow only."""
+"""Train policies of a seed. Runs on a GPU node: imports torch, numpy and pyarrow only."""
+
+from pathlib import Path
 
 from xtalrl.rl.policies import PolicySpec
-from xtalrl.rl.training import TrainingSettings, train_policy
+from xtalrl.rl.training import TrainingSettings, train_policies
 from xtalrl.workflow import job
 
 with job(snakemake.log[0]):
-    train_policy(
-        PolicySpec.from_dict(snakemake.params.spec),
+    train_policies(
+        [PolicySpec.from_dict(spec) for spec in snakemake.params.specs],
         TrainingSettings(**snakemake.params.training),
         seed=int(snakemake.wildcards.seed),
         threads=snakemake.threads,
         graphs=snakemake.input.graphs,
         trajectories=snakemake.input.trajectories,
-        folder=snakemake.output.policy.rpartition("/")[0],
+        folders=[Path(path).parent for path in snakemake.output.policies],
     )

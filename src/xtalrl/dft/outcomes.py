@@ -53,7 +53,7 @@ class Outcome(enum.StrEnum):
     CONVERGED_NOT_SAVED = (
         "converged_not_saved",
         Category.SUCCESS,
-        "The SCF converged, then pw.x failed while saving; the printed energy and levels are complete.",
+        "The SCF converged, then pw.x failed while saving; the printed energy and levels are complete and were taken.",
     )
 
     ODD_ELECTRONS = (
@@ -113,6 +113,11 @@ class Outcome(enum.StrEnum):
     MPI_FAILED = "mpi_failed", Category.ENVIRONMENT, "The parallel launcher failed; check the command that runs pw.x."
     ENGINE_FAILED = "engine_failed", Category.ENVIRONMENT, "The command that runs pw.x did not start it."
     OUTPUT_LOST = "output_lost", Category.ENVIRONMENT, "pw.x ended well, but its output did not arrive."
+    NOT_SAVED = (
+        "not_saved",
+        Category.ENVIRONMENT,
+        "As converged_not_saved, but `dft.accept_not_saved` is off: what was printed is not taken.",
+    )
 
     @property
     def usable(self) -> bool:
@@ -170,6 +175,8 @@ _LEVELS = re.compile(rf"highest occupied, lowest unoccupied level \(ev\):\s*{_FL
 _HIGHEST_ONLY = "highest occupied level (ev):"
 _FERMI = re.compile(r"the (?:spin up/dw )?Fermi energ(?:y is|ies are)")
 _MAGNETIZATION = re.compile(rf"total magnetization\s+=\s*{_FLOAT}\s+Bohr")
+_SPIN_POLARISED = ("Starting magnetic structure", "lsda need tot_magnetization", "too few spin ")
+_SCF_BEGINS = "Self-consistent Calculation"
 _CONVERGED = "convergence has been achieved in"
 _NOT_CONVERGED = "convergence NOT achieved after"
 _ERROR = re.compile(r"Error in routine\s+(\S+) \(\s*(-?\d+)\):\s*\n\s*(.*?)\s*\n")
@@ -228,18 +235,22 @@ def classify(run: Run) -> Result:
     detail = f"{errors[-1][0]}: {errors[-1][2]}" if errors else ""
 
     if energies and _CONVERGED in text and _NOT_CONVERGED not in text:
-        saved = "JOB DONE." in text and run.exit_code in (0, None)
-        outcome = Outcome.CONVERGED if saved else Outcome.CONVERGED_NOT_SAVED
-        if saved and run.exit_code == 0 and run.xml is None:
-            detail = "no XML was written"
+        xml = read_xml(run.xml) if run.xml is not None else None
+        # After a late disk failure pw.x 6.7 prints `JOB DONE.` and exits with 0; what it left is missing or cut off.
+        done = "JOB DONE." in text and run.exit_code in (0, None)
+        saved = done and (xml is not None or run.exit_code is None)
+        if done and not saved:
+            detail = "no XML was written" if run.xml is None else "the XML is cut off or did not converge"
         elif not saved and not detail:
             detail = "the output ends after the convergence message"
         moments = _MAGNETIZATION.findall(text)
-        gap, note = _band_gap(run)
+        energy, (gap, note) = float(energies[-1]), _band_gap(text, xml)
+        if xml is not None and abs(xml.total_energy_ry - energy) > 1e-6:
+            note += f"; the XML's energy {xml.total_energy_ry:.8f} Ry differs from the printed {energy:.8f} Ry"
         return Result(
-            outcome,
-            "; ".join(filter(None, (detail, note))),
-            total_energy_ry=float(energies[-1]),
+            Outcome.CONVERGED if saved else Outcome.CONVERGED_NOT_SAVED,
+            "; ".join(filter(None, (detail, note.removeprefix("; ")))),
+            total_energy_ry=energy,
             band_gap_raw_ev=gap,
             total_magnetization=float(moments[-1]) if moments else None,
             smearing=_FERMI.search(text) is not None,
@@ -247,8 +258,7 @@ def classify(run: Run) -> Result:
     if _NOT_CONVERGED in text:
         return Result(Outcome.NOT_CONVERGED, _line_with(text, _NOT_CONVERGED))
     if run.timed_out or run.exit_code == _TIMEOUT_EXIT_CODE or _CPU_TIME_EXCEEDED in text:
-        done = text.count("estimated scf accuracy")
-        return Result(Outcome.TIME_LIMIT, f"{done} iterations done")
+        return Result(Outcome.TIME_LIMIT, f"{text.count('estimated scf accuracy')} iterations done")
     if _STOP_REQUESTED in text:
         return Result(Outcome.KILLED, _line_with(text, _STOP_REQUESTED))
     if errors:
@@ -264,7 +274,8 @@ def classify(run: Run) -> Result:
     if "Program PWSCF" not in text:
         if run.exit_code == 0:
             return Result(Outcome.OUTPUT_LOST, "pw.x ended with exit code 0 and printed nothing")
-        return Result(Outcome.ENGINE_FAILED, _last_line(run.stderr) or f"exit code {run.exit_code}, nothing printed")
+        printed = "no output of pw.x" if run.exit_code is None else f"exit code {run.exit_code}, nothing printed"
+        return Result(Outcome.ENGINE_FAILED, _last_line(run.stderr) or printed)
     if run.exit_code is None:
         return Result(Outcome.KILLED, "the output ends in the middle")
     if run.exit_code == 0:
@@ -276,41 +287,48 @@ def classify(run: Run) -> Result:
 _SIGNAL_EXIT_CODES = frozenset((129, 130, 131, 134, 135, 136, 137, 139, 143))
 
 
-def _band_gap(run: Run) -> tuple[float | None, str]:
+@dataclass(frozen=True)
+class XmlResult:
+    """What a `data-file-schema.xml` says about a converged SCF."""
+
+    total_energy_ry: float
+    band_gap_raw_ev: float | None
+    """Over all k points and spins, by occupations; None without an empty band."""
+
+
+def read_xml(path: str | Path) -> XmlResult | None:
+    """Energy and gap of a `data-file-schema.xml`; None where it is missing, cut off, or of an SCF that did not converge."""
+    filled: list[float] = []
+    empty: list[float] = []
+    try:
+        root = ElementTree.parse(path).getroot()
+        if (root.findtext("output/convergence_info/scf_conv/convergence_achieved") or "").strip().lower() != "true":
+            return None
+        energy_ry = 2 * float(root.findtext("output/total_energy/etot") or "")
+        for point in root.iter("ks_energies"):
+            energies = [float(word) for word in (point.findtext("eigenvalues") or "").split()]
+            occupations = [float(word) for word in (point.findtext("occupations") or "").split()]
+            for level, occupation in zip(energies, occupations, strict=True):
+                (filled if occupation > 0.5 else empty).append(level)
+    except (ElementTree.ParseError, OSError, ValueError):  # Fortran prints a number that does not fit as asterisks.
+        return None
+    return XmlResult(energy_ry, (min(empty) - max(filled)) * HARTREE_EV if filled and empty else None)
+
+
+def _band_gap(text: str, xml: XmlResult | None) -> tuple[float | None, str]:
     """The gap in eV (negative where bands overlap) and a note where it is not known or doubtful.
 
     The printed levels have four decimals; the XML has them all and is preferred where both agree.
     """
-    levels = _LEVELS.findall(run.stdout)
+    levels = _LEVELS.findall(text)
     if not levels:
-        return None, "no empty band was computed: no gap" if _HIGHEST_ONLY in run.stdout else ""
+        return None, "no empty band was computed: no gap" if _HIGHEST_ONLY in text else ""
     printed = float(levels[-1][1]) - float(levels[-1][0])
-    if run.xml is not None and (exact := xml_band_gap(run.xml)) is not None:
-        if abs(exact - printed) < 1e-3:
-            return exact, ""
-        return printed, f"the XML's gap {exact:.4f} eV differs from the printed {printed:.4f} eV"
+    if xml is not None and xml.band_gap_raw_ev is not None:
+        if abs(xml.band_gap_raw_ev - printed) < 1e-3:
+            return xml.band_gap_raw_ev, ""
+        return printed, f"the XML's gap {xml.band_gap_raw_ev:.4f} eV differs from the printed {printed:.4f} eV"
     return round(printed, 4), ""
-
-
-def xml_band_gap(path: str | Path) -> float | None:
-    """Gap in eV over all k points and spins of a converged `data-file-schema.xml`, by occupations; None where there is none.
-
-    None also for an unreadable file, an SCF that did not converge, and one without an empty band.
-    """
-    try:
-        root = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, OSError):
-        return None
-    if (root.findtext("output/convergence_info/scf_conv/convergence_achieved") or "").strip().lower() != "true":
-        return None
-    filled: list[float] = []
-    empty: list[float] = []
-    for point in root.iter("ks_energies"):
-        energies = [float(word) for word in (point.findtext("eigenvalues") or "").split()]
-        occupations = [float(word) for word in (point.findtext("occupations") or "").split()]
-        for energy, occupation in zip(energies, occupations, strict=True):
-            (filled if occupation > 0.5 else empty).append(energy)
-    return (min(empty) - max(filled)) * HARTREE_EV if filled and empty else None
 
 
 def _line_with(text: str, mark: str) -> str:
@@ -327,7 +345,7 @@ def scf_parse(files: Iterable[str | Path], jobs: int = 1) -> Iterator[dict[str, 
 
     Yields:
         One dictionary a file: file, outcome, total_energy_ry, band_gap_ev (clipped), band_gap_raw_ev, nspin,
-        total_magnetization, detail.
+        total_magnetization, reason.
 
     Raises:
         XtalrlError: a file is missing or cannot be read.
@@ -356,7 +374,14 @@ def _parse_file(path: str) -> dict[str, Any]:
         "total_energy_ry": result.total_energy_ry,
         "band_gap_ev": clip_gap(result.band_gap_raw_ev),
         "band_gap_raw_ev": result.band_gap_raw_ev,
-        "nspin": (2 if _MAGNETIZATION.search(text) else 1) if "Program PWSCF" in text else None,
+        "nspin": _nspin(text),
         "total_magnetization": result.total_magnetization,
-        "detail": result.detail or ("" if result.outcome.usable else result.outcome.sentence),
+        "reason": result.detail or ("" if result.outcome.usable else result.outcome.sentence),
     }
+
+
+def _nspin(text: str) -> int | None:
+    """1 or 2; None where the output ends before it tells."""
+    if _MAGNETIZATION.search(text) or any(mark in text for mark in _SPIN_POLARISED):
+        return 2
+    return 1 if _SCF_BEGINS in text or _ENERGY.search(text) else None

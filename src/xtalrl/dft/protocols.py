@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ase.data import atomic_numbers
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from xtalrl.dft.pseudopotentials import Family
 from xtalrl.errors import XtalrlError
@@ -23,6 +24,15 @@ PROTOCOLS = RESOURCES / "protocols"
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Mesh = tuple[Count, Count, Count]
+
+
+def _known_element(symbol: str) -> str:
+    if symbol not in atomic_numbers:
+        raise ValueError(f"{symbol!r} is no element")
+    return symbol
+
+
+Element = Annotated[str, AfterValidator(_known_element)]
 
 
 class _Strict(BaseModel):
@@ -41,11 +51,15 @@ class ReferenceSettings(_Strict):
 
     smearing: Literal["marzari-vanderbilt", "gaussian", "methfessel-paxton"]
     degauss_ry: Positive
-    kpoints: Mesh | Positive
-    insulators: tuple[str, ...] = Field(
-        description="Elements whose crystals have a gap: computed on the k points of crystals."
+    kpoints: Mesh | Positive = Field(
+        description="three whole numbers, a mesh without offset, or the largest distance of k points in 1/Å, 2π included"
     )
-    starting_magnetization: dict[str, float] = Field(description="Elements whose crystals are computed with nspin 2.")
+    insulators: tuple[Element, ...] = Field(
+        description="elements whose crystals have a gap: computed on the k points of crystals"
+    )
+    starting_magnetization: dict[Element, float] = Field(
+        description="elements whose crystals are computed with nspin 2, each with a number from 0 to 1"
+    )
     atom: AtomSettings
 
 
@@ -55,13 +69,13 @@ class Protocol(_Strict):
     name: str
     description: str
     ecutwfc_ry: Positive | Literal["family"] = Field(
-        description="`family`: the family's, the largest of the cell's species."
+        description="a number of Ry, or `family`: the family's, the largest of the cell's species"
     )
-    ecutrho_ry: Positive | Literal["family"]
-    nbnd: int | None = Field(None, ge=1, description="Bands of every cell, whatever it holds.")
-    extra_bands: int | None = Field(None, ge=1, description="Bands beyond the occupied ones, instead of nbnd.")
+    ecutrho_ry: Positive | Literal["family"] = Field(description="a number of Ry, or `family`, as `ecutwfc_ry`")
+    nbnd: int | None = Field(None, ge=1, description="bands of every cell, whatever it holds")
+    extra_bands: int | None = Field(None, ge=1, description="bands beyond the occupied ones, instead of nbnd")
     kpoints: Mesh | Positive = Field(
-        description="A mesh without offset, or the largest distance of k points in 1/Å, 2π included."
+        description="three whole numbers, a mesh without offset, or the largest distance of k points in 1/Å, 2π included"
     )
     occupations: Literal["fixed"]
     conv_thr_ry: Positive
@@ -76,6 +90,11 @@ class Protocol(_Strict):
             raise ValueError("give `nbnd` or `extra_bands`, and one of them only")
         if (self.ecutwfc_ry == "family") != (self.ecutrho_ry == "family"):
             raise ValueError("`ecutwfc_ry` and `ecutrho_ry` are both numbers or both `family`")
+        wfc, rho = self.ecutwfc_ry, self.ecutrho_ry
+        if (
+            not isinstance(wfc, str) and not isinstance(rho, str) and rho < 4 * wfc
+        ):  # |ψ|² has twice the wave vectors of ψ.
+            raise ValueError(f"`ecutrho_ry` is {rho:g}: at least 4 times `ecutwfc_ry` is needed")
         return self
 
     def cutoffs_ry(self, family: Family, species: list[str]) -> tuple[float, float]:
@@ -119,5 +138,31 @@ def load_protocol(name: str) -> Protocol:
     try:
         return Protocol.model_validate({"name": path.stem} | content)
     except ValidationError as error:
-        sentences = [f"`{'.'.join(map(str, item['loc']))}`: {item['msg']}" for item in error.errors()]
+        sentences = dict.fromkeys(_sentence(item, content) for item in error.errors())
         raise XtalrlError(f"{path} is not a valid protocol:\n  " + "\n  ".join(sentences)) from None
+
+
+def _sentence(item: Any, content: dict[str, Any]) -> str:
+    """What is wrong with one key, and what it may be."""
+    message = str(item["msg"]).removeprefix("Value error, ")
+    model: Any = Protocol
+    names: list[str] = []
+    value: Any = content
+    field = None
+    for part in item["loc"]:
+        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            field = model.model_fields[part]
+            names.append(part)
+            value = value.get(part) if isinstance(value, dict) else None
+            model = field.annotation
+    name = ".".join(names)
+    if item["type"] == "extra_forbidden":
+        allowed = model.model_fields if names else Protocol.model_fields
+        return f"`{'.'.join((*names, str(item['loc'][-1])))}` is not a known key; allowed here: {', '.join(allowed)}"
+    if item["type"] == "missing" and item["loc"][-1] == names[-1]:
+        return f"`{name}` is missing" + (f": {field.description}" if field and field.description else "")
+    if not names:
+        return message
+    if item["type"] != "value_error" and len(item["loc"]) > len(names) and field and field.description:
+        message = f"it must be {field.description}"
+    return f"`{name}` is {value!r}: {message[0].lower()}{message[1:]}"

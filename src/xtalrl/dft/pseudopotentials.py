@@ -57,6 +57,7 @@ class Family(_Strict):
     cutoffs_from: str
     wheel: WheelFolder | None = None
     archive: str | None = Field(None, description="Name of a file of resources/downloads.yaml.")
+    installed: str | None = Field(None, description="Folder of a distribution's package; used instead of a download.")
     elements: Mapping[str, Pseudopotential]
 
     @model_validator(mode="after")
@@ -123,7 +124,8 @@ def fetch_family(family: str, location: str | None, cache: str | Path) -> Path:
 
     Args:
         family: name of a family.
-        location: folder or archive (.tar, .tar.gz, .zip, .whl) that holds the files, at any depth; None downloads them.
+        location: folder or archive (.tar, .tar.gz, .zip, .whl) that holds the files, at any depth; None takes those of the system's
+            package, if it is installed, else downloads them.
         cache: folder shared by all runs.
 
     Returns:
@@ -139,6 +141,10 @@ def fetch_family(family: str, location: str | None, cache: str | Path) -> Path:
     lacking = {file for file, md5 in wanted.items() if not _has_md5(folder / file, md5)}
     if lacking:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack-") as scratch:
+            installed = described.installed
+            if location is None and installed and all(_has_md5(Path(installed, f), wanted[f]) for f in lacking):
+                location = installed
+                logger.info("%s is installed in %s", described.name, installed)
             source = location or str(_download(described, sorted(lacking), Path(cache) / "downloads", Path(scratch)))
             _take(source, {file: wanted[file] for file in lacking}, folder, described.name)
     logger.info("%s: %d pseudopotentials in %s", described.name, len(wanted), folder)
@@ -147,6 +153,11 @@ def fetch_family(family: str, location: str | None, cache: str | Path) -> Path:
     temporary.write_text(described.model_dump_json(indent=1))
     os.replace(temporary, path)
     return path
+
+
+def md5_of(content: bytes) -> str:
+    """The checksum that names a pseudopotential file."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def _download(family: Family, files: list[str], folder: Path, scratch: Path) -> Path:
@@ -170,7 +181,7 @@ def _take(source: str, wanted: dict[str, str], folder: Path, name: str) -> None:
     found: dict[str, bytes] = {}
     wrong: list[str] = []
     for file, content in _files_in(Path(source), wanted):
-        if (md5 := hashlib.md5(content, usedforsecurity=False).hexdigest()) == wanted[file]:
+        if (md5 := md5_of(content)) == wanted[file]:
             found[file] = content
         else:
             wrong.append(f"{file} (md5 {md5}, must be {wanted[file]})")
@@ -220,4 +231,4 @@ def _files_in(source: Path, names: Mapping[str, Any]) -> Iterator[tuple[str, byt
 
 
 def _has_md5(path: Path, md5: str) -> bool:
-    return path.is_file() and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == md5
+    return path.is_file() and md5_of(path.read_bytes()) == md5

@@ -2,7 +2,9 @@
 
 Each rung is a function that looks at what has happened so far and offers one more attempt, or None when it has nothing to offer.
 `RUNGS` says which rungs may mend which outcome, in the order they are tried; an attempt that was made before is never made again.
-`paper` is what appendix A.1.6.1 of the paper did; `extended` goes on where the paper dropped a crystal.
+`paper` is what appendix A.1.6.1 of the paper did; `extended` goes on where the paper dropped a crystal. The attempts of `paper` are the
+first ones of `extended`, so that one run answers for both (but for a data crystal that is stuck, which `paper` gives ever more time).
+What each rung brings is measured in docs/results/recovery.md.
 """
 
 from __future__ import annotations
@@ -18,10 +20,22 @@ from xtalrl.dft.pseudopotentials import Family
 
 Recovery = Literal["paper", "extended"]
 
+MOST_ATTEMPTS = 10
+"""Of one crystal; aiida-quantumespresso gives up after 5, whose ladder has no search for a moment."""
 GENTLE_MIXING = (0.3, 0.1)
 """mixing_beta after the protocol's has failed."""
 SCANNED_MOMENTS = 3
 """Total magnetizations tried one after another, from the lowest: 1, 3, 5 µB or 2, 4, 6 µB."""
+SEARCH_DEGAUSS_RY = 0.01
+"""Smearing of the run that looks for a moment: wide enough to converge on a coarse mesh, and its energy is not used."""
+SEARCH_CONV_THR_RY = 1e-5
+"""Its threshold: the moment is wanted to a tenth of a µB."""
+SEARCH_STARTING_MAGNETIZATION = 0.5
+"""Its start, the same for every species: from zero it would stay at zero."""
+METAL_TOLERANCE_UB = 0.25
+"""A moment found by smearing that is further than this from every moment of an insulator is a metal's."""
+STUCK_ITERATIONS = 50
+"""A run cut off after so many iterations was not slow but stuck: 57 of the 64 outputs of the paper's authors at hand need fewer."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +143,74 @@ def more_bands(situation: Situation) -> Attempt | None:
     return None if settings.nbnd is None else Attempt("more_bands", replace(settings, nbnd=settings.nbnd * 3 // 2 + 4))
 
 
+def smear_to_find_moment(situation: Situation) -> Attempt | None:
+    """Fixed occupations do not converge, or their moment is a guess that gave no insulator: a loose spin-polarised run with smearing.
+
+    It converges where fixed occupations swap two overlapping bands for ever, which no mixing mends (measured: compressed RbI, 4
+    iterations against 221 without end), and finds the moment, or a metal. Its own energy is never the crystal's (`final_result`).
+    """
+    if situation.form != "crystal" or situation.known_magnetization is not None:
+        return None
+    settings = replace(
+        situation.base(),
+        nbnd=None,
+        nspin=2,
+        smearing=situation.protocol.references.smearing,
+        degauss_ry=SEARCH_DEGAUSS_RY,
+        conv_thr_ry=max(SEARCH_CONV_THR_RY, situation.protocol.conv_thr_ry),
+        starting_magnetization=SEARCH_STARTING_MAGNETIZATION,
+    )
+    return Attempt("smear_to_find_moment", settings)
+
+
+def smear_where_stuck(situation: Situation) -> Attempt | None:
+    """More time would not help a run that has made many iterations already (see `smear_to_find_moment`)."""
+    _, result = situation.last
+    done = result.detail.partition(" iterations done")[0]
+    return smear_to_find_moment(situation) if done.isdigit() and int(done) >= STUCK_ITERATIONS else None
+
+
+def smear_where_low_spin_is_gapless(situation: Situation) -> Attempt | None:
+    """The guess of 1 µB converged with overlapping bands: a metal, or an insulator with another moment, which smearing tells apart."""
+    attempt, result = situation.last
+    return smear_to_find_moment(situation) if attempt.strategy == "low_spin" and result.is_metallic else None
+
+
+def impose_found_moment(situation: Situation) -> Attempt | None:
+    """The smearing run has found a moment that an insulator can have: fixed occupations with it. Any other is a metal's."""
+    attempt, result = situation.last
+    if not _only_searches(situation, attempt) or result.total_magnetization is None:
+        return None
+    moment = possible_moment(result.total_magnetization, situation.n_electrons)
+    if abs(abs(result.total_magnetization) - moment) > METAL_TOLERANCE_UB:
+        return None
+    return Attempt("impose_found_moment", situation.with_moment(moment))
+
+
+def converge_as_a_metal(situation: Situation) -> Attempt | None:
+    """Smearing has converged where fixed occupations did not: the crystal is a metal, and smearing is how metals are computed.
+
+    With the smearing of the elemental references, so that the energies belong together; its gap is 0.
+    """
+    searches = [entry for entry in situation.history if _only_searches(situation, entry[0]) and entry[1].outcome.usable]
+    if not searches or final_result(situation)[1].outcome.usable:
+        return None
+    (attempt, result), references = searches[-1], situation.protocol.references
+    magnetic = abs(result.total_magnetization or 0.0) > METAL_TOLERANCE_UB
+    settings = replace(
+        attempt.settings,
+        degauss_ry=references.degauss_ry,
+        conv_thr_ry=situation.protocol.conv_thr_ry,
+        nspin=2 if magnetic else 1,
+        starting_magnetization=SEARCH_STARTING_MAGNETIZATION if magnetic else None,
+    )
+    return Attempt("converge_as_a_metal", settings)
+
+
 def scan_moments(situation: Situation) -> Attempt | None:
-    """Fixed occupations do not fit the moment that was imposed: the lowest moments of the right parity, one after another."""
+    """Neither the imposed moment nor smearing has led anywhere: the lowest moments of the right parity, one after another."""
+    if situation.form != "crystal" or situation.known_magnetization is not None:
+        return None
     parity = situation.n_electrons % 2
     for moment in range(2 - parity, 2 * SCANNED_MOMENTS + 1, 2):
         attempt = Attempt("scan_moments", situation.with_moment(moment))
@@ -139,34 +219,9 @@ def scan_moments(situation: Situation) -> Attempt | None:
     return None
 
 
-def smear_to_find_moment(situation: Situation) -> Attempt | None:
-    """No low moment fits: let a spin-polarised run with smearing find one. Its energy is not used."""
-    if situation.form != "crystal":
-        return None
-    references = situation.protocol.references
-    settings = replace(
-        situation.base(),
-        nbnd=None,
-        nspin=2,
-        smearing=references.smearing,
-        degauss_ry=references.degauss_ry,
-        starting_magnetization=0.5,
-    )
-    return Attempt("smear_to_find_moment", settings)
-
-
-def impose_found_moment(situation: Situation) -> Attempt | None:
-    """The smearing run has found a moment: fixed occupations with the nearest one an insulator can have."""
-    attempt, result = situation.last
-    if attempt.strategy != "smear_to_find_moment" or result.total_magnetization is None:
-        return None
-    moment = possible_moment(result.total_magnetization, situation.n_electrons)
-    return Attempt("impose_found_moment", situation.with_moment(moment))
-
-
 def mix_gently(situation: Situation) -> Attempt | None:
     """The density sloshes between iterations: mix in less of the new one."""
-    attempt, _ = situation.last
+    attempt, _ = _latest(situation)
     for beta in GENTLE_MIXING:
         if beta < attempt.settings.mixing_beta:
             return Attempt("mix_gently", replace(attempt.settings, mixing_beta=beta))
@@ -175,7 +230,7 @@ def mix_gently(situation: Situation) -> Attempt | None:
 
 def diagonalize_by_conjugate_gradients(situation: Situation) -> Attempt | None:
     """Davidson lost the orthogonality of its basis: conjugate gradients, slower and sturdier."""
-    attempt, _ = situation.last
+    attempt, _ = _latest(situation)
     return Attempt("conjugate_gradients", replace(attempt.settings, diagonalization="cg"))
 
 
@@ -183,6 +238,7 @@ _PAPER: Mapping[Outcome, tuple[Rung, ...]] = {
     Outcome.TIME_LIMIT: (allow_more_time,),
     Outcome.KILLED: (try_again,),
     Outcome.OUTPUT_LOST: (try_again,),
+    Outcome.NOT_SAVED: (try_again,),
     Outcome.MORE_BANDS_THAN_PLANE_WAVES: (fewer_bands,),
     Outcome.DIAGONALIZATION_FAILED: (fewer_bands,),
     Outcome.TOO_FEW_BANDS: (more_bands,),
@@ -191,10 +247,18 @@ RUNGS: Mapping[Recovery, Mapping[Outcome, tuple[Rung, ...]]] = {
     "paper": _PAPER,
     "extended": {
         **_PAPER,
-        Outcome.CHARGE_WRONG: (scan_moments, smear_to_find_moment),
-        Outcome.CONVERGED: (impose_found_moment,),
-        Outcome.CONVERGED_NOT_SAVED: (impose_found_moment,),
-        Outcome.NOT_CONVERGED: (mix_gently, diagonalize_by_conjugate_gradients),
+        Outcome.TIME_LIMIT: (smear_where_stuck, converge_as_a_metal, allow_more_time),
+        # With the right parity pw.x says this only when the diagonalization has gone astray (measured: diamond at 91 of 181 plane waves).
+        Outcome.CHARGE_WRONG: (fewer_bands, smear_to_find_moment, scan_moments),
+        Outcome.CONVERGED: (impose_found_moment, converge_as_a_metal, smear_where_low_spin_is_gapless),
+        Outcome.CONVERGED_NOT_SAVED: (impose_found_moment, converge_as_a_metal, smear_where_low_spin_is_gapless),
+        Outcome.NOT_CONVERGED: (
+            smear_to_find_moment,
+            converge_as_a_metal,
+            mix_gently,
+            diagonalize_by_conjugate_gradients,
+            scan_moments,
+        ),
         Outcome.DIAGONALIZATION_FAILED: (fewer_bands, diagonalize_by_conjugate_gradients, mix_gently),
     },
 }
@@ -203,6 +267,8 @@ RUNGS: Mapping[Recovery, Mapping[Outcome, tuple[Rung, ...]]] = {
 def next_attempt(situation: Situation) -> Attempt | None:
     """What to try after the latest result; None where the ladder ends."""
     _, result = situation.last
+    if len(situation.history) >= MOST_ATTEMPTS:
+        return None
     for rung in RUNGS[situation.recovery].get(result.outcome, ()):
         attempt = rung(situation)
         if attempt is not None and (attempt.repeat or not _was_made(situation, attempt)):
@@ -211,11 +277,21 @@ def next_attempt(situation: Situation) -> Attempt | None:
 
 
 def final_result(situation: Situation) -> tuple[Attempt, Result]:
-    """The attempt that speaks for the crystal: the latest, but never a smearing run that only looked for a moment."""
-    return next(
-        (entry for entry in reversed(situation.history) if entry[0].strategy != "smear_to_find_moment"),
-        situation.history[-1],
-    )
+    """The attempt that speaks for the crystal: of those that converged the one of lowest energy, else the latest.
+
+    A smearing run that only looked for a moment never does.
+    """
+    entries = [entry for entry in situation.history if not _only_searches(situation, entry[0])]
+    converged = [entry for entry in entries if entry[1].outcome.usable]
+    return min(converged, key=lambda entry: entry[1].total_energy_ry or 0.0, default=entries[-1])
+
+
+def _latest(situation: Situation) -> tuple[Attempt, Result]:
+    return next(entry for entry in reversed(situation.history) if not _only_searches(situation, entry[0]))
+
+
+def _only_searches(situation: Situation, attempt: Attempt) -> bool:
+    return situation.form == "crystal" and attempt.settings.degauss_ry == SEARCH_DEGAUSS_RY
 
 
 def _was_made(situation: Situation, attempt: Attempt) -> bool:

@@ -60,20 +60,25 @@ def plan_reference_scf(
 def plan_design_scf(
     assessments: str,
     crystals: str,
-    references: str,
+    references: str | None,
     family: str,
     requests: str,
     elemental_crystals: str | None,
     protocol: str,
     recovery: Recovery,
     shards: int,
+    external_crystals: Sequence[str] = (),
 ) -> None:
     """Request the SCF of every distinct valid design, on the cell of its skeleton, and of each element it adds to the references.
 
     A design that ends without a run (`no_pseudopotential`, `odd_electrons`) needs no reference.
     """
     planner = _Planner(family, protocol, shards)
-    skeletons = {row["material_id"]: row for row in tables.read_rows(crystals, tables.CRYSTALS)}
+    skeletons = {
+        row["material_id"]: row
+        for path in (crystals, *external_crystals)
+        for row in tables.read_rows(path, tables.CRYSTALS)
+    }
     designs = {
         row["request_id"]: row
         for row in tables.read_rows(assessments, tables.ASSESSMENTS)
@@ -88,7 +93,7 @@ def plan_design_scf(
                 "the designs are older than the structures; run `snakemake rollout` again."
             )
         rows.append(planner.request(request_id, "design", cell_of(skeleton | {"species": design["species"]}), None))
-    known = set(tables.read(references, tables.REFERENCES)["element"].to_pylist())
+    known = set(tables.read(references, tables.REFERENCES)["element"].to_pylist()) if references else set()
     added = {
         element for row in rows if planner.will_run(row["species"], recovery) for element in row["species"]
     } - known
@@ -98,6 +103,11 @@ def plan_design_scf(
 def cell_of(row: Mapping[str, Any]) -> Cell:
     """The cell of a row with species, lattice and frac_coords."""
     return Cell(tuple(row["species"]), tuple(row["lattice"]), tuple(row["frac_coords"]))
+
+
+def cost_of(request: Mapping[str, Any]) -> float:
+    """Roughly how long an SCF takes, in no unit: sites squared times volume."""
+    return float(len(request["species"]) ** 2 * cell_of(request).volume)
 
 
 def form_of(kind: str, cell: Cell, protocol: Protocol) -> Form:
@@ -121,7 +131,7 @@ class _Planner:
         self.shards = shards
 
     def request(self, request_id: str, kind: str, cell: Cell, tot_magnetization: float | None) -> dict[str, Any]:
-        """One row of SCF_REQUESTS."""
+        """One row of SCF_REQUESTS but for its shard."""
         if self.family.missing(cell.species):
             settings: dict[str, Any] = {"protocol": self.protocol.digest(self.family)}
         else:
@@ -131,7 +141,6 @@ class _Planner:
             "request_id": request_id,
             "kind": kind,
             "key": key,
-            "shard": int(key, 16) % self.shards,
             "species": cell.species,
             "lattice": cell.lattice,
             "frac_coords": cell.frac_coords,
@@ -161,7 +170,15 @@ class _Planner:
         return rows
 
     def write(self, rows: list[dict[str, Any]], path: str) -> None:
-        """Write the requests, and say what they are."""
+        """Deal the requests to the shards, write them, and say what they are.
+
+        Equal calculations meet in one shard; the others are dealt in turn, the most expensive first, so that shards take about
+        the same time and as many shards as calculations give one each.
+        """
+        by_key = {row["key"]: row for row in rows}
+        order = sorted(by_key, key=lambda key: (-cost_of(by_key[key]), key))
+        shard = {key: number % self.shards for number, key in enumerate(order)}
+        rows = [row | {"shard": shard[row["key"]]} for row in rows]
         tables.write_rows(rows, tables.SCF_REQUESTS, path)
         kinds = Counter(row["kind"] for row in rows)
         lacking = sorted({element for row in rows for element in self.family.missing(row["species"])})

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import signal
-import socket
-import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,12 +21,13 @@ import pyarrow as pa
 from xtalrl import tables
 from xtalrl.dft.cache import Cache, Record
 from xtalrl.dft.engines import Engine, find_engine
-from xtalrl.dft.inputs import physics_key, render
+from xtalrl.dft.inputs import calculation, key_of, render
 from xtalrl.dft.outcomes import Outcome, Result, classify, clip_gap
 from xtalrl.dft.protocols import load_protocol
-from xtalrl.dft.pseudopotentials import load_family
+from xtalrl.dft.pseudopotentials import Pseudopotential, load_family, md5_of
 from xtalrl.dft.recovery import Attempt, Recovery, Situation, final_result, first_attempt, next_attempt
-from xtalrl.dft.requests import cell_of, form_of
+from xtalrl.dft.requests import cell_of, cost_of, form_of
+from xtalrl.dft.scratch import scratch_folder
 from xtalrl.energies import RYDBERG_EV_PAPER
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress, format_seconds
@@ -38,6 +36,13 @@ logger = logging.getLogger(__name__)
 
 SAVE_MARGIN_S = 30.0
 """How long before its time limit pw.x is told to save its state and stop."""
+BUDGET_MARGIN_S = 90.0
+"""How long before the end of its wall time a job stops: a start of Snakemake, the end of every pw.x and the scratch folder's take less.
+A tenth of the wall time where that is shorter."""
+
+FULL_BYTES = 10e6
+"""A disk with less than this left is full: pw.x writes until nothing fits any more."""
+_TOO_SHORT = "give `run_scf_shard` a `runtime` in the profile above the largest of `dft.time_limits`, or lower those, so that each SCF can end."
 
 # The installation is broken: every further run would end in the same way, so the job stops instead of filling rows.
 _FATAL = frozenset(
@@ -60,13 +65,12 @@ class TimeLimits:
     limits_s: tuple[float, ...]
     """One number an attempt; the last repeats."""
     in_all: bool
-    """The first number is for all attempts together."""
+    """All attempts together may take no longer than the numbers together."""
 
     def of(self, walls_s: Sequence[float]) -> float:
         """The limit of the attempt after these."""
-        if self.in_all:
-            return self.limits_s[0] - sum(walls_s)
-        return self.limits_s[min(len(walls_s), len(self.limits_s) - 1)]
+        limit = self.limits_s[min(len(walls_s), len(self.limits_s) - 1)]
+        return min(limit, sum(self.limits_s) - sum(walls_s)) if self.in_all else limit
 
 
 def run_shard(
@@ -80,6 +84,8 @@ def run_shard(
     time_limits_min: Mapping[str, Sequence[float]],
     command: str | None,
     cache: str,
+    accept_not_saved: bool = False,
+    runtime_min: float | None = None,
 ) -> None:
     """Run the SCFs of one shard that the cache does not hold, and write one row of SCF_OUTCOMES a request.
 
@@ -87,19 +93,22 @@ def run_shard(
 
     Args:
         workers: pw.x processes at a time.
-        time_limits_min: minutes for `crystal` and `reference`, one number an attempt, and for `design` in all attempts together.
+        time_limits_min: minutes an attempt may take, the last number repeats; for `design` all attempts together take no longer than the numbers together.
+        accept_not_saved: take what was printed by a pw.x that converged and then failed to save.
+        runtime_min: wall time of the job in minutes; it stops in order before, and what has finished is kept.
 
     Raises:
-        XtalrlError: pw.x or a pseudopotential is missing, or the scratch disk is full.
+        XtalrlError: pw.x or a pseudopotential is missing, the scratch disk is full, or the wall time is over.
     """
+    start = time.monotonic()
     wanted = [row for row in tables.read_rows(requests, tables.SCF_REQUESTS) if row["shard"] == shard]
-    runner = _Runner(family, protocol, recovery, time_limits_min, command, cache)
+    runner = _Runner(family, protocol, recovery, time_limits_min, command, cache, accept_not_saved)
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in wanted:
         groups[row["key"], row["kind"]].append(row)
-    todo = sorted((rows[0] for rows in groups.values()), key=_cost, reverse=True)
+    todo = sorted((rows[0] for rows in groups.values()), key=cost_of, reverse=True)
     ended: dict[tuple[str, str], dict[str, Any]] = {}
-    with _ended_by_signal(runner.stop), _scratch_folder() as scratch, ThreadPoolExecutor(workers) as pool:
+    with _ended_by_signal(runner.stop), scratch_folder() as scratch, ThreadPoolExecutor(workers) as pool:
         progress = Progress(f"Shard {shard}", len(todo), "SCFs", every_s=2.0)
         pending = {pool.submit(runner.settle, row, scratch): row for row in todo}
         try:
@@ -107,12 +116,25 @@ def run_shard(
                 finished, _ = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in finished:
                     row = pending.pop(future)
-                    ended[row["key"], row["kind"]] = future.result()
-                    progress.advance(note=runner.describe_running())
-                progress.beat(runner.describe_running())
-        except BaseException:
+                    ended[row["key"], row["kind"]], ran = future.result()
+                    progress.advance(note=runner.note(ended.values()), at_once=not ran)
+                progress.beat(runner.note(ended.values()))
+                if pending and runtime_min is not None and time.monotonic() - start > _budget_s(runtime_min):
+                    raise XtalrlError(
+                        f"Shard {shard}: the job's wall time of {runtime_min:g} min is nearly over. {len(ended)} of {len(todo)} "
+                        "SCFs are done and kept; the same command goes on from there, and Snakemake's next attempt gets more time."
+                        + ("" if runner.runs else f" Not one ended in this job: {_TOO_SHORT}")
+                    )
+        except BaseException as error:
             runner.stop.set()
             pool.shutdown(cancel_futures=True)
+            if isinstance(error, SystemExit):
+                logger.info(
+                    "Shard %d was told to stop: %d of %d SCFs are done and kept; run the same command again to go on from there.",
+                    shard,
+                    len(ended),
+                    len(todo),
+                )
             raise
     rows = [ended[row["key"], row["kind"]] | {"request_id": row["request_id"]} for row in wanted]
     tables.write_rows(rows, tables.SCF_OUTCOMES, outcomes)
@@ -129,16 +151,29 @@ def gather_outcomes(shards: Sequence[str], outcomes: str) -> None:
     """Put the rows of all shards into one table, in the order of their request_id, and log how they ended."""
     table = pa.concat_tables([tables.read(path, tables.SCF_OUTCOMES) for path in shards]).sort_by("request_id")
     tables.write(table, tables.SCF_OUTCOMES, outcomes)
-    logger.info("%s", count_outcomes(table.select(["outcome"]).to_pylist()))
+    logger.info("%s", count_outcomes(table.select(["outcome", "strategy", "recovered"]).to_pylist()))
 
 
 def count_outcomes(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line: how many rows ended in which outcome, the most frequent first."""
+    """One line: how many rows of SCF_OUTCOMES ended in which outcome, and which rung gave the usable ones; the most frequent first."""
     counts = Counter(row["outcome"] for row in rows)
     usable = sum(n for name, n in counts.items() if Outcome(name).usable)
-    return f"{usable:,} of {len(rows):,} usable: " + (
-        ", ".join(f"{n:,} {name}" for name, n in counts.most_common()) or "nothing to do"
+    strategies = Counter(row["strategy"] for row in rows if row["strategy"] is not None)
+    recovered = sum(bool(row["recovered"]) for row in rows)
+    return (
+        f"{usable:,} of {len(rows):,} usable: {_in_words(counts) or 'nothing to do'}"
+        + (f"; given by: {_in_words(strategies)}" if strategies else "")
+        + (f"; {recovered:,} thanks to the extended recovery" if recovered else "")
     )
+
+
+def _in_words(counts: Counter[str]) -> str:
+    return ", ".join(f"{n:,} {name}" for name, n in counts.most_common())
+
+
+def _budget_s(runtime_min: float) -> float:
+    """Seconds after which a job of this wall time stops."""
+    return max(54.0 * runtime_min, 60.0 * runtime_min - BUDGET_MARGIN_S)
 
 
 class _Runner:
@@ -152,6 +187,7 @@ class _Runner:
         time_limits_min: Mapping[str, Sequence[float]],
         command: str | None,
         cache: str,
+        accept_not_saved: bool,
     ) -> None:
         self.family, self.family_folder = load_family(family)
         self.protocol = load_protocol(protocol)
@@ -162,6 +198,7 @@ class _Runner:
         }
         self.command, self.cache_folder = command, cache
         self.cache = Cache(cache)
+        self.accept_not_saved = accept_not_saved
         self.stop = threading.Event()
         self.runs = 0
         self._engine: Engine | None = None
@@ -181,8 +218,11 @@ class _Runner:
                 logger.info("Using %s", self._engine.label)
             return self._engine
 
-    def describe_running(self) -> str:
-        """What the workers are at."""
+    def note(self, ended: Iterable[Mapping[str, Any]]) -> str:
+        """How the SCFs so far have ended, and what the workers are at."""
+        return ", ".join(filter(None, (_in_words(Counter(row["outcome"] for row in ended)), self._describe_running())))
+
+    def _describe_running(self) -> str:
         now = time.monotonic()
         return (
             "running "
@@ -194,8 +234,8 @@ class _Runner:
             else ""
         )
 
-    def settle(self, request: Mapping[str, Any], scratch: Path) -> dict[str, Any]:
-        """Climb the ladder for one request; one row of SCF_OUTCOMES but for its request_id."""
+    def settle(self, request: Mapping[str, Any], scratch: Path) -> tuple[dict[str, Any], bool]:
+        """Climb the ladder for one request; one row of SCF_OUTCOMES but for its request_id, and whether pw.x had to run."""
         cell = cell_of(request)
         situation = Situation(
             cell,
@@ -207,55 +247,64 @@ class _Runner:
         )
         limits = self.limits[request["kind"]]
         records: list[Record] = []
+        ran = False
         folder = scratch / request["key"][:16]
         try:
             following: Attempt | Outcome | None = first_attempt(situation)
             while isinstance(following, Attempt):
                 limit = limits.of([record.wall_s for record in records])
-                if records and _would_not_help(following, records[-1], limit):
+                if records and self._would_not_help(following, records[-1], limit):
                     break
-                record = self._attempt(request, situation, following, limit, folder)
+                content = calculation(cell, following.settings.physics(), self.family)
+                record = self.cache.find(key_of(content), limit, self.accept_not_saved)
+                if record is None:
+                    record = self._run(request, following, content, limit, folder)
+                    ran = True
                 records.append(record)
-                situation.history.append((following, record.result))
+                situation.history.append((following, self._taken(record.result)))
                 following = next_attempt(situation)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return self._row(request, situation, records, following if isinstance(following, Outcome) else None)
+        return self._row(request, situation, records, following if isinstance(following, Outcome) else None), ran
 
-    def _attempt(
-        self, request: Mapping[str, Any], situation: Situation, attempt: Attempt, limit_s: float, folder: Path
+    def _run(
+        self,
+        request: Mapping[str, Any],
+        attempt: Attempt,
+        content: dict[str, Any],
+        limit_s: float,
+        folder: Path,
     ) -> Record:
-        """The record of an attempt, from the cache or from pw.x."""
-        key = physics_key(situation.cell, attempt.settings.physics(), self.family)
-        if record := self.cache.find(key, limit_s):
-            return record
+        """The record of an attempt that pw.x makes now."""
+        cell = cell_of(request)
         engine = self.engine()
         resumable = attempt.strategy == "more_time" and (folder / "out").is_dir()
         if not resumable:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            for element in sorted(set(situation.cell.species)):
-                source = self.family_folder / self.family.elements[element].file
-                (folder / source.name).write_bytes(
-                    source.read_bytes()
-                )  # shutil.copy would blame a full disk on the source
+            for element in sorted(set(cell.species)):
+                pseudo = self.family.elements[element]
+                (folder / pseudo.file).write_bytes(self._pseudopotential(pseudo))
         max_seconds = int(limit_s - SAVE_MARGIN_S) if limit_s > 4 * SAVE_MARGIN_S else None
-        text = render(situation.cell, attempt.settings, self.family, max_seconds, restart=resumable)
+        text = render(cell, attempt.settings, self.family, max_seconds, restart=resumable)
         self._running[request["request_id"]] = (time.monotonic(), attempt.strategy)
         try:
             run = engine.run(text, folder, limit_s, self.stop)
         finally:
             del self._running[request["request_id"]]
-        if self.stop.is_set():
-            raise _Stopped
         result = classify(run)
-        record = Record.of(key, run, result, limit_s, engine.label)
+        if self.stop.is_set() and result.outcome is not Outcome.CONVERGED:
+            raise _Stopped
+        record = Record.of(
+            key_of(content), run, result, limit_s, engine.label, self.protocol.name, self.family.name, content
+        )
         with self._lock:
             self.runs += 1
             self.cache.add(record)
-        if result.outcome in _FATAL:
+        cause = Outcome.DISK_FULL if self._met_a_full_disk(result, folder) else result.outcome
+        if cause in _FATAL:
             raise XtalrlError(
-                f"{request['request_id']}: {result.outcome.sentence} ({result.detail}) The shard stops, because every further SCF "
+                f"{request['request_id']}: {cause.sentence} ({result.detail}) The shard stops, because every further SCF "
                 f"would end in the same way; what has finished is kept. Mend it and run the same command again "
                 f"(pw.x: {' '.join(engine.command)}; scratch: {folder.parent}, set TMPDIR to choose another)."
             )
@@ -264,6 +313,31 @@ class _Runner:
             f" ({result.detail})" if result.detail else "",
         )  # fmt: skip
         return record
+
+    def _met_a_full_disk(self, result: Result, folder: Path) -> bool:
+        """Whether a result that is not taken was not saved because nothing more fits on the scratch disk."""
+        unsaved = self._taken(result).outcome is Outcome.NOT_SAVED
+        return unsaved and shutil.disk_usage(folder).free < FULL_BYTES
+
+    def _pseudopotential(self, pseudo: Pseudopotential) -> bytes:
+        """A file of the family, which must be the one that the key of the calculation names."""
+        path = self.family_folder / pseudo.file
+        content = path.read_bytes()
+        if (md5 := md5_of(content)) != pseudo.md5:
+            raise XtalrlError(
+                f"{path} was changed (md5 {md5}, must be {pseudo.md5}): delete {self.family_folder}, and the same command gets it anew."
+            )
+        return content
+
+    def _would_not_help(self, attempt: Attempt, last: Record, limit_s: float) -> bool:
+        """No time is left, or a run that was cut off would get no more time than it had."""
+        return limit_s < 1 or (attempt.strategy == "more_time" and last.answers(limit_s, self.accept_not_saved))
+
+    def _taken(self, result: Result) -> Result:
+        """The result as the ladder sees it."""
+        if result.outcome is Outcome.CONVERGED_NOT_SAVED and not self.accept_not_saved:
+            return replace(result, outcome=Outcome.NOT_SAVED)
+        return result
 
     def _row(
         self, request: Mapping[str, Any], situation: Situation, records: list[Record], verdict: Outcome | None
@@ -287,10 +361,12 @@ class _Runner:
             if usable and result.total_energy_ry is not None
             else None,
             "band_gap_raw": result.band_gap_raw_ev if usable else None,
-            "band_gap": clip_gap(result.band_gap_raw_ev) if usable else None,
+            "band_gap": _credited_gap(situation, result) if usable else None,
             "is_metallic": result.is_metallic,
             "nspin": attempt.settings.nspin if attempt else None,
             "tot_magnetization": attempt.settings.tot_magnetization if attempt else None,
+            "strategy": attempt.strategy if attempt and usable else None,
+            "recovered": not _paper_has_it(situation) if usable else None,
             "protocol": self.protocol.name,
             "protocol_hash": self.protocol.digest(self.family),
             "family": self.family.name,
@@ -306,24 +382,32 @@ class _Runner:
                     "tot_magnetization": tried.settings.tot_magnetization,
                     "exit_code": record.exit_code,
                     "wall_s": record.wall_s,
+                    "key": record.key,
                 }
                 for number, ((tried, _), record) in enumerate(zip(situation.history, records, strict=True), start=1)
             ],
         }
 
 
+def _credited_gap(situation: Situation, result: Result) -> float | None:
+    """A crystal that only smearing could converge is a metal; that an elemental reference was smeared says nothing about its gap."""
+    return 0.0 if result.smearing and situation.form == "crystal" else clip_gap(result.band_gap_raw_ev)
+
+
 class _Stopped(Exception):
     """The shard is being stopped; a run that was cut off for that is not a result."""
 
 
-def _would_not_help(attempt: Attempt, last: Record, limit_s: float) -> bool:
-    """No time is left, or a run that was cut off would get no more time than it had."""
-    return limit_s < 1 or (attempt.strategy == "more_time" and last.answers(limit_s))
-
-
-def _cost(request: Mapping[str, Any]) -> float:
-    """Roughly how long an SCF takes, to run the largest first: sites squared times volume."""
-    return float(len(request["species"]) ** 2 * cell_of(request).volume)
+def _paper_has_it(situation: Situation) -> bool:
+    """Whether `recovery: paper` would have ended this ladder with a usable result: its own ladder, climbed on the same results."""
+    paper = replace(situation, recovery="paper", history=[])
+    following: Attempt | Outcome | None = first_attempt(paper)
+    for attempt, result in situation.history:
+        if attempt != following:
+            break
+        paper.history.append((attempt, result))
+        following = next_attempt(paper)
+    return bool(paper.history) and final_result(paper)[1].outcome.usable
 
 
 @contextmanager
@@ -331,8 +415,9 @@ def _ended_by_signal(stop: threading.Event) -> Iterator[None]:
     """SIGTERM and SIGINT end the job in order: every pw.x is killed, the scratch folder is removed."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        raise SystemExit(128 + number)
+        if not stop.is_set():  # A second signal must not disturb the end.
+            stop.set()
+            raise SystemExit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():
         yield  # Only the main thread may set handlers.
@@ -343,25 +428,3 @@ def _ended_by_signal(stop: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _scratch_folder() -> Iterator[Path]:
-    """A folder in TMPDIR named by host and process; those that killed jobs on this host left behind are removed first."""
-    prefix = f"xtalrl-scf-{socket.gethostname()}-"
-    for path in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-        pid = path.name.removeprefix(prefix).partition("-")[0]
-        if pid.isdigit() and not _is_alive(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # Somebody else's.
-    return True

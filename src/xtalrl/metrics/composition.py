@@ -16,7 +16,7 @@ from xtalrl.elements import SIMILARITY_CLASS
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.designs import PolicyDesigns
 from xtalrl.metrics.formulas import composition_key, read_known_compositions, reduced_formula
-from xtalrl.metrics.intervals import Bootstrap, Estimate
+from xtalrl.metrics.intervals import Bootstrap, Estimate, Floats
 from xtalrl.metrics.validity import PAPER_RULE, is_valid
 from xtalrl.progress import Progress
 
@@ -41,7 +41,11 @@ def design_id(material_id: str, species: Sequence[str]) -> str:
 
 
 def assess_designs(
-    designs: Sequence[str | Path], crystals: str | Path, formulas: str | Path | None, assessments: str | Path
+    designs: Sequence[str | Path],
+    crystals: str | Path,
+    formulas: str | Path | None,
+    assessments: str | Path,
+    external_crystals: Sequence[str | Path] = (),
 ) -> None:
     """Judge the compositions of all designs and write one table of them.
 
@@ -50,6 +54,7 @@ def assess_designs(
         crystals: `CRYSTALS` table the skeletons came from.
         formulas: list of known reduced formulas for novelty (see `read_known_compositions`), or None.
         assessments: `ASSESSMENTS` table to write.
+        external_crystals: `CRYSTALS` tables of crystals that are designs themselves, so that there is nothing true to compare with.
 
     Raises:
         XtalrlError: a file cannot be read; a design belongs to no crystal, differs from it in its number of sites, or
@@ -58,10 +63,16 @@ def assess_designs(
     known = read_known_compositions(formulas) if formulas else None
     truth = {
         row["material_id"]: row["species"]
-        for row in tables.read(crystals, tables.CRYSTALS).select(["material_id", "species"]).to_pylist()
+        for path in (crystals, *external_crystals)
+        for row in tables.read(path, tables.CRYSTALS).select(["material_id", "species"]).to_pylist()
+    }
+    own_cells = {
+        material_id
+        for path in external_crystals
+        for material_id in tables.read(path, tables.CRYSTALS)["material_id"].to_pylist()
     }
     rows: list[dict[str, Any]] = []
-    seen: set[tuple[str, int, str]] = set()
+    seen: set[tuple[str, int, str, int | None]] = set()
     progress = Progress("Judging compositions", len(designs), "design files")
     for path in designs:
         for design in tables.read_rows(path, tables.DESIGNS):
@@ -76,14 +87,14 @@ def assess_designs(
                     f"{path}: the crystal {design['material_id']} {sites} in {crystals}. The designs were made from other structures: "
                     "delete them and run `snakemake rollout` again."
                 )
-            key = (design["policy"], design["seed"], design["material_id"])
+            key = (design["policy"], design["seed"], design["material_id"], design["sample"])
             if key in seen:
                 raise XtalrlError(
                     f"{path}: policy {key[0]}, seed {key[1]} fills the skeleton {key[2]} a second time. "
                     "Delete the file and run `snakemake rollout` again."
                 )
             seen.add(key)
-            rows.append(_assess(design, true_species, known))
+            rows.append(_assess(design, None if design["material_id"] in own_cells else true_species, known))
         progress.advance(note=f"{len(rows):,} designs")
     tables.write_rows(rows, tables.ASSESSMENTS, assessments)
     n_valid = sum(row["valid"] for row in rows)
@@ -97,7 +108,7 @@ def assess_designs(
     )
 
 
-def _assess(design: dict[str, Any], true_species: list[str], known: frozenset[str] | None) -> dict[str, Any]:
+def _assess(design: dict[str, Any], true_species: list[str] | None, known: frozenset[str] | None) -> dict[str, Any]:
     species = design["species"]
     counts = Counter(species)
     valid = is_valid(counts, PAPER_RULE)
@@ -105,37 +116,60 @@ def _assess(design: dict[str, Any], true_species: list[str], known: frozenset[st
         "material_id": design["material_id"],
         "policy": design["policy"],
         "seed": design["seed"],
+        "sample": design["sample"],
         "species": species,
         "formula": reduced_formula(species),
-        "true_formula": reduced_formula(true_species),
+        "true_formula": reduced_formula(true_species) if true_species else None,
         "n_sites": len(species),
-        "n_correct": count_correct(species, true_species),
-        "n_similar": count_similar(species, true_species),
+        "n_correct": count_correct(species, true_species) if true_species else None,
+        "n_similar": count_similar(species, true_species) if true_species else None,
         "valid": valid,
         "validity_rule": PAPER_RULE,
+        "valid_smact14": is_valid(counts, "smact-smact14"),
+        "valid_icsd24": is_valid(counts, "smact-icsd24"),
         "novel": composition_key(counts) not in known if valid and known is not None else None,
         "request_id": design_id(design["material_id"], species) if valid else None,
     }
 
 
 def accuracy(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
-    """Share of all atoms of all designs that are the true ones (A.1.1.1)."""
-    return bootstrap.proportion(np.nan_to_num(designs.n_correct), np.nan_to_num(designs.n_sites))
+    """Share of all atoms of all designs that are the true ones (A.1.1.1); of those on a skeleton, where some are on none."""
+    return bootstrap.proportion(np.nan_to_num(designs.n_correct), _sites_of_skeletons(designs))
 
 
 def similarity(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
-    """Share of all atoms of all designs in the class of the true ones (A.1.1.2)."""
-    return bootstrap.proportion(np.nan_to_num(designs.n_similar), np.nan_to_num(designs.n_sites))
+    """Share of all atoms of all designs in the class of the true ones (A.1.1.2); counted as for `accuracy`."""
+    return bootstrap.proportion(np.nan_to_num(designs.n_similar), _sites_of_skeletons(designs))
+
+
+def _sites_of_skeletons(designs: PolicyDesigns) -> Floats:
+    """Sites of each design that can be compared with a true crystal."""
+    return np.where(np.isfinite(designs.n_correct), np.nan_to_num(designs.n_sites), 0.0)
 
 
 def exact_match(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
-    """Share of designs that are the true crystal, site by site (A.1.1.1)."""
-    return bootstrap.proportion(designs.n_correct == designs.n_sites, designs.designed)
+    """Share of designs on a skeleton that are the true crystal, site by site (A.1.1.1)."""
+    return bootstrap.proportion(designs.n_correct == designs.n_sites, np.isfinite(designs.n_correct))
 
 
 def validity(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
     """Share of designs with a valid composition (A.1.1.3)."""
     return bootstrap.proportion(designs.valid == 1, designs.designed)
+
+
+def validity_smact14(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+    """Share of designs valid by smact >= 3 with its oxidation states of 2014."""
+    return bootstrap.proportion(designs.valid_smact14 == 1, designs.designed)
+
+
+def validity_icsd24(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+    """Share of designs valid by the default of smact >= 3."""
+    return bootstrap.proportion(designs.valid_icsd24 == 1, designs.designed)
+
+
+def uniqueness(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+    """Distinct reduced compositions of a seed over its designs; a composition of m designs counts 1/m for each of them."""
+    return bootstrap.proportion(designs.share_of_composition(designs.designed), designs.designed)
 
 
 def novelty(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:

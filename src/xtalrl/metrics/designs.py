@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,23 @@ from xtalrl import tables
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.intervals import Bools, Bootstrap, Floats
 
-_COLUMNS = ("n_sites", "n_correct", "n_similar", "valid", "novel", "converged", "band_gap", "formation_energy_per_atom")
+_COLUMNS = (
+    "composition", "n_sites", "n_correct", "n_similar", "valid", "valid_smact14", "valid_icsd24", "novel", "converged", "recovered",
+    "band_gap", "band_gap_raw", "formation_energy_per_atom", "energy_above_hull", "hull_is_complete",
+)  # fmt: skip
 SUCCESSFUL_OUTCOMES = ("converged", "converged_not_saved")
 """Names of the outcomes in which an SCF succeeded, as `xtalrl.dft.outcomes` gives them."""
 
 _TRUE_COLUMNS = ("true_band_gap", "true_formation_energy_per_atom")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of the validation crystals by material_id, which designs are compared with: gaps in eV, energies in eV/atom."""
+
+    band_gap: Mapping[str, float] = field(default_factory=dict)
+    band_gap_raw: Mapping[str, float] = field(default_factory=dict)
+    formation_energy_per_atom: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -26,23 +38,31 @@ class PolicyDesigns:
 
     Arrays are (n_seeds, n_crystals), `true_` ones (n_crystals,); NaN stands for what is unknown: where a seed has no design of a crystal,
     `novel` of invalid designs or without a formula list, properties of designs whose SCF failed. Energies in eV/atom, gaps in eV
-    and clipped at 0.
+    and clipped at 0 but for `band_gap_raw`. `composition` numbers the reduced formulas.
     """
 
     policy: str
     seeds: tuple[int, ...]
     material_ids: tuple[str, ...]
     validity_rule: str
+    composition: Floats
     n_sites: Floats
     n_correct: Floats
     n_similar: Floats
     valid: Floats
+    valid_smact14: Floats
+    valid_icsd24: Floats
     novel: Floats
     converged: Floats
+    recovered: Floats
     band_gap: Floats
+    band_gap_raw: Floats
     formation_energy_per_atom: Floats
+    energy_above_hull: Floats
+    hull_is_complete: Floats
     true_band_gap: Floats
     true_formation_energy_per_atom: Floats
+    labels: Labels = Labels()
 
     @property
     def designed(self) -> Bools:
@@ -54,29 +74,70 @@ class PolicyDesigns:
         """Where the SCF converged. The gap can still be unknown (smearing), and so the formation energy (a missing reference)."""
         return np.equal(self.converged, 1)
 
+    def by_the_papers_rules(self) -> PolicyDesigns:
+        """The same with designs that only an extended recovery made converge counted as failures."""
+        lost = np.equal(self.recovered, 1)
+        return replace(
+            self,
+            converged=np.where(lost, 0.0, self.converged),
+            band_gap=np.where(lost, np.nan, self.band_gap),
+            band_gap_raw=np.where(lost, np.nan, self.band_gap_raw),
+            formation_energy_per_atom=np.where(lost, np.nan, self.formation_energy_per_atom),
+            energy_above_hull=np.where(lost, np.nan, self.energy_above_hull),
+        )
+
+    def share_of_composition(self, among: Bools) -> Floats:
+        """1/m for each design of `among`, of which m of the same seed share its composition; 0 elsewhere. Sums to their number."""
+        shares = np.zeros(self.composition.shape)
+        for row, chosen, codes in zip(shares, among, self.composition, strict=True):
+            _, inverse, counts = np.unique(codes[chosen], return_inverse=True, return_counts=True)
+            row[chosen] = 1 / counts[inverse]
+        return shares
+
     def bootstrap(self, samples: int, confidence: float) -> Bootstrap:
         """The resampling that fits these arrays."""
         return Bootstrap(len(self.seeds), len(self.material_ids), samples, confidence)
 
 
-def read_policies(evaluation: str | Path, policies: Sequence[str]) -> list[PolicyDesigns]:
-    """The designs of the named policies, in the order of the names.
+def read_policies(
+    evaluation: str | Path, labels: str | Path | None, stability: str | Path, policies: Iterable[str]
+) -> list[PolicyDesigns]:
+    """The designs of the named policies, in the order of the names; where there are several of a skeleton, the first of them.
+
+    Args:
+        evaluation: `EVALUATION` table.
+        labels: `LABELS`; those of the split val are the distribution designs are compared with. None or empty: there are none.
+        stability: `STABILITY` table of the same designs.
+        policies: names.
 
     Raises:
-        XtalrlError: the table cannot be read, a policy has no design in it, or its designs were judged by different rules.
+        XtalrlError: a table cannot be read, a policy has no design in it, or its designs were judged by different rules.
     """
-    frame = tables.read(evaluation, tables.EVALUATION).to_pandas()
+    frame = tables.read(evaluation, tables.EVALUATION).drop_columns(["species", "detail"]).to_pandas()
+    frame = frame[frame["sample"].fillna(0) == 0].copy()
     frame["converged"] = frame["outcome"].isin(SUCCESSFUL_OUTCOMES)
-    missing = [policy for policy in policies if policy not in set(frame["policy"])]
-    if missing:
+    frame["composition"] = pd.factorize(frame["formula"])[0]
+    hull = tables.read(stability, tables.STABILITY).drop_columns(["decomposition"]).to_pandas().set_index("request_id")
+    frame["energy_above_hull"] = frame["request_id"].map(hull["energy_above_hull"])
+    frame["hull_is_complete"] = frame["request_id"].map(hull["flag"] == "")
+    groups = dict(iter(frame.groupby("policy")))
+    if missing := [policy for policy in policies if policy not in groups]:
         raise XtalrlError(
-            f"{evaluation} holds no design of the policy {missing[0]!r} (it has {', '.join(sorted(set(frame['policy']))) or 'none at all'}): "
+            f"{evaluation} holds no design of the policy {missing[0]!r} (it has {', '.join(sorted(groups)) or 'none at all'}): "
             "run `snakemake evaluate` with the present configuration."
         )
-    return [_designs(policy, frame[frame["policy"] == policy], evaluation) for policy in policies]
+    known = read_labels(labels) if labels else Labels()
+    return [_designs(policy, groups[policy], evaluation, known) for policy in policies]
 
 
-def _designs(policy: str, frame: pd.DataFrame, path: str | Path) -> PolicyDesigns:
+def read_labels(labels: str | Path) -> Labels:
+    """The known labels of the split val of a `LABELS` table."""
+    frame = tables.read(labels, tables.LABELS).to_pandas()
+    frame = frame[frame["split"] == "val"].set_index("material_id")
+    return Labels(**{name: frame[name].dropna().to_dict() for name in Labels.__dataclass_fields__})
+
+
+def _designs(policy: str, frame: pd.DataFrame, path: str | Path, labels: Labels) -> PolicyDesigns:
     rules = sorted(set(frame["validity_rule"]))
     if len(rules) > 1:
         raise XtalrlError(
@@ -101,4 +162,5 @@ def _designs(policy: str, frame: pd.DataFrame, path: str | Path) -> PolicyDesign
         validity_rule=rules[0],
         **arrays,
         **{name: truth[name].to_numpy(float) for name in _TRUE_COLUMNS},
+        labels=labels,
     )

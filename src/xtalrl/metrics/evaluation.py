@@ -20,8 +20,8 @@ INVALID_COMPOSITION = "invalid_composition"
 def evaluate_designs(
     assessments: str | Path,
     outcomes: str | Path,
-    references: str | Path,
-    labels: str | Path,
+    references: str | Path | None,
+    labels: str | Path | None,
     evaluation: str | Path,
 ) -> None:
     """Write the `EVALUATION` table: one row for every row of `ASSESSMENTS`, in its order.
@@ -29,18 +29,17 @@ def evaluate_designs(
     Args:
         assessments: `ASSESSMENTS` of all policies.
         outcomes: `SCF_OUTCOMES` of the designs, and of the elements they added to the references (kind `reference`).
-        references: `REFERENCES` of the labels.
-        labels: `LABELS`, for the true gap and formation energy.
+        references: `REFERENCES` of the labels; None where `outcomes` holds all that the designs need.
+        labels: `LABELS`, for the true gap and formation energy; None leaves them null.
         evaluation: `EVALUATION` table to write.
 
     Raises:
         XtalrlError: a file cannot be read, a valid design has no outcome, or the protocols of designs and references differ.
     """
     by_request = {row["request_id"]: row for row in tables.read_rows(outcomes, tables.SCF_OUTCOMES)}
-    truth = {row["material_id"]: row for row in tables.read_rows(labels, tables.LABELS)}
-    reference_table = ReferenceTable(
-        [*tables.read_rows(references, tables.REFERENCES), *reference_rows(by_request.values())]
-    )
+    truth = {row["material_id"]: row for row in (tables.read_rows(labels, tables.LABELS) if labels else ())}
+    known = tables.read_rows(references, tables.REFERENCES) if references else []
+    reference_table = ReferenceTable([*known, *reference_rows(by_request.values())])
     rows = []
     for design in tables.read_rows(assessments, tables.ASSESSMENTS):
         row = design | _properties(design, by_request, reference_table, outcomes)
@@ -73,4 +72,6 @@ def _properties(
         "band_gap": scf["band_gap"],
         "band_gap_raw": scf["band_gap_raw"],
         "formation_energy_per_atom": energy,
+        "strategy": scf["strategy"],
+        "recovered": scf["recovered"],
     }

@@ -8,7 +8,7 @@ doi:10.1214/07-AOAS122). With few seeds the spread between them is underestimate
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,8 @@ class Estimate:
     """A number with its interval; all null where nothing could be counted.
 
     `n` is the number of units in the denominator (crystals, atoms, designs), `method` how the interval was made,
-    empty where it takes at least two crystals and there are fewer.
+    empty where it takes at least two crystals and there are fewer. `resamples` (B,) is the number in each bootstrap resample, NaN
+    where it had nothing to count: policies on the same skeletons share their resamples, so the difference of two of them is paired.
     """
 
     value: float | None
@@ -38,11 +39,13 @@ class Estimate:
     high: float | None
     n: int
     method: str = ""
+    resamples: Floats | None = field(default=None, repr=False, compare=False)
 
     def scaled(self, factor: float) -> Estimate:
         """The same in another unit, e.g. percent."""
         value, low, high = (None if number is None else number * factor for number in (self.value, self.low, self.high))
-        return Estimate(value, low, high, self.n, self.method)
+        resamples = None if self.resamples is None else self.resamples * factor
+        return Estimate(value, low, high, self.n, self.method, resamples)
 
 
 NOTHING = Estimate(None, None, None, 0)
@@ -79,7 +82,8 @@ class Bootstrap:
             trials = int((trials_made > 0).any(axis=0).sum())
             value = float(successes / total)
             interval = stats.binomtest(round(value * trials), trials).proportion_ci(self.confidence, method="wilson")
-            return Estimate(value, float(interval.low), float(interval.high), int(total), WILSON)
+            resamples = self._resampled_ratio(hits, trials_made)
+            return Estimate(value, float(interval.low), float(interval.high), int(total), WILSON, resamples)
         return self._ratio(hits, trials_made)
 
     def earth_movers_distance(self, values: Floats, reference: Floats) -> Estimate:
@@ -115,11 +119,10 @@ class Bootstrap:
             np.cumsum(signed, axis=1, out=signed)
             distances.append(np.abs(signed[:, :-1], out=signed[:, :-1]) @ widths)
         resampled = np.concatenate(distances)
-        resampled = resampled[np.isfinite(resampled)]
-        if not resampled.size:
+        if not np.isfinite(resampled).any():
             return Estimate(value, None, None, n)
-        low, high = self._percentiles(resampled - (np.median(resampled) - value))
-        return Estimate(value, max(low, 0.0), high, n, self.method + ", shifted to the estimate")
+        low, high = self._percentiles(resampled - (np.nanmedian(resampled) - value))
+        return Estimate(value, max(low, 0.0), high, n, self.method + ", shifted to the estimate", resampled)
 
     def _ratio(self, numerator: Floats, denominator: Floats) -> Estimate:
         total = denominator.sum()
@@ -128,16 +131,20 @@ class Bootstrap:
         value = float(numerator.sum() / total)
         if (denominator > 0).any(axis=0).sum() < 2:
             return Estimate(value, None, None, int(total))
-        sums = ((self.crystal_weights @ part.T * self.seed_weights).sum(1) for part in (numerator, denominator))
-        above, below = sums
-        resampled = above[below > 0] / below[below > 0]
+        resampled = self._resampled_ratio(numerator, denominator)
         low, high = self._percentiles(resampled)
         # Rounding must not put the estimate outside its own interval.
-        return Estimate(value, min(low, value), max(high, value), int(total), self.method)
+        return Estimate(value, min(low, value), max(high, value), int(total), self.method, resampled)
+
+    def _resampled_ratio(self, numerator: Floats, denominator: Floats) -> Floats:
+        above, below = ((self.crystal_weights @ part.T * self.seed_weights).sum(1) for part in (numerator, denominator))
+        with np.errstate(invalid="ignore"):
+            ratios: Floats = np.where(below > 0, above / below, np.nan)
+        return ratios
 
     def _percentiles(self, resampled: Floats) -> tuple[float, float]:
         tail = (1 - self.confidence) / 2
-        low, high = np.quantile(resampled, [tail, 1 - tail])
+        low, high = np.nanquantile(resampled, [tail, 1 - tail])
         return float(low), float(high)
 
 
@@ -148,3 +155,36 @@ def _weights(n_seeds: int, n_crystals: int, samples: int) -> tuple[Floats, Float
     crystals = generator.multinomial(n_crystals, np.full(n_crystals, 1 / n_crystals), size=samples).astype(float)
     seeds = generator.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=samples).astype(float)
     return crystals, seeds
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One policy's number less another's, of designs on the same skeletons.
+
+    `p` is that of no difference, two-sided, from the normal distribution with the resamples' standard deviation; None where the
+    resamples show no spread.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float | None
+
+
+def paired_difference(first: Estimate, second: Estimate, confidence: float) -> Difference | None:
+    """`first` less `second`, whose resamples must be of the same crystals and seeds; None where one of them has none.
+
+    The interval is the percentile interval of the differences of the resamples, shifted to the difference of the estimates.
+    """
+    if first.value is None or second.value is None or first.resamples is None or second.resamples is None:
+        return None
+    value = first.value - second.value
+    resampled = first.resamples - second.resamples
+    resampled = resampled[np.isfinite(resampled)]
+    if not resampled.size:
+        return None
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resampled - np.median(resampled), [tail, 1 - tail]) + value
+    spread = float(resampled.std())
+    p = float(2 * stats.norm.sf(abs(value) / spread)) if spread > 0 else None
+    return Difference(value, float(low), float(high), p)

@@ -89,6 +89,11 @@ CITATIONS = (
         "10.1021/acs.inorgchem.0c02996",
     ),
     Citation(
+        "3Dmol.js (draws the crystals of this page)",
+        "N. Rego, D. Koes, 3Dmol.js: molecular visualization with WebGL, Bioinformatics 31, 1322 (2015)",
+        "10.1093/bioinformatics/btu829",
+    ),
+    Citation(
         "Snakemake",
         "F. Mölder et al., Sustainable data analysis with Snakemake, F1000Research 10, 33 (2021)",
         "10.12688/f1000research.29032.2",

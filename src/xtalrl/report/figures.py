@@ -1,14 +1,11 @@
-"""Figure 2 of the paper: what the SCFs of the designs tell, for every policy and target gap."""
+"""Figures 2, 4, 6, 7 and 8 of the paper: what the SCFs of the designs tell, for every policy, target gap and setting of the reward."""
 
 from __future__ import annotations
 
-import io
-import logging
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -17,19 +14,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from xtalrl import tables
 from xtalrl.metrics import properties
-from xtalrl.metrics.designs import PolicyDesigns, read_policies
+from xtalrl.metrics.designs import Labels, PolicyDesigns, read_policies
 from xtalrl.metrics.intervals import Estimate
 from xtalrl.progress import Progress
-from xtalrl.report.files import write_bytes, write_csv
+from xtalrl.report.files import write_csv
+from xtalrl.report.marks import CAPTION, GUIDE, TRUTH, TRUTH_LINE, handle, mark, save_figure
 from xtalrl.report.style import RC_PARAMS, PolicyStyle, policy_styles
-
-logger = logging.getLogger(__name__)
-
-_GUIDE = "#D9D9D9"
-_TRUTH = "#8C8C8C"
-_TRUTH_LINE: dict[str, Any] = {"color": _TRUTH, "linewidth": 1.1, "linestyle": (0, (4, 2))}
+from xtalrl.report.tables import Policies, settings_at, specs_of
+from xtalrl.rl.policies import PolicySpec
 
 
 @dataclass(frozen=True)
@@ -44,38 +37,32 @@ class Point:
     of: str = ""
 
 
-@dataclass(frozen=True)
-class _Reference:
-    """The validation labels by crystal: the distribution designs are compared with."""
-
-    band_gap: dict[str, float]
-    formation_energy_per_atom: dict[str, float]
-
-
 def make_figure2(
     evaluation: str | Path,
     labels: str | Path,
+    stability: str | Path,
     png: str | Path,
     pdf: str | Path,
     csv: str | Path,
-    policies: Mapping[str, float | None],
+    policies: Policies,
     targets_ev: Sequence[float],
     window_ev: float,
     bootstrap_samples: int,
     confidence: float,
 ) -> None:
-    """Draw Fig. 2 (a-e): ν and κ per target, earth mover's distances and mean formation energy per policy.
+    """Draw Fig. 2 (a-e), or Fig. 6: ν and κ per target, earth mover's distances and mean formation energy per policy.
 
     A conditional policy is drawn at its own target, the others at every target; the CSV has every policy at every target, and
-    both denominators.
+    both denominators. Policies of the sweep stand in Figs 7 and 8 instead.
 
     Args:
         evaluation: `EVALUATION` table.
         labels: `LABELS`; its split `val` is the true distribution.
+        stability: `STABILITY` table.
         png: picture to write.
         pdf: the same as vectors.
         csv: every number of the figure, one a row.
-        policies: target gap of each policy in eV, None for unconditional ones; in drawing order.
+        policies: names in drawing order, with what each policy is.
         targets_ev: target gaps.
         window_ev: half width of the desired range.
         bootstrap_samples: resamples of an interval.
@@ -84,36 +71,20 @@ def make_figure2(
     Raises:
         XtalrlError: see `read_policies`.
     """
-    all_designs = read_policies(evaluation, list(policies))
-    reference = _read_reference(labels)
+    specs = {name: spec for name, spec in specs_of(policies).items() if not (spec and spec.in_sweep)}
+    all_designs = read_policies(evaluation, labels, stability, specs)
     points: list[Point] = []
-    progress = Progress("Figure 2", len(all_designs), "policies")
+    progress = Progress("Desired range and distances", len(all_designs), "policies")
     for designs in all_designs:
-        points += _points(designs, reference, targets_ev, window_ev, bootstrap_samples, confidence)
+        points += _points(designs, targets_ev, window_ev, bootstrap_samples, confidence)
         progress.advance()
     _write_points(csv, points, all_designs, confidence)
-    figure = _draw(points, all_designs, policies, targets_ev, window_ev, reference, confidence)
-    for path, metadata in ((png, {"Software": None}), (pdf, {"CreationDate": None, "Producer": None, "Creator": None})):
-        buffer = io.BytesIO()
-        with mpl.rc_context(RC_PARAMS):
-            figure.savefig(buffer, format=Path(path).suffix[1:], metadata=metadata)
-        write_bytes(path, buffer.getvalue())
-    logger.info("Wrote %s, %s and %s", png, pdf, csv)
-
-
-def _read_reference(labels: str | Path) -> _Reference:
-    rows = [row for row in tables.read_rows(labels, tables.LABELS) if row["split"] == "val"]
-    return _Reference(
-        *(
-            {row["material_id"]: row[name] for row in rows if row[name] is not None}
-            for name in ("band_gap", "formation_energy_per_atom")
-        )
-    )
+    own_targets = {name: spec.target_ev if spec else None for name, spec in specs.items()}
+    save_figure(_draw(points, all_designs, own_targets, targets_ev, window_ev, confidence), png, pdf)
 
 
 def _points(
     designs: PolicyDesigns,
-    reference: _Reference,
     targets_ev: Sequence[float],
     window_ev: float,
     bootstrap_samples: int,
@@ -127,9 +98,9 @@ def _points(
             yield Point(designs.policy, "nu", "%", nu.scaled(100), target, of)
             kappa = properties.out_of_distribution(designs, bootstrap, target, window_ev, of)
             yield Point(designs.policy, "kappa", "%", kappa.scaled(100), target, of)
-    gap_distance = properties.band_gap_distance(designs, bootstrap, reference.band_gap)
+    gap_distance = properties.band_gap_distance(designs, bootstrap)
     yield Point(designs.policy, "emd_band_gap", "eV", gap_distance)
-    energy_distance = properties.formation_energy_distance(designs, bootstrap, reference.formation_energy_per_atom)
+    energy_distance = properties.formation_energy_distance(designs, bootstrap)
     yield Point(designs.policy, "emd_formation_energy", "eV/atom", energy_distance)
     yield Point(
         designs.policy, "mean_formation_energy", "eV/atom", properties.mean_formation_energy(designs, bootstrap)
@@ -169,9 +140,9 @@ def _draw(
     policies: Mapping[str, float | None],
     targets_ev: Sequence[float],
     window_ev: float,
-    reference: _Reference,
     confidence: float,
 ) -> Figure:
+    reference = all_designs[0].labels
     styles = policy_styles(policies)
     with mpl.rc_context(RC_PARAMS):
         rows_height = 0.5 + 0.235 * len(policies)
@@ -206,20 +177,18 @@ def _draw(
             ),
         ):  # fmt: skip
             _draw_policies(axis, title, label, metric, points, policies, styles, line, first=axis is axes[0])
-        _draw_counts(axes[2], points, policies)
+        _draw_counts(axes[2], points, list(policies), "mean_formation_energy")
         figure.legend(
-            handles=[*(_handle(styles[name]) for name in policies), Line2D([], [], label="validation set", **_TRUTH_LINE)],
+            handles=[*(handle(styles[name]) for name in policies), Line2D([], [], label="validation set", **TRUTH_LINE)],
             loc="upper center", bbox_to_anchor=(0.5, 1 - 0.06 / height), ncols=min(7, len(policies) + 1),
             columnspacing=1.6, handletextpad=0.3, fontsize=8,
         )  # fmt: skip
-        caption = _caption(all_designs, targets_ev, window_ev, confidence)
-        figure.text(
-            0.02, 0.1 / height, "\n".join(textwrap.wrap(caption, 180)), fontsize=7.5, color="#444444", va="bottom"
-        )
+        caption = _caption(all_designs, window_ev, confidence)
+        figure.text(0.02, 0.1 / height, "\n".join(textwrap.wrap(caption, 180)), **CAPTION)
     return figure
 
 
-def _share_in_window(reference: _Reference, targets_ev: Sequence[float], window_ev: float) -> dict[float, float]:
+def _share_in_window(reference: Labels, targets_ev: Sequence[float], window_ev: float) -> dict[float, float]:
     """Share of the validation crystals themselves in each window, percent."""
     gaps = np.array(list(reference.band_gap.values()), dtype=float)
     if not gaps.size:
@@ -240,21 +209,21 @@ def _draw_targets(
 ) -> None:
     """ν or κ: targets side by side, in each the unconditional policies and those of that target."""
     axis.set_title(title)
-    axis.grid(axis="y", color=_GUIDE, linewidth=0.5)
+    axis.grid(axis="y", color=GUIDE, linewidth=0.5)
     for position, target in enumerate(targets_ev):
         shown = [name for name, own in policies.items() if own is None or own == target]
         offsets = np.linspace(-0.32, 0.32, len(shown)) if len(shown) > 1 else [0.0]
         if target in truth:
-            axis.plot([position - 0.42, position + 0.42], [truth[target]] * 2, zorder=1, **_TRUTH_LINE)
+            axis.plot([position - 0.42, position + 0.42], [truth[target]] * 2, zorder=1, **TRUTH_LINE)
         for name, offset in zip(shown, offsets, strict=True):
             estimate = next(
                 p.estimate
                 for p in points
                 if p.policy == name and p.metric == metric and p.target_ev == target and p.of == "all"
             )
-            _mark(axis, position + float(offset), estimate, styles[name], vertical=True)
+            mark(axis, position + float(offset), estimate, styles[name], vertical=True)
         if position:
-            axis.axvline(position - 0.5, color=_GUIDE, linewidth=0.7)
+            axis.axvline(position - 0.5, color=GUIDE, linewidth=0.7)
     axis.set_xticks(range(len(targets_ev)), [f"{target:g} eV" for target in targets_ev])
     axis.tick_params(axis="x", length=0)
     axis.set_xlim(-0.5, max(len(targets_ev), 1) - 0.5)
@@ -277,28 +246,21 @@ def _draw_policies(
 ) -> None:
     """One policy a row, the first on top."""
     axis.set_title(title, fontsize=9)
-    axis.grid(axis="x", color=_GUIDE, linewidth=0.5)
+    axis.grid(axis="x", color=GUIDE, linewidth=0.5)
     estimates = {p.policy: p.estimate for p in points if p.metric == metric}
     beyond = _beyond_scale(estimates, line)
     for row, name in enumerate(policies):
         if row % 2:
             axis.axhspan(row - 0.5, row + 0.5, color="#F4F4F4", zorder=0, linewidth=0)
         estimate = estimates[name]
-        if name == beyond and estimate.value is not None:
-            axis.annotate(
-                f"{estimate.value:.2f}", xy=(1, row), xytext=(-26, 0), xycoords=axis.get_yaxis_transform(),
-                textcoords="offset points", ha="right", va="center", fontsize=7.5, color=styles[name].color,
-                arrowprops={"arrowstyle": "->", "color": styles[name].color, "linewidth": 1.2},
-            )  # fmt: skip
+        if name == beyond:
+            _draw_beyond(axis, row, estimate, styles[name])
         elif estimate.value is None:
-            axis.text(
-                0.5, row, "no successes", transform=axis.get_yaxis_transform(), ha="center", va="center", fontsize=7.5,
-                color=_TRUTH, style="italic", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-            )  # fmt: skip
+            _draw_nothing(axis, row)
         else:
-            _mark(axis, row, estimate, styles[name], vertical=False)
+            mark(axis, row, estimate, styles[name], vertical=False)
     if line is not None:
-        axis.axvline(line, zorder=1, **_TRUTH_LINE)
+        axis.axvline(line, zorder=1, **TRUTH_LINE)
     axis.set_yticks(range(len(policies)), [styles[name].label for name in policies] if first else [])
     axis.tick_params(axis="y", length=0)
     axis.set_ylim(len(policies) - 0.5, -0.5)
@@ -320,9 +282,26 @@ def _beyond_scale(estimates: Mapping[str, Estimate], line: float | None) -> str 
     return largest if values[largest] - low > 3 * (max(ends) - low) else None
 
 
-def _draw_counts(axis: Axes, points: Sequence[Point], policies: Mapping[str, float | None]) -> None:
-    """Number of designs behind the mean formation energy, at the right of the rows."""
-    counts = {p.policy: p.estimate.n for p in points if p.metric == "mean_formation_energy"}
+def _draw_nothing(axis: Axes, row: float) -> None:
+    """A word where a row has no number."""
+    axis.text(
+        0.5, row, "no successes", transform=axis.get_yaxis_transform(), ha="center", va="center", fontsize=7.5, color=TRUTH,
+        style="italic", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+    )  # fmt: skip
+
+
+def _draw_beyond(axis: Axes, row: float, estimate: Estimate, style: PolicyStyle) -> None:
+    """An arrow to a value off the scale."""
+    axis.annotate(
+        f"{estimate.value:.2f}", xy=(1, row), xytext=(-26, 0), xycoords=axis.get_yaxis_transform(), textcoords="offset points",
+        ha="right", va="center", fontsize=7.5, color=style.color,
+        arrowprops={"arrowstyle": "->", "color": style.color, "linewidth": 1.2},
+    )  # fmt: skip
+
+
+def _draw_counts(axis: Axes, points: Sequence[Point], policies: Sequence[str], metric: str) -> None:
+    """Number of designs behind each row, at its right."""
+    counts = {p.policy: p.estimate.n for p in points if p.metric == metric}
     axis.text(1.03, 1.0, "n", transform=axis.transAxes, ha="left", va="bottom", fontsize=8, color="#444444")
     for row, name in enumerate(policies):
         axis.text(
@@ -331,38 +310,183 @@ def _draw_counts(axis: Axes, points: Sequence[Point], policies: Mapping[str, flo
         )  # fmt: skip
 
 
-def _mark(axis: Axes, position: float, estimate: Estimate, style: PolicyStyle, vertical: bool) -> None:
-    if estimate.value is None:
-        return
-    if estimate.low is not None and estimate.high is not None:
-        draw = axis.vlines if vertical else axis.hlines
-        draw(position, estimate.low, estimate.high, color=style.color, linewidth=1.3, zorder=2)
-    x, y = (position, estimate.value) if vertical else (estimate.value, position)
-    axis.plot([x], [y], linestyle="none", zorder=3, clip_on=False, **_marker(style))
+def _caption(all_designs: Sequence[PolicyDesigns], window_ev: float, confidence: float) -> str:
+    return (
+        f"Desired range: gaps within ±{window_ev:g} eV of the target. Failed and invalid designs count in ν and κ as outside it. "
+        f"Conditional policies are shown at their own target. Lower is better in c, d, e; an arrow stands for a value off the scale. "
+        f"EMD: earth mover's distance. n: designs with a formation energy. {_intervals(all_designs, confidence)}"
+    )
 
 
-def _marker(style: PolicyStyle) -> dict[str, Any]:
-    return {
-        "marker": style.marker,
-        "markersize": 5.2,
-        "markeredgewidth": 1.2,
-        "markeredgecolor": style.color,
-        "markerfacecolor": style.color if style.filled else "white",
-    }
-
-
-def _handle(style: PolicyStyle) -> Line2D:
-    return Line2D([], [], linestyle="none", label=style.label, **_marker(style))
-
-
-def _caption(
-    all_designs: Sequence[PolicyDesigns], targets_ev: Sequence[float], window_ev: float, confidence: float
-) -> str:
+def _intervals(all_designs: Sequence[PolicyDesigns], confidence: float) -> str:
+    """What the bars are, the seeds and the validity rule."""
     seeds = sorted({len(designs.seeds) for designs in all_designs})
     rules = sorted({designs.validity_rule for designs in all_designs})
     return (
-        f"Desired range: gaps within ±{window_ev:g} eV of the target. Failed and invalid designs count in ν and κ as outside it. "
-        f"Conditional policies are shown at their own target. Lower is better in c, d, e; an arrow stands for a value off the scale. EMD: earth mover's distance. n: designs with a formation energy. "
         f"Bars: {100 * confidence:g} % intervals over crystals{' and seeds' if max(seeds) > 1 else ''} "
         f"({' or '.join(map(str, seeds))} seed{'s' if max(seeds) > 1 else ''}). Composition validity: {', '.join(rules)}."
     )
+
+
+def make_figure4(
+    evaluation: str | Path,
+    labels: str | Path,
+    stability: str | Path,
+    png: str | Path,
+    pdf: str | Path,
+    csv: str | Path,
+    policies: Policies,
+    bootstrap_samples: int,
+    confidence: float,
+) -> None:
+    """Draw Fig. 4: the mean gap of each policy's designs, and of the validation labels; arguments as for `make_figure2`.
+
+    The CSV has the mean of the raw gaps too. Policies of the sweep stand in Figs 7 and 8 instead.
+    """
+    shown = {name: spec for name, spec in specs_of(policies).items() if not (spec and spec.in_sweep)}
+    all_designs = read_policies(evaluation, labels, stability, shown)
+    points = []
+    for designs in all_designs:
+        bootstrap = designs.bootstrap(bootstrap_samples, confidence)
+        points.append(Point(designs.policy, "mean_band_gap", "eV", properties.mean_band_gap(designs, bootstrap)))
+        raw = properties.mean_band_gap(designs, bootstrap, gaps="raw")
+        points.append(Point(designs.policy, "mean_band_gap_raw", "eV", raw))
+    _write_points(csv, points, all_designs, confidence)
+    styles = policy_styles(shown)
+    truth = list(all_designs[0].labels.band_gap.values())
+    with mpl.rc_context(RC_PARAMS):
+        rows_height = 0.4 + 0.22 * len(shown)
+        height = rows_height + 1.35
+        figure = Figure(figsize=(6.2, height))
+        FigureCanvasAgg(figure)
+        axis = figure.add_axes((0.27, 0.95 / height, 0.6, rows_height / height))
+        line = float(np.mean(truth)) if truth else None
+        _draw_policies(
+            axis,
+            "",
+            "mean gap of the designs (eV)",
+            "mean_band_gap",
+            points,
+            dict.fromkeys(shown),
+            styles,
+            line,
+            first=True,
+        )
+        axis.set_xlim(left=min(0.0, axis.get_xlim()[0]))
+        _draw_counts(axis, points, list(shown), "mean_band_gap")
+        if line is not None:
+            axis.text(
+                line, 1.02, f"validation set {line:.3f}", transform=axis.get_xaxis_transform(), ha="center", va="bottom",
+                fontsize=7.5, color="#444444",
+            )  # fmt: skip
+        caption = f"Gaps clipped at 0. {_intervals(all_designs, confidence)} n: designs with a gap."
+        figure.text(0.02, 0.08 / height, "\n".join(textwrap.wrap(caption, 112)), **CAPTION)
+    save_figure(figure, png, pdf)
+
+
+def make_settings_figure(
+    evaluation: str | Path,
+    labels: str | Path,
+    stability: str | Path,
+    png: str | Path,
+    pdf: str | Path,
+    csv: str | Path,
+    target_ev: float,
+    policies: Policies,
+    window_ev: float,
+    bootstrap_samples: int,
+    confidence: float,
+) -> None:
+    """Draw Fig. 7 or 8: every setting of the reward at one target gap, the baselines above; further arguments as for `make_figure2`.
+
+    Args:
+        target_ev: target gap in eV.
+    """
+    specs = settings_at(policies, target_ev)
+    all_designs = read_policies(evaluation, labels, stability, specs)
+    points: list[Point] = []
+    progress = Progress("Settings of the reward", len(all_designs), "policies")
+    for designs in all_designs:
+        points += _points(designs, [target_ev], window_ev, bootstrap_samples, confidence)
+        progress.advance()
+    _write_points(csv, points, all_designs, confidence)
+    save_figure(_draw_settings(points, all_designs, specs, target_ev, window_ev, confidence), png, pdf)
+
+
+def _draw_settings(
+    points: Sequence[Point],
+    all_designs: Sequence[PolicyDesigns],
+    specs: Mapping[str, PolicySpec],
+    target_ev: float,
+    window_ev: float,
+    confidence: float,
+) -> Figure:
+    """One row a setting (or baseline), one mark a conservatism weight."""
+    styles = policy_styles(specs)
+    rows: dict[str, list[str]] = {}
+    for name, spec in specs.items():
+        label = (
+            spec.reward.setting if spec.is_conditional and spec.reward else policy_styles([spec.kind])[spec.kind].label
+        )
+        rows.setdefault(label, []).append(name)
+    labels = all_designs[0].labels
+    m = " or ".join(f"{n:,}" for n in sorted({len(designs.material_ids) for designs in all_designs}))
+    gaps, energies = list(labels.band_gap.values()), list(labels.formation_energy_per_atom.values())
+    in_range = _share_in_window(labels, [target_ev], window_ev)
+    panels = (
+        ("a   Mean gap", "mean gap (eV)", "mean_band_gap", float(np.mean(gaps)) if gaps else None),
+        ("b   Mean formation energy", "mean E_form (eV/atom)", "mean_formation_energy", float(np.mean(energies)) if energies else None),
+        ("c   Gaps", "EMD (eV)", "emd_band_gap", None),
+        ("d   Formation energies", "EMD (eV/atom)", "emd_formation_energy", None),
+        ("e   Desired range", f"ν (% of all M = {m})", "nu", in_range.get(target_ev)),
+    )  # fmt: skip
+    with mpl.rc_context(RC_PARAMS):
+        rows_height, bottom, top = 0.3 + 0.3 * len(rows), 1.0, 0.6
+        height = rows_height + bottom + top
+        figure = Figure(figsize=(12, height))
+        FigureCanvasAgg(figure)
+        grid = figure.add_gridspec(
+            1, 5, left=0.07, right=0.985, top=1 - top / height, bottom=bottom / height, wspace=0.13
+        )
+        for index, (title, label, metric, line) in enumerate(panels):
+            axis = figure.add_subplot(grid[index])
+            axis.set_title(title)
+            axis.grid(axis="x", color=GUIDE, linewidth=0.5)
+            estimates = {p.policy: p.estimate for p in points if p.metric == metric and p.of in ("", "all")}
+            beyond = _beyond_scale(estimates, line)
+            for row, names in enumerate(rows.values()):
+                if row % 2:
+                    axis.axhspan(row - 0.5, row + 0.5, color="#F4F4F4", zorder=0, linewidth=0)
+                offsets = np.linspace(-0.17, 0.17, len(names)) if len(names) > 1 else [0.0]
+                for name, offset in zip(names, offsets, strict=True):
+                    if name == beyond:
+                        _draw_beyond(axis, row + float(offset), estimates[name], styles[name])
+                    else:
+                        mark(axis, row + float(offset), estimates[name], styles[name], vertical=False)
+                if all(estimates[name].value is None for name in names):
+                    _draw_nothing(axis, row)
+            if line is not None:
+                axis.axvline(line, zorder=1, **TRUTH_LINE)
+            axis.set_yticks(range(len(rows)), list(rows) if index == 0 else [])
+            axis.tick_params(axis="y", length=0)
+            axis.set_ylim(len(rows) - 0.5, -0.5)
+            if metric.startswith(("emd", "nu")):
+                axis.set_xlim(left=min(0.0, axis.get_xlim()[0]) if metric == "nu" else 0)
+            axis.locator_params(axis="x", nbins=5)
+            axis.set_xlabel(label)
+        conditional = {spec.omega: styles[name] for name, spec in specs.items() if spec.is_conditional}
+        figure.legend(
+            handles=[
+                *(handle(style, f"c-CQL {target_ev:g} eV, ω = {omega:g}") for omega, style in conditional.items()),
+                *(handle(styles[name]) for name, spec in specs.items() if not spec.is_conditional),
+                Line2D([], [], label="validation set", **TRUTH_LINE),
+            ],
+            loc="upper center", bbox_to_anchor=(0.5, 1 - 0.05 / height), ncols=8, columnspacing=1.6, handletextpad=0.3, fontsize=8,
+        )  # fmt: skip
+        caption = (
+            f"Rows: α1-α2-β of the reward (eq. 16) at the target {target_ev:g} eV, after the baselines. EMD: earth mover's distance from "
+            f"the validation labels. Desired range: gaps within ±{window_ev:g} eV of the target; failed and invalid designs count as "
+            f"outside. Lower is better in b, c, d. An arrow stands for a value off the scale. {_intervals(all_designs, confidence)}"
+        )
+        figure.text(0.015, 0.08 / height, "\n".join(textwrap.wrap(caption, 215)), **CAPTION)
+    return figure

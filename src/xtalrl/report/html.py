@@ -7,7 +7,6 @@ import csv
 import functools
 import hashlib
 import importlib.metadata
-import json
 import logging
 import platform
 import statistics
@@ -20,22 +19,27 @@ from typing import Any
 import jinja2
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from markupsafe import Markup
 
 from xtalrl import tables
 from xtalrl.config import Config, validate
 from xtalrl.dft.outcomes import Outcome
+from xtalrl.dft.protocols import load_protocol
+from xtalrl.dft.pseudopotentials import describe_family
 from xtalrl.energies import MISSING_REFERENCE
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.designs import SUCCESSFUL_OUTCOMES
 from xtalrl.metrics.evaluation import INVALID_COMPOSITION
 from xtalrl.metrics.properties import in_window
 from xtalrl.report.citations import CITATIONS
+from xtalrl.report.columns import Column
+from xtalrl.report.contents import Content, figures_of, tables_of
 from xtalrl.report.curves import learning_curves, read_training_log
 from xtalrl.report.files import write_text
 from xtalrl.report.style import policy_styles
-from xtalrl.report.tables import TABLE1, TABLE2, Column
+from xtalrl.report.viewer_data import THREE_DMOL, packed, three_dmol, three_dmol_licence, viewer_data
 
 logger = logging.getLogger(__name__)
 
@@ -46,20 +50,25 @@ PACKAGES = (
     "pandas",
     "scipy",
     "pymatgen",
+    "ase",
+    "spglib",
     "smact",
     "matplotlib",
     "torch",
     "snakemake",
 )
 _FILES_HASHED = (
-    "structures/crystals.parquet", "structures/rejected.parquet", "scf/outcomes.parquet", "references.parquet", "labels.parquet",
-    "trajectories.parquet", "designs/assessments.parquet", "evaluation/outcomes.parquet", "evaluation/evaluation.parquet",
+    "structures/crystals.parquet", "structures/rejected.parquet", "materials_project/magnetizations.parquet",
+    "scf/outcomes.parquet", "references.parquet", "labels.parquet", "trajectories.parquet", "designs/assessments.parquet", "evaluation/outcomes.parquet", "evaluation/evaluation.parquet",
 )  # fmt: skip
 _MEANINGS = {
     INVALID_COMPOSITION: "No SCF was asked for: the composition is not valid.",
     "imported": "Not computed here: taken from a published table.",
     MISSING_REFERENCE: "The SCF converged, but an element has no reference energy.",
 } | {str(outcome): outcome.sentence for outcome in Outcome}
+_KEY_HEADINGS = {"policy": "Policy", "omega": "ω", "target_ev": "Target (eV)", "split": "Split", "setting": "α₁-α₂-β"}
+_MOST_CHOICES = 100
+"""Of a filter: more are found by the search."""
 
 
 def make_report(results: str | Path, config: Mapping[str, Any], report: str | Path) -> None:
@@ -88,6 +97,7 @@ def make_report(results: str | Path, config: Mapping[str, Any], report: str | Pa
     )
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["percent"] = lambda part, whole: f"{100 * part / whole:.1f} %" if whole else "–"
+    environment.globals["three_dmol"] = three_dmol
     environment.globals["inline"] = lambda name: Markup(environment.loader.get_source(environment, name)[0])  # type: ignore[union-attr]
     html = environment.get_template("report.html.j2").render(_context(folder, settings))
     write_text(report, html)
@@ -102,18 +112,26 @@ def _context(folder: Path, config: Config) -> dict[str, Any]:
     evaluation = tables.read_rows(folder / "evaluation/evaluation.parquet", tables.EVALUATION)
     labels = _read(folder / "labels.parquet", tables.LABELS) or []
     references = _read(folder / "references.parquet", tables.REFERENCES) or []
+    lists = [folder / f"structures/{name}.parquet" for name in ("rejected", "graph_failures")]
     rejected = [
         row
-        for name in ("rejected", "graph_failures")
-        for row in _read(folder / f"structures/{name}.parquet", tables.REJECTED) or []
+        for path in [*lists, *(folder / f"external/{name}/rejected.parquet" for name in config.external)]
+        for row in _read(path, tables.REJECTED) or []
+    ]
+    cells = [
+        row
+        for path in ("structures", *(f"external/{name}" for name in config.external))
+        for row in _read(folder / path / "crystals.parquet", tables.CRYSTALS) or []
     ]
     scf = _read(folder / "scf/outcomes.parquet", tables.SCF_OUTCOMES)
     design_scf = _read(folder / "evaluation/outcomes.parquet", tables.SCF_OUTCOMES) or []
     specs = config.policy_specs()
-    styles = policy_styles(specs)
+    targets = {name: spec.target_ev for name, spec in specs.items()} | dict.fromkeys(config.external)
+    styles = policy_styles(targets)
+    protocol = load_protocol(config.dft.protocol)
     logs = [read_training_log(path) for path in sorted(folder.glob("policies/*/seed*/training.csv"))]
-    order = list(specs)
-    logs = sorted((log for log in logs if log.policy in specs), key=lambda log: (order.index(log.policy), log.seed))
+    order, trained = list(targets), list(config.trained_specs())
+    logs = sorted((log for log in logs if log.policy in trained), key=lambda log: (trained.index(log.policy), log.seed))
     stages = [
         Stage.of("Crystals of the data set", scf),
         Stage.of("Elemental references", _reference_outcomes(folder, references)),
@@ -124,21 +142,18 @@ def _context(folder: Path, config: Config) -> dict[str, Any]:
     return {
         "config": config,
         "config_yaml": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
-        "policies": [
-            {"name": name, "style": styles[name], "target_ev": spec.target_ev, "omega": spec.omega}
-            for name, spec in specs.items()
-        ],
+        "policies": [{"name": name, "style": styles[name], "external": name in config.external} for name in targets],
         "n_designs": len(evaluation),
         "n_valid": sum(row["valid"] for row in evaluation),
         "n_novel": sum(bool(row["novel"]) for row in evaluation),
         "novelty_known": any(row["novel"] is not None for row in evaluation),
         "n_converged_designs": sum(row["outcome"] in SUCCESSFUL_OUTCOMES for row in evaluation),
         "n_distinct": len({row["request_id"] for row in evaluation if row["request_id"]}),
-        "n_skeletons": len({row["material_id"] for row in evaluation}),
+        "n_skeletons": len({row["material_id"] for row in evaluation if row["true_formula"] is not None}),
         "validity_rules": sorted({row["validity_rule"] for row in evaluation}),
         "labels_by_split": Counter(row["split"] for row in labels if row["band_gap"] is not None),
         "n_rejected": len(rejected),
-        "labels_imported": scf is None,
+        "labels_imported": bool(config.labels.path),
         "stages": [stage for stage in stages if stage],
         "protocols": sorted(
             {
@@ -149,23 +164,27 @@ def _context(folder: Path, config: Config) -> dict[str, Any]:
         ),
         "engines": sorted({row["engine"] for row in computed if row["engine"]}),
         "tables": [
-            table
-            for table in (
-                _result_table(folder, "table1_composition", "Table 1 – compositions", TABLE1, order),
-                _result_table(folder, "table2_dft_success", "Table 2 – SCFs of the designs", TABLE2, order),
-            )
-            if table
+            table for content in tables_of(config) if (table := _result_table(folder, content, order)) is not None
         ],
-        "figures": [_figure(path) for path in sorted((folder / "figures").glob("*.png"))],
+        "figures": [
+            _figure(folder, content)
+            for content in figures_of(config)
+            if (folder / f"figures/{content.name}.png").is_file()
+        ],
         "references": sorted(references, key=lambda row: row["element"]),
         "rejected_reasons": Counter(row["reason"] for row in rejected).most_common(),
-        "curves": [(label, Markup(svg)) for label, svg in learning_curves(logs, styles)],
+        "curves": [(label, Markup(svg)) for label, svg in learning_curves(logs, policy_styles([*targets, *trained]))],
         "meanings": _MEANINGS,
         "data": {
-            "designs": _json(_design_columns(evaluation, config)),
-            "rejected": _json(_rejected_columns(rejected)),
-            "failures": _json(_failure_columns([*(scf or []), *design_scf])),
+            "designs": packed(_design_columns(evaluation, targets, config.evaluation.window_ev)),
+            "rejected": packed(_rejected_columns(rejected)),
+            "failures": packed(_failure_columns(computed)),
+            "viewer": packed(viewer_data(evaluation, cells, design_scf, protocol, describe_family(config.dft.family))),
         },
+        "protocol_yaml": yaml.safe_dump(protocol.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        "data_versions": _data_versions(folder, config),
+        "viewer": THREE_DMOL,
+        "viewer_licence": three_dmol_licence(),
         "n_failures": sum(row["outcome"] not in SUCCESSFUL_OUTCOMES for row in computed),
         "versions": {"Python": platform.python_version()}
         | {name: version for name in PACKAGES if (version := _version(name))},
@@ -219,63 +238,119 @@ def _reference_outcomes(folder: Path, references: list[dict[str, Any]]) -> list[
     return _read(folder / "references/outcomes.parquet", tables.SCF_OUTCOMES) or references
 
 
-def _result_table(
-    folder: Path, name: str, title: str, columns: Sequence[Column], order: Sequence[str]
-) -> dict[str, Any] | None:
-    """A table as `xtalrl.report.tables` wrote it, with the place of each interval on its column's common scale (0 to 100)."""
-    path = folder / f"tables/{name}.csv"
+def _result_table(folder: Path, content: Content, order: Sequence[str]) -> dict[str, Any] | None:
+    """A table as its rule wrote it: estimates with the place of each interval on its column's scale (0 to 100), or columns as they stand."""
+    path = folder / f"tables/{content.name}.csv"
     if not path.is_file():
         return None
     with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if any(row.values())]
+    named = [column.name for column in content.columns]
+    if rows and (missing := [name for name in (*content.keys, *named) if name not in rows[0]]):
+        raise XtalrlError(
+            f"{path} lacks the column(s) {', '.join(missing)}: it is older than this xtalrl; delete it and run `snakemake tables`."
+        )
     markdown = path.with_suffix(".md")
     caption = markdown.read_text().partition("** ")[2].partition("\n")[0] if markdown.is_file() else ""
-    cells: dict[str, list[dict[str, Any]]] = {row["policy"]: [] for row in rows}
-    for column in columns:
-        numbers = [
-            float(row[column.name + end]) for row in rows for end in ("", "_low", "_high") if row[column.name + end]
-        ]
-        low, high = (min(numbers), max(numbers)) if numbers else (0.0, 1.0)
-        span = (high - low) or 1.0
-        for row in rows:
-            value, bottom, top = (
-                float(row[column.name + end]) if row[column.name + end] else None for end in ("", "_low", "_high")
-            )
-            paper = row.get(f"{column.name}_paper")
-            cells[row["policy"]].append(
-                {
-                    "value": value,
-                    "text": "–" if value is None else f"{value:.{column.decimals}f}",
-                    "interval": ""
-                    if bottom is None or top is None
-                    else f"[{bottom:.{column.decimals}f}, {top:.{column.decimals}f}]",
-                    "n": f"{int(row[f'{column.name}_n']):,} {column.unit_counted}",
-                    "method": row[f"{column.name}_interval"],
-                    "paper": f"{float(paper):.2f}" if paper else "",
-                    "place": None if value is None else 100 * (value - low) / span,
-                    "bar": None
-                    if bottom is None or top is None
-                    else (100 * (bottom - low) / span, 100 * (top - bottom) / span),
-                }
-            )
-    ranked = sorted(rows, key=lambda row: order.index(row["policy"]) if row["policy"] in order else len(order))
-    return {
-        "id": name,
-        "title": title,
-        "caption": caption.replace("`", ""),
-        "headings": [column.heading for column in columns],
-        "rows": [(row["policy"], cells[row["policy"]]) for row in ranked],
-        "csv": f"tables/{name}.csv",
+    table = {
+        "id": content.name,
+        "title": content.title,
+        "caption": (caption or content.caption).replace("`", ""),
+        "csv": f"tables/{content.name}.csv",
+    }
+    if not content.columns or not rows:
+        return table | {"columns": packed(_plain_columns(rows, content.keys)), "n_rows": len(rows)}
+    cells = [[_cell(row, rows, column) for column in content.columns] for row in rows]
+    ranked = sorted(
+        zip(rows, cells, strict=True),
+        key=lambda pair: order.index(name) if (name := pair[0].get("policy", "")) in order else len(order),
+    )
+    return table | {
+        "about": [(key, _KEY_HEADINGS.get(key, key.replace("_", " "))) for key in content.keys],
+        "headings": [column.heading for column in content.columns],
+        "rows": [([(key, row[key]) for key in content.keys], cells) for row, cells in ranked],
     }
 
 
-def _figure(path: Path) -> dict[str, str]:
+def _cell(row: Mapping[str, str], rows: Sequence[Mapping[str, str]], column: Column) -> dict[str, Any]:
+    """An estimate, its interval, and where both lie in the column."""
+    ends = ("", "_low", "_high")
+    numbers = [float(other[column.name + end]) for other in rows for end in ends if other[column.name + end]]
+    smallest = min(numbers, default=0.0)
+    span = (max(numbers, default=1.0) - smallest) or 1.0
+    value, low, high = (float(row[column.name + end]) if row[column.name + end] else None for end in ends)
+    paper = row.get(f"{column.name}_paper")
+    known = low is not None and high is not None
     return {
-        "name": path.stem,
-        "src": "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(),
-        "pdf": f"figures/{path.stem}.pdf",
-        "csv": f"figures/{path.stem}.csv",
+        "value": value,
+        "text": "–" if value is None else f"{value:.{column.decimals}f}",
+        "interval": f"[{low:.{column.decimals}f}, {high:.{column.decimals}f}]" if known else "",
+        "n": f"{int(row[f'{column.name}_n']):,} {column.unit_counted}",
+        "method": row[f"{column.name}_interval"],
+        "paper": f"{float(paper):.2f}" if paper else "",
+        "place": None if value is None else 100 * (value - smallest) / span,
+        "bar": (100 * (low - smallest) / span, 100 * (high - low) / span)
+        if low is not None and high is not None
+        else None,
     }
+
+
+def _plain_columns(rows: Sequence[Mapping[str, str]], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """A table as it stands: a column is numbers where all that is in it is; one with few texts can be filtered by them."""
+    columns = []
+    for key in keys:
+        texts = [row[key] for row in rows]
+        numbers = [_number(text) for text in texts]
+        if all(number is not None or not text for number, text in zip(numbers, texts, strict=True)) and any(texts):
+            columns.append(
+                {"key": key, "label": key.replace("_", " "), "kind": "number", "decimals": None, "data": numbers}
+            )
+        else:
+            choice = "select" if 1 < len(set(texts)) <= _MOST_CHOICES else ""
+            columns.append(_column(key, key.replace("_", " "), texts, kind="text", filter_by=choice))
+    return columns
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _figure(folder: Path, content: Content) -> dict[str, str]:
+    return {
+        "name": content.name,
+        "title": content.title,
+        "caption": content.caption,
+        "src": "data:image/png;base64,"
+        + base64.b64encode((folder / f"figures/{content.name}.png").read_bytes()).decode(),
+        "pdf": f"figures/{content.name}.pdf",
+        "csv": f"figures/{content.name}.csv",
+    }
+
+
+def _data_versions(folder: Path, config: Config) -> list[tuple[str, str]]:
+    """What was put in: the data set, lists and tables that the configuration names, releases of the Materials Project."""
+    named = {
+        "Crystals": config.structures.path or config.structures.source,
+        "Magnetizations": config.structures.magnetizations,
+        "Labels": config.labels.path,
+        "Elemental crystals": config.references.crystals,
+        "Reference energies": config.references.energies,
+        "Known formulas": config.evaluation.formulas,
+    } | {f"External crystals {name}": path for name, path in config.external.items()}
+    found = [(what, _with_checksum(path)) for what, path in named.items() if path]
+    cached = [*folder.glob("materials_project/*.parquet"), *Path(config.cache).glob("materials_project/*.parquet")]
+    for path in sorted(cached):
+        if version := (pq.read_schema(path).metadata or {}).get(b"database_version"):
+            found.append((f"Materials Project, {path.stem}", version.decode()))
+    return found
+
+
+def _with_checksum(path: str) -> str:
+    """The path, and the SHA-256 of what lies there if it is one file."""
+    return f"{path}, SHA-256 {hashlib.sha256(Path(path).read_bytes()).hexdigest()}" if Path(path).is_file() else path
 
 
 def _column(
@@ -297,9 +372,9 @@ def _named_column(rows: list[dict[str, Any]], key: str, label: str, **options: A
     return _column(key, label, [row[key] for row in rows], **options)
 
 
-def _design_columns(evaluation: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
-    targets = {name: spec.target_ev for name, spec in config.policy_specs().items()}
-
+def _design_columns(
+    evaluation: list[dict[str, Any]], targets: Mapping[str, float | None], window_ev: float
+) -> list[dict[str, Any]]:
     def values(name: str) -> list[Any]:
         return [row[name] for row in evaluation]
 
@@ -307,7 +382,7 @@ def _design_columns(evaluation: list[dict[str, Any]], config: Config) -> list[di
         target = targets.get(row["policy"])
         if target is None or row["band_gap"] is None:
             return ""
-        return "yes" if in_window(np.array(row["band_gap"]), target, config.evaluation.window_ev) else "no"
+        return "yes" if in_window(np.array(row["band_gap"]), target, window_ev) else "no"
 
     novel = {True: "yes", False: "no", None: ""}
     seeds = [str(seed) for seed in values("seed")]
@@ -315,10 +390,18 @@ def _design_columns(evaluation: list[dict[str, Any]], config: Config) -> list[di
     number = functools.partial(_named_column, evaluation, kind="number")
     return [
         text("material_id", "Skeleton of"),
-        text("true_formula", "True"),
+        _column("true_formula", "True", [row["true_formula"] or "" for row in evaluation], kind="text"),
         text("formula", "Design"),
         text("policy", "Policy", filter_by="select"),
+        _column(
+            "target_ev",
+            "Target (eV)",
+            [_target(targets.get(row["policy"])) for row in evaluation],
+            kind="text",
+            filter_by="select",
+        ),
         *([_column("seed", "Seed", seeds, kind="text", filter_by="select")] if len(set(seeds)) > 1 else []),
+        *([number("sample", "Sample")] if any(values("sample")) else []),
         text("outcome", "Outcome", filter_by="select"),
         number("band_gap", "Gap (eV)", filter_by="range", decimals=2),
         number("true_band_gap", "true", decimals=2),
@@ -359,10 +442,8 @@ def _contracted(species: Sequence[str]) -> str:
     return "".join(f"{element}{n if n > 1 else ''}" for element, n in Counter(species).items())
 
 
-def _json(columns: list[dict[str, Any]]) -> Markup:
-    """JSON that cannot end its script element."""
-    text = json.dumps(columns, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Markup(text.replace("<", "\\u003c"))
+def _target(target_ev: float | None) -> str:
+    return "" if target_ev is None else f"{target_ev:g}"
 
 
 def _version(package: str) -> str | None:

@@ -4,34 +4,96 @@ from __future__ import annotations
 
 import csv
 import functools
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 
 from xtalrl.resources import RESOURCES
-from xtalrl.rl.policies import PolicySpec
+from xtalrl.rl.policies import PolicySpec, Reward
 
 # Tables 1, 3 and 4 print the random policy's accuracy and similarity as fractions in columns of percent (0.0115 is 1/88).
 _PRINTED_AS_FRACTION = ("accuracy_pct", "similarity_pct")
 
 
+@dataclass(frozen=True)
+class PaperTable:
+    """One of the paper's tables: its file in `resources/paper`, the target of its policies where all have the same, their training."""
+
+    number: int
+    file: str
+    steps: int
+    target_ev: float | None = None
+
+
+PAPER_TABLES = (
+    PaperTable(1, "table1_presimulation.csv", 250_000),
+    PaperTable(2, "table2_dft_success.csv", 250_000),
+    PaperTable(3, "table3_total_energy_1.12ev.csv", 500_000, 1.12),
+    PaperTable(4, "table4_total_energy_4ev.csv", 500_000, 4.0),
+)
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """A row of a table of the paper: its policy, its name there, and its numbers in percent, None where there is none."""
+
+    policy: PolicySpec
+    label: str
+    values: Mapping[str, float | None]
+    notes: Mapping[str, str]
+
+
 @functools.cache
-def paper_table(file: str) -> dict[str, dict[str, float | None]]:
-    """The paper's Table 1 or 2 by the name of the policy; every value in percent, None where the paper has none.
-
-    Args:
-        file: `table1_presimulation.csv` or `table2_dft_success.csv` of `resources/paper`.
-    """
-    with (RESOURCES / "paper" / file).open(newline="") as handle:
-        return dict(_read_row(row) for row in csv.DictReader(handle))
+def paper_rows(table: PaperTable) -> tuple[PaperRow, ...]:
+    """The rows of a table; fractions printed in a column of percent are turned into percent, with a note."""
+    with (RESOURCES / "paper" / table.file).open(newline="") as handle:
+        return tuple(_read_row(row, table) for row in csv.DictReader(handle))
 
 
-def _read_row(row: dict[str, str]) -> tuple[str, dict[str, float | None]]:
+def paper_values(table: PaperTable, spec: PolicySpec | None) -> Mapping[str, float | None]:
+    """The numbers of the policy with the same reward, target and weight; empty if the table has none."""
+    return next((row.values for row in paper_rows(table) if spec and identity(row.policy) == identity(spec)), {})
+
+
+def identity(spec: PolicySpec) -> Hashable:
+    """What makes two policies the same learning problem, whatever they are called."""
+    reward = spec.reward
+    if reward is None:
+        return spec.kind
+    energy = (reward.energy, reward.alpha1, reward.beta1 if reward.energy == "formation" else None)
+    gap = (reward.alpha2, reward.beta2)
+    return spec.kind, spec.omega, spec.target_ev, energy if reward.alpha1 else None, gap if reward.alpha2 else None
+
+
+def _read_row(row: dict[str, str], table: PaperTable) -> PaperRow:
     kind = row.pop("policy")
-    target, omega = row.pop("target_band_gap_ev"), row.pop("omega")
+    omega = _number(row.pop("omega"))
+    target, reward = table.target_ev, Reward()
+    label = {"random": "Random", "bc": "BC", "ucql": "u-CQL", "ccql": "c-CQL"}[kind]
+    if table.target_ev is None:
+        target = _number(row.pop("target_band_gap_ev"))
+        label += f" {target:g} eV" if target is not None else ""
+    else:
+        alpha1, alpha2, beta = (_number(row.pop(name)) for name in ("alpha1", "alpha2", "beta"))
+        reward = Reward("total")
+        if alpha1 is not None and alpha2 is not None and beta is not None:
+            reward = Reward("total", alpha1=alpha1, alpha2=alpha2, beta2=beta)
+            label += f" {reward.setting}"
+    label += f", ω = {omega:g}" if omega is not None else ""
     spec = PolicySpec(
         kind=kind,  # type: ignore[arg-type]
-        target_ev=float(target) if target else None,
-        omega=float(omega) if omega else None,
+        omega=omega,
+        target_ev=target if kind == "ccql" else None,
+        reward={"ccql": reward, "ucql": reward.without_gap()}.get(kind),
     )
-    values = {name: float(text) if text else None for name, text in row.items()}
+    values = {name: _number(text) for name, text in row.items()}
+    notes = {}
     if kind == "random":
-        values |= {name: 100 * value for name in _PRINTED_AS_FRACTION if (value := values.get(name)) is not None}
-    return spec.name, values
+        for name in _PRINTED_AS_FRACTION:
+            if (value := values.get(name)) is not None:
+                values[name] = 100 * value
+                notes[name] = f"printed as the fraction {value:g} in a column of percent"
+    return PaperRow(spec, label, values, notes)
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 # Okabe and Ito's palette, told apart by the colour-blind (doi:10.1038/nmeth.1618). Targets take the conditional colours in turn.
 _RANDOM, _BC, _UNCONDITIONAL = "#767676", "#000000", "#0072B2"
 _CONDITIONAL = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = {"random": "X", "bc": "s", "ucql": "^", "ccql": "o"}
-_NAMES = {"random": "random", "bc": "BC", "ucql": "u-CQL", "ccql": "c-CQL"}
+# Sets of external crystals: of Tol's muted palette, none of which is above.
+_EXTERNAL = (("#882255", "D"), ("#332288", "v"), ("#999933", "P"), ("#AA4499", "*"))
+_MARKERS = {"random": "X", "bc": "s", "ucql": "^", "ccql": "o", "ccql-any": "d"}
+_NAMES = {"random": "random", "bc": "BC", "ucql": "u-CQL", "ccql": "c-CQL", "ccql-any": "c-CQL any"}
 
 RC_PARAMS: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -46,25 +48,53 @@ class PolicyStyle:
 
 
 def policy_styles(policies: Iterable[str]) -> dict[str, PolicyStyle]:
-    """The style of each policy by its name (`ccql-1.12ev-w5`); targets and ω are told from all the names together."""
+    """The style of each policy by its name (`ccql-1.12ev-w5`); targets and ω are told from all the names together.
+
+    A name that is no policy's is a set of external crystals.
+    """
     parts = {name: _parse(name) for name in policies}
-    targets = sorted({target for _, target, _ in parts.values() if target is not None})
-    omegas = sorted({omega for _, _, omega in parts.values() if omega is not None})
+    targets = sorted({part.target for part in parts.values() if part.target is not None})
+    omegas = sorted({part.omega for part in parts.values() if part.omega is not None})
+    external = [name for name, part in parts.items() if part.kind not in _NAMES]
     styles = {}
-    for name, (kind, target, omega) in parts.items():
+    for name, (kind, target, omega, setting) in parts.items():
+        if name in external:
+            color, marker = _EXTERNAL[external.index(name) % len(_EXTERNAL)]
+            styles[name] = PolicyStyle(name, color, marker, filled=True)
+            continue
         if target is not None:
             color = _CONDITIONAL[targets.index(target) % len(_CONDITIONAL)]
         else:
             color = {"random": _RANDOM, "bc": _BC}.get(kind, _UNCONDITIONAL)
-        label = _NAMES.get(kind, kind)
+        label = _NAMES[kind]
         label += f" {target:g} eV" if target is not None else ""
         label += f", ω = {omega:g}" if omega is not None else ""
-        styles[name] = PolicyStyle(label, color, _MARKERS.get(kind, "D"), filled=omega is None or omega == omegas[-1])
+        label += f", {setting}" if setting else ""
+        styles[name] = PolicyStyle(label, color, _MARKERS[kind], filled=omega is None or omega == omegas[-1])
     return styles
 
 
-def _parse(name: str) -> tuple[str, float | None, float | None]:
-    kind, _, rest = name.partition("-")
-    target = re.search(r"([\d.e+]+)ev\b", rest)
-    omega = re.search(r"\bw([\d.e+-]+)$", rest)
-    return kind, float(target[1]) if target else None, float(omega[1]) if omega else None
+class _Parts(NamedTuple):
+    kind: str
+    target: float | None
+    omega: float | None
+    setting: str
+
+
+_NUMBER = r"\d[\d.]*(?:e[+-]?\d+)?"
+_POLICY = re.compile(
+    rf"(random|bc|ucql|ccql-any|ccql)(?:-({_NUMBER})ev)?(?:-w({_NUMBER}))?(?:-a({_NUMBER})-({_NUMBER})-b({_NUMBER}))?"
+)
+
+
+def _parse(name: str) -> _Parts:
+    match = _POLICY.fullmatch(name)
+    if match is None:
+        return _Parts(name, None, None, "")
+    kind, target, omega, *setting = match.groups()
+    return _Parts(
+        kind,
+        float(target) if target else None,
+        float(omega) if omega else None,
+        "-".join(setting) if all(setting) else "",
+    )

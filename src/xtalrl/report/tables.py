@@ -1,97 +1,79 @@
-"""Tables 1 and 2: CSV for programs, Markdown for people, LaTeX (booktabs) for manuscripts.
+"""Tables of estimates: CSV for programs, Markdown for people, LaTeX (booktabs) for manuscripts.
 
 Every number comes with its interval, what it was counted over, the number of seeds and, where there is one, the name of the validity rule.
 """
 
 from __future__ import annotations
 
-import logging
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from xtalrl.metrics import composition, properties
+from xtalrl import tables
 from xtalrl.metrics.designs import PolicyDesigns, read_policies
 from xtalrl.metrics.intervals import Bootstrap, Estimate
 from xtalrl.progress import Progress
-from xtalrl.report.files import write_csv, write_text
-from xtalrl.report.paper import paper_table
+from xtalrl.report.contents import Content, content
+from xtalrl.report.layout import TextTable, format_estimate, write_table
+from xtalrl.report.paper import PAPER_TABLES, PaperTable, paper_values
+from xtalrl.rl.policies import PolicySpec
 
-logger = logging.getLogger(__name__)
+Policies = Mapping[str, Mapping[str, Any] | None]
+"""Names of policies in the order of the rows, each with its `PolicySpec` as plain data; None for a set of other people's crystals."""
 
-_RANDOM_NOTE = (
-    "“paper”: the published value of one seed, for orientation (its row `random` is printed there as a fraction)."
-)
+_PAPER_NOTE = "“paper”: the published value of one seed, for orientation."
 
-Metric = Callable[[PolicyDesigns, Bootstrap], Estimate]
+
+def specs_of(policies: Policies) -> dict[str, PolicySpec | None]:
+    """The policies by name."""
+    return {name: PolicySpec.from_dict(dict(data)) if data else None for name, data in policies.items()}
+
+
+def settings_at(policies: Policies, target_ev: float) -> dict[str, PolicySpec]:
+    """The policies without a target, then those of this one in the order of their settings, α1, α2, β and ω rising."""
+
+    def rank(item: tuple[str, PolicySpec]) -> tuple[float, ...]:
+        reward, omega = item[1].reward, item[1].omega
+        if item[1].kind != "ccql" or reward is None or omega is None:
+            return (-1.0,)
+        return reward.alpha1, reward.alpha2, reward.beta2, omega
+
+    chosen = {
+        name: spec
+        for name, spec in specs_of(policies).items()
+        if spec and (spec.kind in ("random", "bc", "ucql") or (spec.kind == "ccql" and spec.target_ev == target_ev))
+    }
+    return dict(sorted(chosen.items(), key=rank))
 
 
 @dataclass(frozen=True)
-class Column:
-    """A metric in a table: its CSV name (with the unit), its heading for people, what its n counts, the paper's name of it."""
+class Row:
+    """What a row is about, the designs it was counted over (None for crystals of the data set), its estimates, the paper's values."""
 
-    name: str
-    heading: str
-    unit_counted: str
-    metric: Metric
-    factor: float = 1.0
-    decimals: int = 1
-    in_paper: bool = False
-
-    def estimate(self, designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
-        """The metric in the column's unit."""
-        return self.metric(designs, bootstrap).scaled(self.factor)
-
-
-TABLE1 = (
-    Column("accuracy_pct", "Accuracy (%)", "atoms", composition.accuracy, 100, in_paper=True),
-    Column("similarity_pct", "Similarity (%)", "atoms", composition.similarity, 100, in_paper=True),
-    Column("validity_pct", "Validity (%)", "designs", composition.validity, 100, in_paper=True),
-    Column("novelty_pct", "Novelty (%)", "valid designs", composition.novelty, 100, in_paper=True),
-    Column("exact_match_pct", "Exact match (%)", "designs", composition.exact_match, 100),
-)
-TABLE2 = (
-    Column("dft_success_pct", "DFT success of valid (%)", "valid designs", properties.dft_success, 100, in_paper=True),
-    Column("dft_success_of_all_pct", "DFT success of all (%)", "designs", properties.dft_success_of_all, 100),
-    Column(
-        "mean_formation_energy_ev_per_atom",
-        "Mean E_form (eV/atom)",
-        "successes",
-        properties.mean_formation_energy,
-        decimals=2,
-    ),
-    Column("mean_band_gap_ev", "Mean gap (eV)", "successes", properties.mean_band_gap, decimals=2),
-)
+    keys: Mapping[str, str | float | None]
+    estimates: Sequence[Estimate]
+    designs: PolicyDesigns | None = None
+    paper: Mapping[str, float | None] | None = None
 
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Estimates of every policy (rows) and metric (columns), with what it takes to read them."""
+    """Rows of estimates, with what it takes to read them; `note` ends the caption."""
 
-    title: str
-    columns: Sequence[Column]
-    designs: Sequence[PolicyDesigns]
-    estimates: Sequence[Sequence[Estimate]]
-    paper: Mapping[str, Mapping[str, float | None]]
+    content: Content
+    rows: Sequence[Row]
     bootstrap_samples: int
     confidence: float
+    note: str = ""
 
     def csv_rows(self) -> list[dict[str, object]]:
-        """One row a policy: `<metric>`, `<metric>_low`, `_high`, `_n`, `_interval` and, where the paper has it, `_paper`."""
+        """The keys, then `<metric>`, `<metric>_low`, `_high`, `_n`, `_interval` and, where the paper has it, `_paper`."""
         rows = []
-        for designs, estimates in zip(self.designs, self.estimates, strict=True):
-            row: dict[str, object] = {
-                "policy": designs.policy,
-                "n_seeds": len(designs.seeds),
-                "seeds": " ".join(map(str, designs.seeds)),
-                "n_crystals": len(designs.material_ids),
-                "n_designs": int(designs.designed.sum()),
-                "validity_rule": designs.validity_rule,
-                "confidence": self.confidence,
-            }
-            for column, estimate in zip(self.columns, estimates, strict=True):
-                row |= {
+        for row in self.rows:
+            cells: dict[str, object] = {**row.keys, **_facts(row.designs), "confidence": self.confidence}
+            for column, estimate in zip(self.content.columns, row.estimates, strict=True):
+                cells |= {
                     column.name: estimate.value,
                     f"{column.name}_low": estimate.low,
                     f"{column.name}_high": estimate.high,
@@ -99,103 +81,95 @@ class ResultTable:
                     f"{column.name}_interval": estimate.method or None,
                 }
                 if column.in_paper:
-                    row[f"{column.name}_paper"] = self._paper_value(designs, column)
-            rows.append(row)
+                    cells[f"{column.name}_paper"] = (row.paper or {}).get(column.name)
+            rows.append(cells)
         return rows
 
-    def cells(self) -> tuple[list[str], list[list[str]]]:
-        """Headings and rows as text; a column for n where it differs between policies (else it is in the caption)."""
-        headings = ["Policy"]
-        rows = [[designs.policy] for designs in self.designs]
-        for index, column in enumerate(self.columns):
-            estimates = [estimates[index] for estimates in self.estimates]
+    def text(self) -> TextTable:
+        """For people: a column for n where it differs between rows (else it is in the caption)."""
+        headings = [key.replace("_", " ").replace(" ev", " (eV)").capitalize() for key in self.content.keys]
+        cells = [[_key_text(row.keys[key]) for key in self.content.keys] for row in self.rows]
+        for index, column in enumerate(self.content.columns):
+            estimates = [row.estimates[index] for row in self.rows]
             headings.append(column.heading)
-            for row, estimate in zip(rows, estimates, strict=True):
-                row.append(format_estimate(estimate, column.decimals))
+            for line, estimate in zip(cells, estimates, strict=True):
+                line.append(format_estimate(estimate, column.decimals))
             if self._common_n(index) is None:
                 headings.append(f"n ({column.unit_counted})")
-                for row, estimate in zip(rows, estimates, strict=True):
-                    row.append(f"{estimate.n:,}")
+                for line, estimate in zip(cells, estimates, strict=True):
+                    line.append(f"{estimate.n:,}")
             if column.in_paper:
                 headings.append("paper")
-                for row, designs in zip(rows, self.designs, strict=True):
-                    value = self._paper_value(designs, column)
-                    row.append("–" if value is None else f"{value:.2f}")
-        return headings, rows
+                for line, row in zip(cells, self.rows, strict=True):
+                    value = (row.paper or {}).get(column.name)
+                    line.append("–" if value is None else f"{value:.2f}")
+        return TextTable(self.content.title, self.caption(), headings, cells, len(self.content.keys))
 
     def caption(self) -> str:
-        """What the numbers were counted over, the seeds, the intervals and the validity rule."""
-        crystals = sorted({len(designs.material_ids) for designs in self.designs})
-        seeds = sorted({designs.seeds for designs in self.designs})
-        rules = sorted({designs.validity_rule for designs in self.designs})
-        methods = list(dict.fromkeys(e.method for estimates in self.estimates for e in estimates if e.method))
+        """What the table shows, what the numbers were counted over, the seeds, the intervals and the validity rule."""
+        all_designs = [row.designs for row in self.rows if row.designs]
+        crystals = sorted({len(designs.material_ids) for designs in all_designs})
+        seeds = sorted({designs.seeds for designs in all_designs})
+        rules = sorted({designs.validity_rule for designs in all_designs})
+        methods = list(dict.fromkeys(e.method for row in self.rows for e in row.estimates if e.method))
         intervals = "; ".join(
             f"{method}, {self.bootstrap_samples:,} resamples" if "bootstrap" in method else method for method in methods
         )
         common: dict[str, list[str]] = {}
-        for index, column in enumerate(self.columns):
+        for index, column in enumerate(self.content.columns):
             if (n := self._common_n(index)) is not None:
                 common.setdefault(f"{n:,} {column.unit_counted}", []).append(column.heading.partition(" (")[0])
         counted = "; ".join(f"{n} ({', '.join(names)})" for n, names in common.items())
         sentences = [
-            f"M = {' or '.join(f'{n:,}' for n in crystals)} validation crystals for each policy and seed.",
-            f"Seeds: {' or '.join(', '.join(map(str, each)) for each in seeds)}.",
+            self.content.caption,
+            self.note,
+            f"M = {' or '.join(f'{n:,}' for n in crystals)} validation crystals for each policy and seed."
+            if crystals
+            else "",
+            f"Seeds: {' or '.join(', '.join(map(str, each)) for each in seeds)}." if seeds else "",
             f"Counted over {counted}." if counted else "",
             f"In brackets: {100 * self.confidence:g} % intervals ({intervals})."
             if intervals
             else "No interval: fewer than two crystals.",
-            f"Validity rule: {', '.join(f'`{rule}`' for rule in rules)}.",
-            _RANDOM_NOTE if any(column.in_paper for column in self.columns) else "",
+            f"Validity rule: {', '.join(f'`{rule}`' for rule in rules)}." if rules else "",
+            _PAPER_NOTE if any(column.in_paper for column in self.content.columns) else "",
         ]
         return " ".join(filter(None, sentences))
 
-    def markdown(self) -> str:
-        """A pipe table, aligned so that it can be read as it is."""
-        headings, rows = self.cells()
-        widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-        lines = [
-            "| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |"
-            for row in (headings, *rows)
-        ]
-        rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
-        return "\n".join([f"**{self.title}** {self.caption()}", "", lines[0], rule, *lines[1:], ""])
-
-    def latex(self) -> str:
-        """A floating table in booktabs style."""
-        headings, rows = self.cells()
-        body = [" & ".join(map(_latex_text, row)) + r" \\" for row in rows]
-        return "\n".join(
-            [
-                r"% needs \usepackage{booktabs}",
-                r"\begin{table*}",
-                r"\centering",
-                rf"\caption{{{_latex_text(self.title)} {_latex_text(self.caption())}}}",
-                rf"\begin{{tabular}}{{l{'r' * (len(headings) - 1)}}}",
-                r"\toprule",
-                " & ".join(map(_latex_text, headings)) + r" \\",
-                r"\midrule",
-                *body,
-                r"\bottomrule",
-                r"\end{tabular}",
-                r"\end{table*}",
-                "",
-            ]
-        )
-
-    def _paper_value(self, designs: PolicyDesigns, column: Column) -> float | None:
-        return self.paper.get(designs.policy, {}).get(column.name)
-
     def _common_n(self, index: int) -> int | None:
-        counts = {estimates[index].n for estimates in self.estimates}
+        counts = {row.estimates[index].n for row in self.rows}
         return counts.pop() if len(counts) == 1 else None
+
+    def write(self, csv: str | Path, markdown: str | Path, latex: str | Path) -> None:
+        """Write all three forms."""
+        columns = [*self.content.keys, *(column.name for column in self.content.columns)]
+        write_table(self.text(), columns, self.csv_rows(), csv, markdown, latex)
+
+
+def _facts(designs: PolicyDesigns | None) -> dict[str, object]:
+    if designs is None:
+        return {}
+    return {
+        "n_seeds": len(designs.seeds),
+        "seeds": " ".join(map(str, designs.seeds)),
+        "n_crystals": len(designs.material_ids),
+        "n_designs": int(designs.designed.sum()),
+        "validity_rule": designs.validity_rule,
+    }
+
+
+def _key_text(value: str | float | None) -> str:
+    return "–" if value is None else value if isinstance(value, str) else f"{value:g}"
 
 
 def make_table1(
     evaluation: str | Path,
+    labels: str | Path,
+    stability: str | Path,
     csv: str | Path,
     markdown: str | Path,
     latex: str | Path,
-    policies: Sequence[str],
+    policies: Policies,
     bootstrap_samples: int,
     confidence: float,
 ) -> None:
@@ -203,82 +177,205 @@ def make_table1(
 
     Args:
         evaluation: `EVALUATION` table.
+        labels: `LABELS` table.
+        stability: `STABILITY` table.
         csv: table for programs (`ResultTable.csv_rows`).
         markdown: the same for people, with a caption.
         latex: the same for a manuscript.
-        policies: names of the rows.
+        policies: names of the rows, with what each policy is.
         bootstrap_samples: resamples of an interval.
         confidence: its level.
 
     Raises:
         XtalrlError: see `read_policies`.
     """
-    table = _result_table(
-        "Table 1. Compositions of the designs, before any SCF.",
-        TABLE1, "table1_presimulation.csv", evaluation, policies, bootstrap_samples, confidence,
-    )  # fmt: skip
-    _write(table, csv, markdown, latex)
+    all_designs = read_policies(evaluation, labels, stability, policies)
+    table = _policy_table(
+        "table1_composition",
+        all_designs,
+        bootstrap_samples,
+        confidence,
+        paper=PAPER_TABLES[0],
+        specs=specs_of(policies),
+    )
+    table.write(csv, markdown, latex)
 
 
 def make_table2(
     evaluation: str | Path,
+    labels: str | Path,
+    stability: str | Path,
     csv: str | Path,
     markdown: str | Path,
     latex: str | Path,
-    policies: Sequence[str],
+    policies: Policies,
     bootstrap_samples: int,
     confidence: float,
 ) -> None:
-    """Table 2: SCF success of the designs, mean formation energy and gap; arguments and errors as for `make_table1`."""
-    table = _result_table(
-        "Table 2. SCFs of the designs.",
-        TABLE2, "table2_dft_success.csv", evaluation, policies, bootstrap_samples, confidence,
-    )  # fmt: skip
-    _write(table, csv, markdown, latex)
+    """Table 2: SCF success of the designs, formation energies and gaps; arguments and errors as for `make_table1`."""
+    all_designs = read_policies(evaluation, labels, stability, policies)
+    table = _policy_table(
+        "table2_dft_success",
+        all_designs,
+        bootstrap_samples,
+        confidence,
+        paper=PAPER_TABLES[1],
+        specs=specs_of(policies),
+    )
+    table.write(csv, markdown, latex)
 
 
-def _result_table(
-    title: str,
-    columns: Sequence[Column],
-    paper_file: str,
+def make_settings_table(
     evaluation: str | Path,
-    policies: Sequence[str],
+    labels: str | Path,
+    stability: str | Path,
+    csv: str | Path,
+    markdown: str | Path,
+    latex: str | Path,
+    table: str,
+    target_ev: float,
+    policies: Policies,
     bootstrap_samples: int,
     confidence: float,
-) -> ResultTable:
-    all_designs = read_policies(evaluation, policies)
-    progress = Progress(title.partition(".")[0], len(policies), "policies")
-    estimates = []
+) -> None:
+    """Tables 3 and 4: the baselines, then every setting of the reward at one target gap.
+
+    Further arguments and errors as for `make_table1`.
+
+    Args:
+        table: `table3_settings_1.12ev` or `table4_settings_4ev`.
+        target_ev: target gap in eV.
+    """
+    chosen = settings_at(policies, target_ev)
+    all_designs = read_policies(evaluation, labels, stability, chosen)
+    paper = next(each for each in PAPER_TABLES if each.target_ev == target_ev)
+    _policy_table(table, all_designs, bootstrap_samples, confidence, paper=paper, specs=chosen).write(
+        csv, markdown, latex
+    )
+
+
+def make_stability_table(
+    evaluation: str | Path,
+    labels: str | Path,
+    stability: str | Path,
+    csv: str | Path,
+    markdown: str | Path,
+    latex: str | Path,
+    policies: Policies,
+    threshold_ev_per_atom: float,
+    bootstrap_samples: int,
+    confidence: float,
+) -> None:
+    """Energy above the hull, and stable, unique, novel designs; further arguments and errors as for `make_table1`.
+
+    Args:
+        threshold_ev_per_atom: largest energy above the hull of a stable design.
+    """
+    all_designs = read_policies(evaluation, labels, stability, policies)
+    columns = content("stability").columns
+    rows = []
     for designs in all_designs:
         bootstrap = designs.bootstrap(bootstrap_samples, confidence)
-        estimates.append([column.estimate(designs, bootstrap) for column in columns])
+        with_threshold = {"stable_pct", "sun_pct"}
+        estimates = [
+            column.estimate(designs, bootstrap, *([threshold_ev_per_atom] if column.name in with_threshold else []))
+            for column in columns
+        ]
+        rows.append(Row({"policy": designs.policy}, estimates, designs))
+    note = f"Stable: at most {threshold_ev_per_atom:g} eV/atom above the hull."
+    ResultTable(content("stability"), rows, bootstrap_samples, confidence, note).write(csv, markdown, latex)
+
+
+def make_desired_range_table(
+    evaluation: str | Path,
+    labels: str | Path,
+    stability: str | Path,
+    csv: str | Path,
+    markdown: str | Path,
+    latex: str | Path,
+    policies: Policies,
+    targets_ev: Sequence[float],
+    window_ev: float,
+    bootstrap_samples: int,
+    confidence: float,
+) -> None:
+    """ν and κ of every policy at every target, with each denominator; further arguments and errors as for `make_table1`.
+
+    Args:
+        targets_ev: target gaps.
+        window_ev: half width of the desired range.
+    """
+    rows = []
+    progress = Progress("Desired range", len(policies), "policies")
+    for designs in read_policies(evaluation, labels, stability, policies):
+        bootstrap = designs.bootstrap(bootstrap_samples, confidence)
+        for target in targets_ev:
+            estimates = [
+                column.estimate(designs, bootstrap, target, window_ev) for column in content("desired_range").columns
+            ]
+            rows.append(Row({"policy": designs.policy, "target_ev": target}, estimates, designs))
         progress.advance()
-    return ResultTable(title, columns, all_designs, estimates, paper_table(paper_file), bootstrap_samples, confidence)
+    note = f"Window: ±{window_ev:g} eV."
+    ResultTable(content("desired_range"), rows, bootstrap_samples, confidence, note).write(csv, markdown, latex)
 
 
-def _write(table: ResultTable, csv: str | Path, markdown: str | Path, latex: str | Path) -> None:
-    rows = table.csv_rows()
-    write_csv(csv, list(rows[0]), rows)
-    write_text(markdown, table.markdown())
-    write_text(latex, table.latex())
-    logger.info("Wrote %s, %s and %s", csv, markdown, latex)
+def make_gap_error_table(
+    crystals: str | Path,
+    labels: str | Path,
+    csv: str | Path,
+    markdown: str | Path,
+    latex: str | Path,
+    bootstrap_samples: int,
+    confidence: float,
+) -> None:
+    """Our gaps against the source's, by split.
+
+    Args:
+        crystals: `CRYSTALS` table, with the gaps of the source.
+        labels: `LABELS` table, with ours.
+        csv: table for programs.
+        markdown: the same for people.
+        latex: the same for a manuscript.
+        bootstrap_samples: resamples of an interval.
+        confidence: its level.
+
+    Raises:
+        XtalrlError: a file cannot be read.
+    """
+    ours = tables.read(labels, tables.LABELS).to_pandas().set_index("material_id")
+    known = tables.read(crystals, tables.CRYSTALS).select(["material_id", "band_gap"])
+    source = known.to_pandas().set_index("material_id")["band_gap"]
+    rows = []
+    for split in [*dict.fromkeys(ours["split"]), "all"]:
+        part = ours if split == "all" else ours[ours["split"] == split]
+        gaps, source_gaps = part["band_gap"].to_numpy(float), source.reindex(part.index).to_numpy(float)
+        bootstrap = Bootstrap(1, len(part), bootstrap_samples, confidence)
+        estimates = [column.estimate(gaps, source_gaps, bootstrap) for column in content("gap_error").columns]
+        rows.append(Row({"split": split}, estimates))
+    ResultTable(content("gap_error"), rows, bootstrap_samples, confidence).write(csv, markdown, latex)
 
 
-def format_estimate(estimate: Estimate, decimals: int) -> str:
-    """`49.4 [47.8, 51.0]`; `–` where there is no number, the number alone where there is no interval."""
-    if estimate.value is None:
-        return "–"
-    value = f"{estimate.value:.{decimals}f}"
-    if estimate.low is None or estimate.high is None:
-        return value
-    return f"{value} [{estimate.low:.{decimals}f}, {estimate.high:.{decimals}f}]"
-
-
-_LATEX = str.maketrans(
-    {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "–": "--", "“": "``", "”": "''", "ω": r"$\omega$", "`": ""}
-)
-
-
-def _latex_text(text: str) -> str:
-    # A minus between digits and brackets is a sign, not a hyphen.
-    return re.sub(r"(?<![\w-])-(?=\d)", "$-$", text.translate(_LATEX))
+def _policy_table(
+    name: str,
+    all_designs: Sequence[PolicyDesigns],
+    bootstrap_samples: int,
+    confidence: float,
+    paper: PaperTable,
+    specs: Mapping[str, PolicySpec | None],
+) -> ResultTable:
+    entry = content(name)
+    progress = Progress(entry.title.partition(".")[0], len(all_designs), "policies")
+    rows = []
+    for designs in all_designs:
+        bootstrap = designs.bootstrap(bootstrap_samples, confidence)
+        estimates = [column.estimate(designs, bootstrap) for column in entry.columns]
+        spec = specs[designs.policy]
+        reward = spec.reward if spec and spec.is_conditional else None
+        keys = {
+            "policy": designs.policy,
+            "setting": reward.setting if reward else None,
+            "omega": spec.omega if spec else None,
+        }
+        rows.append(Row({key: keys[key] for key in entry.keys}, estimates, designs, paper_values(paper, spec)))
+        progress.advance()
+    return ResultTable(entry, rows, bootstrap_samples, confidence)

@@ -172,7 +172,7 @@ class CrystalGraphs:
                 self.first_length[crystals] - first_length,
             ]
         )
-        rows = torch.from_numpy(per_graph).to(device, non_blocking=True)
+        rows = send(per_graph, device)
         crystal, nodes, edges, lengths, first_node_, first_length_, node_shift, edge_shift, length_shift = rows
         graph = torch.arange(len(crystals), device=device)
 
@@ -213,6 +213,12 @@ def ragged(column: pa.ChunkedArray) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """A list column as its flat values and the length of each list."""
     lists = column.combine_chunks()
     return lists.flatten().to_numpy(), pc.list_value_length(lists).to_numpy().astype(np.int64)
+
+
+def send(values: NDArray[Any], device: torch.device) -> Tensor:
+    """Host values on a device. From pinned memory, so that the host goes on while a GPU still works."""
+    host = torch.from_numpy(values)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
 def offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:

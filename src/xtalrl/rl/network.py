@@ -1,14 +1,18 @@
 """The Q-network: MEGNet blocks on a crystal graph, a set2set readout and an MLP to 88 Q-values (eq. 8 to 14, appendix A.1.4).
 
 Names, widths and activations follow MEGNet of matgl (Chen et al., Chem. Mater. 31, 3564 (2019)) as the authors used it.
+
+Every layer works on one network and on a stack of P of them alike: a parameter is (out, in) or (P, out, in), features are (n, width)
+or (P, n, width), and indices into a batch, which all networks of a stack share, stay (n,). `…` in a shape stands for P or nothing.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +21,14 @@ from torch.nn import functional
 from xtalrl.elements import N_ELEMENTS, UNFILLED
 from xtalrl.rl.compression import compress
 from xtalrl.rl.graphs import MAX_SITES, N_STATE_FEATURES, GraphBatch
-
-Focus = Literal["index", "node"]
+from xtalrl.rl.settings import EdgeFeatures, Focus
 
 FOCUS = UNFILLED + 1
 """Node type of the site to fill next, where the focus is a node feature."""
 N_NODE_TYPES = FOCUS + 1
+
+N_GAUSSIANS, LAST_GAUSSIAN, GAUSSIAN_WIDTH = 100, 5.0, 0.5
+"""The basis of MEGNet's own paper: exp(-(d - d₀)²/σ²) at 100 d₀ from 0 to 5 Å, σ = 0.5 Å (Chen et al. 2019, section 2.3)."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,14 @@ class Architecture:
     `focus` tells how the network learns which site it fills. `index`, as in the paper: the site's number in the file,
     embedded into the state; the nodes do not show it. `node`: a node type of its own, so that the result does not depend
     on the order of the sites, with the state features standardised.
+
+    `edge_features` tells how a bond length d enters. `paper`: exp(-d²/ρ), eq. 8. `gaussian_basis`: 100 Gaussians, which tell
+    lengths apart where eq. 8 is flat.
     """
 
     conditional: bool
     focus: Focus = "index"
+    edge_features: EdgeFeatures = "paper"
     n_blocks: int = 3
     node_embedding: int = 16
     state_embedding: int = 8
@@ -45,6 +55,11 @@ class Architecture:
     set2set_steps: int = 2
     rho: float = 2.0
     """ρ of eq. 8 in Å². The paper gives none; the authors' single Gaussian of width 0.5 comes to this."""
+
+    @property
+    def n_edge_features(self) -> int:
+        """Numbers that describe a bond length."""
+        return 1 if self.edge_features == "paper" else N_GAUSSIANS
 
 
 class QNetwork(nn.Module):
@@ -63,7 +78,7 @@ class QNetwork(nn.Module):
         # Standardisation of the state features; the paper feeds them raw.
         self.register_buffer("state_mean", torch.zeros(N_STATE_FEATURES))
         self.register_buffer("state_scale", torch.ones(N_STATE_FEATURES))
-        self.edge_encoder = MLP(1, *a.encoder)
+        self.edge_encoder = MLP(a.n_edge_features, *a.encoder)
         self.node_encoder = MLP(a.node_embedding, *a.encoder)
         self.state_encoder = MLP(n_state + (a.state_embedding if a.focus == "index" else 0), *a.encoder)
         width = a.encoder[-1]
@@ -80,45 +95,99 @@ class QNetwork(nn.Module):
         self.state_mean.copy_(mean)
         self.state_scale.copy_(scale.where(scale > 0, 1.0))
 
-    def forward(self, graphs: GraphBatch, node_types: Tensor, focus: Tensor, target_ev: float | None) -> Tensor:
+    def forward(
+        self, graphs: GraphBatch, node_types: Tensor, focus: Tensor, target_ev: float | Tensor | None
+    ) -> Tensor:
         """Q-values of B states.
 
         Args:
             graphs: the skeletons.
             node_types: (N,) action index of the element on each site, or `UNFILLED`.
             focus: (B,) site to fill next, counted within its crystal.
-            target_ev: target gap p̂ in eV; ignored by an unconditional network.
+            target_ev: target gap p̂ in eV, as in `q_values`.
 
         Returns:
-            (B, 88) Q(s, a) in the order of `xtalrl.elements.ELEMENTS`.
+            (…, B, 88) Q(s, a) in the order of `xtalrl.elements.ELEMENTS`.
+        """
+        return self.q_values(*self.observe(graphs, node_types, focus), focus, target_ev)
+
+    def observe(self, graphs: GraphBatch, node_types: Tensor, focus: Tensor) -> tuple[GraphBatch, Tensor]:
+        """What the weights work on: the graphs and node types with the focus marked, where it is a node feature, and made small.
+
+        It is the same for every network of an architecture, so that those which share a batch share this too.
+        """
+        if self.architecture.focus == "node":
+            node_types = node_types.index_fill(0, graphs.first_node + focus, FOCUS)
+        if node_types.device.type == "cpu":  # a GPU is busy with launching, not with arithmetic, at these sizes
+            graphs, node_types, _ = compress(graphs, node_types, self.architecture.n_blocks)
+        return graphs, node_types
+
+    def q_values(
+        self, graphs: GraphBatch, node_types: Tensor, focus: Tensor, target_ev: float | Tensor | None
+    ) -> Tensor:
+        """Q-values (…, B, 88) of B states that went through `observe`.
+
+        `target_ev` is p̂ in eV: one number, or a tensor (…, B) or (…, 1) where states or networks differ in it. An unconditional
+        network ignores it.
         """
         state = (graphs.state - self.state_mean) / self.state_scale
+        parts = [state]
         if self.architecture.conditional:
             if target_ev is None:
                 raise ValueError("a conditional network needs a target gap")
-            state = torch.cat([state, state.new_full((len(state), 1), target_ev)], 1)
+            column = torch.as_tensor(target_ev, dtype=state.dtype, device=state.device)[..., None]
+            parts.append(column.expand(*column.shape[:-2], len(state), 1))
         if self.focus_embedding is not None:
-            state = torch.cat([state, self.focus_embedding(focus)], 1)
-        else:
-            node_types = node_types.index_fill(0, graphs.first_node + focus, FOCUS)
-        if node_types.device.type == "cpu":  # a GPU is busy with launching, not with arithmetic, at these sizes
-            graphs, node_types, _ = compress(graphs, node_types, len(self.blocks))
+            parts.append(self.focus_embedding.weight.index_select(-2, focus))
         # A crystal has few distinct bond lengths and a node few types: encode those, then spread.
-        gaussian = torch.exp(-graphs.lengths.square() / self.architecture.rho)
-        edges = self.edge_encoder(gaussian[:, None]).index_select(0, graphs.edge_length)
-        nodes = self.node_encoder(self.node_embedding.weight).index_select(0, node_types)
-        state = self.state_encoder(state)
+        edges = self.edge_encoder(self._edge_features(graphs.lengths)).index_select(-2, graphs.edge_length)
+        nodes = self.node_encoder(self.node_embedding.weight).index_select(-2, node_types)
+        state = self.state_encoder(_concatenate(parts))
         for block in self.blocks:
             edges, nodes, state = block(graphs, edges, nodes, state)
-        n_graphs = len(state)
+        n_graphs = state.shape[-2]
         edge_multiplicity = graphs.multiplicity * graphs.node_multiplicity.index_select(0, graphs.edge_target)
         readout = [
             self.node_readout(nodes, graphs.node_graph, n_graphs, graphs.node_multiplicity),
             self.edge_readout(edges, graphs.edge_graph, n_graphs, edge_multiplicity),
             state,
         ]
-        q: Tensor = self.head(torch.cat(readout, 1))
+        q: Tensor = self.head(_concatenate(readout))
         return q
+
+    def _edge_features(self, lengths: Tensor) -> Tensor:
+        """(D, n_edge_features) of lengths (D,) in Å."""
+        if self.architecture.edge_features == "paper":
+            return torch.exp(-lengths.square() / self.architecture.rho)[:, None]
+        centres = torch.linspace(0.0, LAST_GAUSSIAN, N_GAUSSIANS, dtype=lengths.dtype, device=lengths.device)
+        return torch.exp(-((lengths[:, None] - centres) / GAUSSIAN_WIDTH).square())
+
+
+def _concatenate(parts: Sequence[Tensor]) -> Tensor:
+    """Features (…, n, width) side by side; those that a stack of networks shares are repeated for each."""
+    leading = next((part.shape[:-1] for part in parts if part.dim() == 3), parts[0].shape[:-1])
+    return torch.cat([part.expand(*leading, part.shape[-1]) for part in parts], -1)
+
+
+class Linear(nn.Linear):
+    """x Wᵀ + b, of one layer or of a stack of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, n, in) to (…, n, out)."""
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x (…, n, in), weight (…, out, in), bias (…, out); a stack of layers takes one x for all too."""
+    if weight.dim() == 2:
+        return functional.linear(x, weight, bias)
+    return torch.baddbmm(bias[:, None], x.expand(len(weight), *x.shape[-2:]), weight.mT)
+
+
+def add_product_(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """y += x Wᵀ with y (…, n, out), x (…, n, in) and weight (…, out, in)."""
+    x, weight = x.to(y.dtype), weight.to(y.dtype)  # autocast leaves operations in place to themselves
+    return y.addmm_(x, weight.mT) if weight.dim() == 2 else y.baddbmm_(x, weight.mT)
 
 
 class MLP(nn.Module):
@@ -127,12 +196,12 @@ class MLP(nn.Module):
     def __init__(self, *widths: int, activate_last: bool = True) -> None:
         """Layers between these widths, the first of which is the input's."""
         super().__init__()
-        self.first, *rest = (nn.Linear(n_in, n_out) for n_in, n_out in itertools.pairwise(widths))
+        self.first, *rest = (Linear(n_in, n_out) for n_in, n_out in itertools.pairwise(widths))
         self.rest = nn.ModuleList(rest)
         self.activate_last = activate_last
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, first width) to (n, last width)."""
+        """(…, n, first width) to (…, n, last width)."""
         return self.after_first(self.first(x))
 
     def after_first(self, x: Tensor) -> Tensor:
@@ -161,32 +230,31 @@ class MEGNetBlock(nn.Module):
         self.width = width
 
     def forward(self, graphs: GraphBatch, edges: Tensor, nodes: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Edge (E, width), node (N, width) and state (B, width) features before and after the block."""
+        """Edge (…, E, width), node (…, N, width) and state (…, B, width) features before and after the block."""
         old_edges, old_nodes, old_state = edges, nodes, state
         edges, nodes, state = self.edge_dense(edges), self.node_dense(nodes), self.state_dense(state)
-        n_nodes, n_graphs = len(nodes), len(state)
+        n_nodes, n_graphs = nodes.shape[-2], state.shape[-2]
 
         first = self.edge_update.first
-        source_weight, target_weight, edge_weight, state_weight = torch.split(first.weight, self.width, 1)
-        of_state = functional.linear(state, state_weight, first.bias).index_select(0, graphs.node_graph)
-        of_target = torch.addmm(of_state, nodes, target_weight.T).index_select(0, graphs.edge_target)
-        of_source = (nodes @ source_weight.T).index_select(0, graphs.edge_source)
-        edges = self.edge_update.after_first(of_target.add_(of_source).addmm_(edges, edge_weight.T))
+        source_weight, target_weight, edge_weight, state_weight = torch.split(first.weight, self.width, -1)
+        of_state = linear(state, state_weight, first.bias).index_select(-2, graphs.node_graph)
+        of_target = add_product_(of_state, nodes, target_weight).index_select(-2, graphs.edge_target)
+        of_source = (nodes @ source_weight.mT).index_select(-2, graphs.edge_source)
+        edges = self.edge_update.after_first(add_product_(of_target.add_(of_source), edges, edge_weight))
         received = segment_sum(edges * graphs.multiplicity[:, None], graphs.edge_target, n_nodes)
 
         first = self.node_update.first
-        node_weight, received_weight, state_weight = torch.split(first.weight, self.width, 1)
-        of_state = functional.linear(state, state_weight, first.bias).index_select(0, graphs.node_graph)
+        node_weight, received_weight, state_weight = torch.split(first.weight, self.width, -1)
+        of_state = linear(state, state_weight, first.bias).index_select(-2, graphs.node_graph)
         mean_received = received / graphs.in_degree[:, None]
-        nodes = self.node_update.after_first(
-            of_state.addmm_(nodes, node_weight.T).addmm_(mean_received, received_weight.T)
-        )
+        of_node = add_product_(add_product_(of_state, nodes, node_weight), mean_received, received_weight)
+        nodes = self.node_update.after_first(of_node)
 
         # Every edge ends at one node, so that the sums over nodes hold the sums over edges.
         count = graphs.node_multiplicity[:, None]
         mean_edge = segment_sum(received * count, graphs.node_graph, n_graphs) / graphs.n_edges[:, None]
         mean_node = segment_sum(nodes * count, graphs.node_graph, n_graphs) / graphs.n_nodes[:, None]
-        state = self.state_update(torch.cat([state, mean_edge, mean_node], 1))
+        state = self.state_update(torch.cat([state, mean_edge, mean_node], -1))
         return edges + old_edges, nodes + old_nodes, state + old_state
 
 
@@ -203,25 +271,34 @@ class Set2Set(nn.Module):
         """Read out sets of features.
 
         Args:
-            x: (n, width) features.
+            x: (…, n, width) features.
             owner: (n,) set each belongs to; no set is empty.
             n_sets: number of sets.
             multiplicity: (n,) how often each counts.
 
         Returns:
-            (n_sets, 2 width) query and attended feature.
+            (…, n_sets, 2 width) query and attended feature.
         """
-        readout = x.new_zeros(n_sets, 2 * self.width)
-        hidden = cell = x.new_zeros(n_sets, self.width)
+        shape = (*x.shape[:-2], n_sets)
+        readout = x.new_zeros(*shape, 2 * self.width)
+        hidden = cell = x.new_zeros(*shape, self.width)
         for _ in range(self.steps):
-            hidden, cell = self.lstm(readout, (hidden, cell))
-            score = (x * hidden.index_select(0, owner)).sum(1)
-            highest = score.new_zeros(n_sets).scatter_reduce(0, owner, score.detach(), "amax", include_self=False)
-            weight = (score - highest.index_select(0, owner)).exp() * multiplicity
-            total = segment_sum(weight, owner, n_sets)
-            attended = segment_sum(x * weight[:, None], owner, n_sets) / total[:, None]
-            readout = torch.cat([hidden, attended], 1)
+            hidden, cell = self._lstm(readout, hidden, cell)
+            score = (x * hidden.index_select(-2, owner)).sum(-1)
+            highest = segment_max(score.detach(), owner, n_sets)
+            weight = (score - highest.index_select(-1, owner)).exp() * multiplicity
+            total = segment_sum(weight[..., None], owner, n_sets)
+            attended = segment_sum(x * weight[..., None], owner, n_sets) / total
+            readout = torch.cat([hidden, attended], -1)
         return readout
+
+    def _lstm(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """The equations of `torch.nn.LSTMCell`, whose own kernel takes no stack."""
+        lstm = self.lstm
+        gates = linear(x, lstm.weight_ih, lstm.bias_ih) + linear(hidden, lstm.weight_hh, lstm.bias_hh)
+        enter, forget, candidate, leave = gates.chunk(4, -1)
+        cell = forget.sigmoid() * cell + enter.sigmoid() * candidate.tanh()
+        return leave.sigmoid() * cell.tanh(), cell
 
 
 class _Softplus2(torch.autograd.Function):
@@ -230,7 +307,8 @@ class _Softplus2(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return functional.softplus(x).sub_(math.log(2.0))
+        with torch.autocast(x.device.type, enabled=False):  # it would widen the largest tensors
+            return functional.softplus(x).sub_(math.log(2.0))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -241,10 +319,17 @@ class _Softplus2(torch.autograd.Function):
 
 def softplus2(x: Tensor) -> Tensor:
     """log(1 + exp(x)) - log 2, MEGNet's activation."""
+    if torch.compiler.is_compiling():  # which joins the two operations by itself
+        return functional.softplus(x) - math.log(2.0)
     y: Tensor = _Softplus2.apply(x)  # type: ignore[no-untyped-call]
     return y
 
 
 def segment_sum(x: Tensor, owner: Tensor, n: int) -> Tensor:
-    """(n, ...) sums of the rows of x that share an owner."""
-    return x.new_zeros(n, *x.shape[1:]).index_add(0, owner, x)
+    """(…, n, width) sums of the rows of x (…, len(owner), width) that share an owner."""
+    return x.new_zeros(*x.shape[:-2], n, x.shape[-1]).index_add(-2, owner, x)
+
+
+def segment_max(x: Tensor, owner: Tensor, n: int) -> Tensor:
+    """(…, n) largest of the values x (…, len(owner)) that share an owner; no owner is without."""
+    return x.new_zeros(*x.shape[:-1], n).scatter_reduce(-1, owner.expand_as(x), x, "amax", include_self=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-Kind = Literal["random", "bc", "ucql", "ccql"]
+Kind = Literal["random", "bc", "ucql", "ccql", "ccql-any"]
 
 
 @dataclass(frozen=True)
@@ -26,27 +26,40 @@ class Reward:
         """The reward of the unconditional policy: the energy term alone."""
         return replace(self, alpha2=0.0)
 
+    @property
+    def setting(self) -> str:
+        """1-10-3: α1, α2 and β of the gap term, as the rows of Tables 3 and 4 are named."""
+        return f"{self.alpha1:g}-{self.alpha2:g}-{self.beta2:g}"
+
 
 @dataclass(frozen=True)
 class PolicySpec:
     """A policy of Table 1.
 
-    `omega` (the conservatism weight ω of eq. 4) belongs to ucql and ccql, `target_ev` (p̂) to ccql.
+    `omega` (the conservatism weight ω of eq. 4) belongs to ucql and ccql, `target_ev` (p̂) to ccql. A policy of the sweep
+    (Tables 3 and 4) has the setting of its reward in its name.
+
+    ccql-any is one policy for every target gap in `target_range_ev`: trained without a `target_ev`, it designs for the one it is given
+    (`at`). Each target counts as a policy of its own where designs are judged.
     """
 
     kind: Kind
     omega: float | None = None
     target_ev: float | None = None
     reward: Reward | None = None
+    in_sweep: bool = False
+    target_range_ev: tuple[float, float] | None = None
 
     @property
     def name(self) -> str:
-        """random, bc, ucql-w5, ccql-1.12ev-w5."""
+        """random, bc, ucql-w5, ccql-1.12ev-w5, ccql-1.12ev-w5-a1-10-b3, ccql-any-w5, ccql-any-1.12ev-w5."""
         parts: list[str] = [self.kind]
         if self.target_ev is not None:
             parts.append(f"{self.target_ev:g}ev")
         if self.omega is not None:
             parts.append(f"w{self.omega:g}")
+        if self.in_sweep and self.reward is not None:
+            parts.append("a{}-{}-b{}".format(*self.reward.setting.split("-")))
         return "-".join(parts)
 
     @property
@@ -57,7 +70,16 @@ class PolicySpec:
     @property
     def is_conditional(self) -> bool:
         """Whether p̂ is part of the state (eq. 10)."""
-        return self.kind == "ccql"
+        return self.kind in ("ccql", "ccql-any")
+
+    @property
+    def trained(self) -> PolicySpec:
+        """The policy that is trained for this one: itself, or for a target of ccql-any the one that serves all targets."""
+        return replace(self, target_ev=None) if self.kind == "ccql-any" else self
+
+    def at(self, target_ev: float | None) -> PolicySpec:
+        """ccql-any for this target gap in eV; any other policy, which has its own target or none, as it is."""
+        return replace(self, target_ev=target_ev) if self.kind == "ccql-any" else self
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -67,4 +89,11 @@ class PolicySpec:
     def from_dict(cls, data: dict[str, Any]) -> PolicySpec:
         """The inverse of `to_dict`."""
         reward = data.get("reward")
-        return cls(**{**data, "reward": Reward(**reward) if reward is not None else None})
+        target_range = data.get("target_range_ev")
+        return cls(
+            **{
+                **data,
+                "reward": Reward(**reward) if reward is not None else None,
+                "target_range_ev": tuple(target_range) if target_range is not None else None,
+            }
+        )

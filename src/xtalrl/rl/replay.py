@@ -1,6 +1,7 @@
 """The transitions of the data set, kept on a device.
 
-A transition is (trajectory, step); its crystal gives the graph, which s and s' share, so nothing is stored twice.
+A transition is (trajectory, step); its crystal gives the graph, which s and s' share, so nothing is stored twice. Rewards are apart
+(`Replay.rewards`): all policies share the transitions.
 400 of MP-20's nonmetals with 5 trajectories each take 1.13 MB (`Replay.nbytes`), so the paper's 8.8k about 25 MB.
 """
 
@@ -19,14 +20,14 @@ from torch import Tensor
 from xtalrl import tables
 from xtalrl.elements import UNFILLED
 from xtalrl.errors import XtalrlError
-from xtalrl.rl.graphs import CrystalGraphs, GraphBatch, offsets, ragged, shorten
+from xtalrl.rl.graphs import CrystalGraphs, GraphBatch, offsets, ragged, send, shorten
 from xtalrl.rl.policies import PolicySpec
 from xtalrl.rl.rewards import terminal_rewards
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """B transitions (s, a, r, s') on B graphs; those whose s' is not terminal come first.
+    """B transitions (s, a, s') on B graphs; those whose s' is not terminal come first.
 
     `next_graphs`, `next_node_types` and `next_focus` describe the s' of these first C transitions only:
     the value of a complete crystal is never asked for.
@@ -39,8 +40,8 @@ class Transitions:
     """(B,) site that the action fills."""
     action: Tensor
     """(B,) element placed there in the data."""
-    reward: Tensor
-    """(B,) 0 unless done."""
+    trajectory: Tensor
+    """(B,) trajectory of each, for its reward."""
     done: Tensor
     """(B,) whether s' is terminal."""
     next_graphs: GraphBatch
@@ -49,6 +50,8 @@ class Transitions:
     """Of s'."""
     next_focus: Tensor
     """(C,) site to fill in s'."""
+    target_draw: Tensor | None = None
+    """(B,) uniform in [0, 1), where the batch has a target for each transition (`Replay.draw_targets`)."""
 
 
 class Orders:
@@ -110,11 +113,10 @@ def read_trajectories(path: str | Path, split: str) -> pa.Table:
 
 
 class Replay:
-    """The transitions of a split with the rewards of one policy."""
+    """The transitions of a split."""
 
     def __init__(
         self,
-        spec: PolicySpec,
         graphs: str | Path,
         trajectories: str | Path,
         *,
@@ -124,7 +126,7 @@ class Replay:
         """Read the data set.
 
         Raises:
-            XtalrlError: the files are missing, malformed or do not fit each other, or a reward cannot be computed.
+            XtalrlError: the files are missing or malformed, or do not fit each other.
         """
         table = read_trajectories(trajectories, split)
         material_ids = pc.unique(table["material_id"]).to_pylist()
@@ -135,9 +137,10 @@ class Replay:
         """(n_transitions,) trajectory of each transition."""
         self.step = np.arange(len(self.trajectory)) - self.orders.first_step[self.trajectory]
         """(n_transitions,) its number within the trajectory."""
-        rewards = _rewards(spec, table, trajectories)
-        self.reward = torch.from_numpy(rewards).to(self.graphs.device, torch.float32)
-        """(n_trajectories,) terminal reward; 0 for a policy that learns without one."""
+        self.band_gap = torch.tensor(table["band_gap"].to_numpy(), dtype=torch.float32, device=self.graphs.device)
+        """(n_trajectories,) p in eV, for the rewards of a policy that is trained for any target."""
+        self._path = trajectories
+        self._labels = table.select(["material_id", "band_gap", "formation_energy_per_atom", "total_energy_ry"])
 
     def __len__(self) -> int:
         """Number of transitions."""
@@ -146,7 +149,37 @@ class Replay:
     @property
     def nbytes(self) -> int:
         """Device memory of the data set."""
-        return self.graphs.nbytes + self.orders.order.nbytes + self.orders.rank.nbytes + self.reward.nbytes
+        return self.graphs.nbytes + self.orders.order.nbytes + self.orders.rank.nbytes + self.band_gap.nbytes
+
+    def rewards(self, spec: PolicySpec) -> Tensor:
+        """(n_trajectories,) terminal reward that a policy gets for each; 0 for one that learns without.
+
+        Of ccql-any without the gap term, which belongs to the target of the moment.
+
+        Raises:
+            XtalrlError: a label that the reward needs is missing.
+        """
+        if spec.reward is None:
+            return torch.zeros(len(self._labels), device=self.graphs.device)
+        rewards = terminal_rewards(
+            spec.reward.without_gap() if spec.kind == "ccql-any" else spec.reward,
+            spec.target_ev,
+            band_gap=self._labels["band_gap"].to_numpy(),
+            formation_energy_per_atom=self._labels["formation_energy_per_atom"].to_numpy(),
+            total_energy_ry=pc.fill_null(self._labels["total_energy_ry"], np.nan).to_numpy(),
+        )
+        if not (finite := np.isfinite(rewards)).all():
+            bad = list(dict.fromkeys(self._labels["material_id"].filter(pa.array(~finite)).to_pylist()))
+            wanted = (
+                "a negative total energy (`reward.energy: total`)"
+                if spec.reward.energy == "total"
+                else "a finite label"
+            )
+            raise XtalrlError(
+                f"{self._path} gives no reward for {shorten(bad)}: {wanted} is needed for every trajectory. "
+                f"Set `reward.energy: formation`, or mend labels.parquet and run `snakemake trajectories` again."
+            )
+        return torch.from_numpy(rewards).to(self.graphs.device, torch.float32)
 
     def material_ids(self, transitions: NDArray[np.int64]) -> list[str]:
         """Crystals of some transitions, each once."""
@@ -162,6 +195,11 @@ class Replay:
         generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, step]))
         return generator.integers(len(self), size=batch_size)
 
+    def draw_targets(self, batch_size: int, *, seed: int, step: int) -> Tensor:
+        """(batch_size,) uniform in [0, 1), for the targets of ccql-any; as `sample` a function of seed and step, independent of it."""
+        generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 1, step]))
+        return send(generator.random(batch_size, dtype=np.float32), self.graphs.device)
+
     def batch(self, transitions: NDArray[np.int64]) -> Transitions:
         """Gather transitions; their order changes, non-terminal ones come first."""
         device, orders = self.graphs.device, self.orders
@@ -174,8 +212,8 @@ class Replay:
         graphs = self.graphs.batch(crystal)
 
         per_graph = np.stack([trajectory, step, orders.first_step[trajectory], self.graphs.first_site[crystal]])
-        trajectory_, step_, first_step, first_site = torch.from_numpy(per_graph).to(device, non_blocking=True)
-        done_ = torch.from_numpy(done).to(device, non_blocking=True)
+        trajectory_, step_, first_step, first_site = send(per_graph, device)
+        done_ = send(done, device)
         # Site of each node within its crystal, then its true element and the step at which it is filled.
         site = torch.arange(len(graphs.node_graph), device=device) - graphs.first_node[graphs.node_graph]
         element = self.graphs.actions[site + first_site[graphs.node_graph]]
@@ -189,31 +227,9 @@ class Replay:
             node_types=torch.where(filled_at < now, element, UNFILLED),
             focus=focus,
             action=self.graphs.actions[first_site + focus],
-            reward=self.reward[trajectory_] * done_,
+            trajectory=trajectory_,
             done=done_,
             next_graphs=graphs.head(n_continuing, n_next_nodes, n_next_edges),
             next_node_types=torch.where(filled_at <= now, element, UNFILLED)[:n_next_nodes],
             next_focus=orders.order[(first_step + step_)[:n_continuing] + 1],
         )
-
-
-def _rewards(spec: PolicySpec, table: pa.Table, path: str | Path) -> NDArray[np.float64]:
-    if spec.reward is None:
-        return np.zeros(len(table))
-    rewards = terminal_rewards(
-        spec.reward,
-        spec.target_ev,
-        band_gap=table["band_gap"].to_numpy(),
-        formation_energy_per_atom=table["formation_energy_per_atom"].to_numpy(),
-        total_energy_ry=pc.fill_null(table["total_energy_ry"], np.nan).to_numpy(),
-    )
-    if not (finite := np.isfinite(rewards)).all():
-        bad = list(dict.fromkeys(table["material_id"].filter(pa.array(~finite)).to_pylist()))
-        wanted = (
-            "a negative total energy (`reward.energy: total`)" if spec.reward.energy == "total" else "a finite label"
-        )
-        raise XtalrlError(
-            f"{path} gives no reward for {shorten(bad)}: {wanted} is needed for every trajectory. "
-            f"Set `reward.energy: formation`, or mend labels.parquet and run `snakemake trajectories` again."
-        )
-    return rewards

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from xtalrl.rl.policies import Reward
 
@@ -42,3 +44,8 @@ def terminal_rewards(
     if target_ev is None:
         raise ValueError(f"a reward with {reward.alpha2=} needs a target gap")
     return rewards + reward.alpha2 * np.exp(-((band_gap - target_ev) ** 2) / reward.beta2)
+
+
+def gap_term(band_gap: Tensor, target_ev: Tensor, alpha2: Tensor, beta2: Tensor) -> Tensor:
+    """The gap term of both rewards, alpha2 exp(-(p - p̂)² / beta2), for targets that differ between transitions; all broadcast."""
+    return alpha2 * torch.exp(-(band_gap - target_ev).square() / beta2)

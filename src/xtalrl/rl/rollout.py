@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import itertools
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
@@ -17,22 +22,58 @@ from xtalrl import tables
 from xtalrl.elements import ELEMENTS, N_ELEMENTS, UNFILLED
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
-from xtalrl.rl.graphs import CrystalGraphs
+from xtalrl.rl.graphs import MAX_SITES, CrystalGraphs
 from xtalrl.rl.network import Architecture, QNetwork
+from xtalrl.rl.neutrality import NeutralCompletions
 from xtalrl.rl.policies import PolicySpec
 from xtalrl.rl.replay import Orders, read_trajectories
 from xtalrl.rl.training import find_device
 
-CRYSTALS_AT_ONCE = 1024
+STATES_AT_ONCE = 1024
 """Bounds the memory of a rollout; a design depends on its own crystal only."""
+
+Select = Literal["greedy", "epsilon-greedy", "softmax"]
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """How a policy chooses elements; described in `xtalrl.config.RolloutConfig`. The paper's is the default."""
+
+    select: Select = "greedy"
+    epsilon: float = 0.1
+    temperature: float = 1.0
+    designs: int = 1
+    neutral: bool = False
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+    def elements(self) -> NDArray[np.bool_]:
+        """(88,) elements that may be placed.
+
+        Raises:
+            XtalrlError: there is none.
+        """
+        allowed = np.array([element in (self.allow or ELEMENTS) and element not in self.deny for element in ELEMENTS])
+        if not allowed.any():
+            raise XtalrlError(
+                f"`rollout.allow` ({', '.join(self.allow) or 'all elements'}) and `rollout.deny` ({', '.join(self.deny)}) leave "
+                "no element to place: change them and run `snakemake rollout` again."
+            )
+        return allowed
 
 
 def rollout_policy(
-    folder: str | Path, graphs: str | Path, trajectories: str | Path, designs: str | Path, device: str
+    folder: str | Path,
+    graphs: str | Path,
+    trajectories: str | Path,
+    designs: str | Path,
+    device: str,
+    settings: RolloutSettings = RolloutSettings(),
+    target_ev: float | None = None,
 ) -> None:
-    """Fill every skeleton of the split val greedily, in the order of its trajectory 0, and write `tables.DESIGNS`.
+    """Fill every skeleton of the split val in the order of its trajectory 0, and write `tables.DESIGNS`.
 
-    The random policy draws each element uniformly instead, by its seed.
+    The random policy draws uniformly whatever `settings.select` is. All draws depend on the seed of the policy and on the material_id.
 
     Args:
         folder: holds policy.json and weights.safetensors.
@@ -40,12 +81,14 @@ def rollout_policy(
         trajectories: `tables.TRAJECTORIES`.
         designs: file to write.
         device: auto, cpu or cuda.
+        settings: how elements are chosen.
+        target_ev: p̂ in eV for a policy that was trained for any (`ccql-any`); no other takes one.
 
     Raises:
-        XtalrlError: a file is missing or malformed, or there is no such device.
+        XtalrlError: a file is missing or malformed, there is no such device, or no element may be placed.
     """
     record = _read_record(Path(folder) / "policy.json")
-    spec, seed = PolicySpec.from_dict(record["spec"]), record["seed"]
+    spec, seed = PolicySpec.from_dict(record["spec"]).at(target_ev), record["seed"]
     table = read_trajectories(trajectories, "val")
     table = table.filter(pc.equal(table["trajectory"], 0))
     skeletons = CrystalGraphs.read(graphs, table["material_id"].to_pylist(), find_device(device))
@@ -53,56 +96,203 @@ def rollout_policy(
     if spec.is_learned:
         network = QNetwork(Architecture(**record["network"]))
         network.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
-        elements = fill_greedily(network.to(skeletons.device), orders, spec.target_ev)
+        network.to(skeletons.device)
+        # Behavioural cloning learns probabilities, not values that a discount belongs to.
+        discount = record["settings"]["discount"] if spec.kind != "bc" else 1.0
+        filled = fill_skeletons(network, orders, spec.target_ev, settings, discount=discount, seed=seed)
     else:
-        elements = np.random.default_rng(seed).integers(N_ELEMENTS, size=int(skeletons.n_sites.sum()))
-    rows = [
+        filled = fill_skeletons(None, orders, None, replace(settings, select="softmax"), seed=seed)
+    rows = (
         {
             "material_id": material_id,
             "policy": spec.name,
             "seed": seed,
+            "sample": sample,
             "order": order,
-            "species": [ELEMENTS[element] for element in elements[first : first + len(order)]],
+            "species": [ELEMENTS[element] for element in elements],
         }
-        for material_id, order, first in zip(
-            skeletons.material_ids, table["order"].to_pylist(), skeletons.first_site.tolist(), strict=True
+        for material_id, order, of_skeleton in zip(
+            skeletons.material_ids, table["order"].to_pylist(), filled, strict=True
         )
-    ]
+        for sample, elements in enumerate(of_skeleton)
+    )
     tables.write_rows(rows, tables.DESIGNS, designs)
 
 
-@torch.no_grad()
-def fill_greedily(network: QNetwork, orders: Orders, target_ev: float | None) -> NDArray[np.int64]:
-    """Fill all crystals, one trajectory each, taking argmax_a Q(s, a) at every step (eq. 5).
+def fill_skeletons(
+    network: QNetwork | None,
+    orders: Orders,
+    target_ev: float | None,
+    settings: RolloutSettings = RolloutSettings(),
+    *,
+    discount: float = 1.0,
+    seed: int = 0,
+) -> list[NDArray[np.int64]]:
+    """Fill all crystals, one trajectory each, with up to `settings.designs` distinct designs each.
 
-    All crystals take their step together; one that is full leaves the batch.
+    All crystals take their step together, in a beam search: every partly filled crystal is extended by every element, and of the
+    extensions of one skeleton the best are kept.
+
+    - greedy: best is what loses least by the network's own Q-values, Σ_t γ^t (Q(s_t, a_t) - max_a Q(s_t, a)): for the true Q of the best
+      policy this is the return lost. The first design is the greedy one, argmax_a Q(s, a) at every step (eq. 5).
+    - softmax and epsilon-greedy: designs are drawn without replacement from the policy exp(Q/T) / Σ exp(Q/T), or from the one that takes
+      the greedy element with probability 1 - ε and any with ε, in the order drawn (stochastic beam search: Kool, van Hoof,
+      Welling, ICML 2019, arXiv:1903.06059). One design is drawn as usual, element by element.
+
+    Elements that may not be placed have no value and no probability.
+
+    Args:
+        network: None stands for one that knows no difference between elements.
+        orders: of the skeletons.
+        target_ev: p̂ in eV of a conditional network.
+        settings: how elements are chosen.
+        discount: γ.
+        seed: of all that is drawn.
 
     Returns:
-        (n_sites,) elements, crystal after crystal.
+        For each trajectory (n_designs, n_sites) elements by site; fewer designs than asked for where there are no more.
     """
+    allowed = settings.elements()
+    completions = NeutralCompletions(sum(1 << int(action) for action in np.flatnonzero(allowed)))
+    order = orders.order.cpu().numpy()
+    filled: list[NDArray[np.int64]] = [np.empty((0, 0), np.int64)] * len(orders.n_steps)
+    progress = Progress("Rollout", int(orders.n_steps.sum()), "sites")
+    longest_first = np.argsort(-orders.n_steps, kind="stable")
+    chunk = max(1, STATES_AT_ONCE // settings.designs)
+    for start in range(0, len(longest_first), chunk):
+        trajectory = longest_first[start : start + chunk]
+        # One row a partly filled crystal; the rows of a skeleton stand together, best first.
+        elements = np.full((len(trajectory), MAX_SITES), UNFILLED)
+        score = np.zeros(len(trajectory))
+        perturbed = np.zeros(len(trajectory))
+        for step in range(int(orders.n_steps[trajectory[0]])):
+            q = _q_values(network, orders, trajectory, step, elements, target_ev)
+            q[:, ~allowed] = -np.inf
+            if settings.select == "greedy":
+                score = score[:, None] + discount**step * (q - q.max(1, keepdims=True))
+                rank = score
+            else:
+                score = score[:, None] + _log_probabilities(q, settings)
+                rank = perturbed = _perturb(score, perturbed, _noise(orders, trajectory, step, seed))
+            is_possible = None
+            if settings.neutral:
+                n_free = orders.n_steps[trajectory] - step - 1
+                is_possible = functools.partial(_can_complete, completions, elements, n_free)
+            row, action = _best(trajectory, rank, settings.designs, is_possible)
+            site = order[orders.first_step[trajectory[row]] + step]
+            trajectory, elements = trajectory[row], elements[row]
+            elements[np.arange(len(row)), site] = action
+            score = score[row, action]
+            perturbed = perturbed[row, action] if settings.select != "greedy" else perturbed[row]
+            full = orders.n_steps[trajectory] == step + 1
+            for finished in np.unique(trajectory[full]):
+                filled[finished] = elements[trajectory == finished, : step + 1]
+            progress.advance(len(np.unique(trajectory)))
+            trajectory, elements, score, perturbed = (kept[~full] for kept in (trajectory, elements, score, perturbed))
+    return filled
+
+
+def _can_complete(
+    completions: NeutralCompletions, elements: NDArray[np.int64], n_free: NDArray[np.int64], row: int, action: int
+) -> bool:
+    counts = Counter(ELEMENTS[other] for other in elements[row] if other != UNFILLED)
+    counts[ELEMENTS[action]] += 1
+    return completions.can_complete(tuple(sorted(counts.items())), int(n_free[row]))
+
+
+@torch.no_grad()
+def _q_values(
+    network: QNetwork | None,
+    orders: Orders,
+    trajectory: NDArray[np.int64],
+    step: int,
+    elements: NDArray[np.int64],
+    target_ev: float | None,
+) -> NDArray[np.float64]:
+    """(n_rows, 88) Q-values of partly filled crystals (n_rows, MAX_SITES)."""
+    if network is None:
+        return np.zeros((len(trajectory), N_ELEMENTS))
     graphs = orders.graphs
-    device = graphs.device
-    elements = torch.full((int(graphs.n_sites.sum()),), UNFILLED, device=device)
-    progress = Progress("Rollout", int(graphs.n_sites.sum()), "sites")
-    for trajectories, step in _lock_steps(orders.n_steps):
-        crystals = orders.crystal[trajectories]
-        batch = graphs.batch(crystals)
-        first_site = torch.from_numpy(graphs.first_site[crystals]).to(device)
-        site = torch.arange(len(batch.node_graph), device=device) + (first_site - batch.first_node)[batch.node_graph]
-        focus = orders.order[torch.from_numpy(orders.first_step[trajectories] + step).to(device)]
-        q = network(batch, elements[site], focus, target_ev)
-        elements[first_site + focus] = q.argmax(1)
-        progress.advance(len(trajectories))
-    return elements.cpu().numpy()
+    batch = graphs.batch(orders.crystal[trajectory])
+    site = torch.arange(len(batch.node_graph), device=graphs.device) - batch.first_node[batch.node_graph]
+    node_types = torch.from_numpy(elements).to(graphs.device)[batch.node_graph, site]
+    focus = orders.order[torch.from_numpy(orders.first_step[trajectory] + step).to(graphs.device)]
+    q: NDArray[np.float64] = network(batch, node_types, focus, target_ev).double().cpu().numpy()
+    return q
 
 
-def _lock_steps(n_steps: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], int]]:
-    """Trajectories that take a step together, and its number."""
-    longest_first = np.argsort(-n_steps, kind="stable")
-    for start in range(0, len(n_steps), CRYSTALS_AT_ONCE):
-        together = longest_first[start : start + CRYSTALS_AT_ONCE]
-        for step in range(int(n_steps[together[0]])):
-            yield together[n_steps[together] > step], step
+def _log_probabilities(q: NDArray[np.float64], settings: RolloutSettings) -> NDArray[np.float64]:
+    """(n_rows, 88) log π(a|s); an element whose Q is -inf has none."""
+    if settings.select == "softmax":
+        logits: NDArray[np.float64] = (q - q.max(1, keepdims=True)) / settings.temperature
+        logits -= np.log(np.exp(logits).sum(1, keepdims=True))
+        return logits
+    possible = np.isfinite(q)
+    probability: NDArray[np.float64] = possible * (settings.epsilon / possible.sum(1, keepdims=True))
+    probability[np.arange(len(q)), q.argmax(1)] += 1 - settings.epsilon
+    with np.errstate(divide="ignore"):
+        np.log(probability, out=probability)
+    return probability
+
+
+def _noise(orders: Orders, trajectory: NDArray[np.int64], step: int, seed: int) -> NDArray[np.float64]:
+    """(n_rows, 88) standard Gumbel noise, a function of seed, material_id, step and the row's number among those of its skeleton."""
+    found, first, counts = np.unique(trajectory, return_index=True, return_counts=True)
+    noise = np.empty((len(trajectory), N_ELEMENTS))
+    for one, start, count in zip(found, first, counts, strict=True):
+        name = f"{seed}:{orders.graphs.material_ids[orders.crystal[one]]}"
+        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16])
+        generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, step]))
+        noise[start : start + count] = generator.gumbel(size=(count, N_ELEMENTS))
+    return noise
+
+
+def _perturb(
+    score: NDArray[np.float64], parent: NDArray[np.float64], noise: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Gumbel variables with means `score` (n_rows, 88) whose maximum in each row is the `parent` (n_rows,); Kool et al., appendix B.3."""
+    gumbel = score + noise
+    highest = gumbel.max(1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        v = parent[:, None] - gumbel + np.log1p(-np.exp(gumbel - highest))
+        perturbed = parent[:, None] - np.maximum(v, 0) - np.log1p(np.exp(-np.abs(v)))
+    return np.where(np.isfinite(gumbel), perturbed, -np.inf)
+
+
+def _best(
+    trajectory: NDArray[np.int64],
+    rank: NDArray[np.float64],
+    n: int,
+    is_possible: Callable[[int, int], bool] | None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and actions of the n highest ranks (n_rows, 88) of each skeleton that are possible, highest first.
+
+    The rows of a skeleton stand together, the skeletons in any order.
+    """
+    new = np.flatnonzero(np.diff(trajectory, prepend=-1))
+    skeleton = np.repeat(np.arange(len(new)), np.diff(new, append=len(trajectory)))
+    number = np.arange(len(trajectory)) - new[skeleton]
+    by_row = np.full((len(new), int(number.max()) + 1, N_ELEMENTS), -np.inf)
+    by_row[skeleton, number] = rank
+    table = by_row.reshape(len(new), -1)
+    order = np.argsort(-table, axis=1, kind="stable")
+    if is_possible is None:
+        order = order[:, :n]
+        there = np.isfinite(np.take_along_axis(table, order, 1))
+        chosen_skeleton, chosen = np.nonzero(there)[0], order[there]
+    else:
+        pairs: list[tuple[int, int]] = []
+        for one, candidates in enumerate(order):
+            finite = (int(candidate) for candidate in candidates if table[one, candidate] > -np.inf)
+            possible = (
+                candidate
+                for candidate in finite
+                if is_possible(int(new[one]) + candidate // N_ELEMENTS, candidate % N_ELEMENTS)
+            )
+            pairs += [(one, candidate) for candidate in itertools.islice(possible, n)]
+        chosen_skeleton, chosen = np.array(pairs).T
+    row, action = np.divmod(chosen, N_ELEMENTS)
+    return new[chosen_skeleton] + row, action
 
 
 def _read_record(path: Path) -> dict[str, Any]:

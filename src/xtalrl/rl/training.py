@@ -1,14 +1,15 @@
-"""Training of one policy: behavioural cloning or conservative Q-learning (algorithm 1).
+"""Training of policies: behavioural cloning and conservative Q-learning (algorithm 1), several policies in one pass.
 
 Reproducible: initial weights and batches depend on the seed alone, and on a CPU the same seed gives the same weights bit for bit,
-whether or not the run was killed and resumed. That holds for one number of threads, because a sum split over threads is rounded
-differently; so the number is set here, not left to the machine. On a GPU sums are made by atomic additions in no fixed order.
+whether or not the run was killed and resumed, and whatever other policies were trained with it. That holds for one number of threads,
+because a sum split over threads is rounded differently; so the number is set here, not left to the machine. On a GPU sums are made by
+atomic additions in no fixed order, and products of a stack of policies are rounded otherwise than those of one.
 """
 
 from __future__ import annotations
 
 import csv
-import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -17,75 +18,56 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
-from xtalrl.rl.graphs import shorten
-from xtalrl.rl.losses import Loss, behavioural_cloning_loss, cql_loss
-from xtalrl.rl.network import Architecture, Focus, QNetwork
+from xtalrl.rl.learner import STATISTICS, Learner, PolicyState, Stack, activation_bytes
 from xtalrl.rl.policies import PolicySpec
-from xtalrl.rl.replay import Replay, Transitions
+from xtalrl.rl.replay import Replay
+from xtalrl.rl.settings import TrainingSettings
+from xtalrl.rl.trackers import Tracker, open_trackers
 
 logger = logging.getLogger(__name__)
 
-LOG_COLUMNS = (
-    "step", "loss", "td_loss", "conservative_loss", "q_data", "q_max", "accuracy", "grad_norm", "steps_per_s",
-)  # fmt: skip
-"""Columns of training.csv: the loss and its terms, the batch means of Q(s, a) for the data's action and of max_a Q(s, a), the share
-of states whose greedy action is the data's, and the norm of the gradient before clipping. For BC the conservative loss is its
-cross-entropy and td_loss is empty."""
+LOG_COLUMNS = ("step", *STATISTICS, "steps_per_s")
+"""Columns of training.csv; `xtalrl.rl.learner.STATISTICS` says what they are. Steps per second are those of all policies of a pass
+together: each makes so many."""
+GPU_MEMORY_SHARE = 0.5
+"""Of the free memory, for what a pass keeps for the backward pass; the rest is for gradients on their way and for larger batches."""
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How a policy is trained (appendix A.1.5); described in `xtalrl.config.TrainingConfig`."""
-
-    steps: int = 250_000
-    batch_size: int = 1024
-    learning_rate: float = 3e-4
-    discount: float = 0.99
-    target_update_rate: float = 5e-3
-    gradient_clip: float | None = 5.0
-    focus: Focus = "index"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    checkpoint_every: int = 10_000
-    log_every: int = 100
-
-
-def train_policy(
-    spec: PolicySpec,
+def train_policies(
+    specs: Sequence[PolicySpec],
     settings: TrainingSettings,
     *,
     seed: int,
     threads: int,
     graphs: str | Path,
     trajectories: str | Path,
-    folder: str | Path,
+    folders: Sequence[str | Path],
 ) -> None:
-    """Train a policy on the split train, or go on from its checkpoint.
+    """Train policies on the split train, or go on from their checkpoints; `folders` follows `specs`.
 
-    Writes in `folder` policy.json (all that made the policy), weights.safetensors and training.csv (`LOG_COLUMNS`). A policy with
-    nothing to learn gets the same files, without weights or rows.
+    Writes in the folder of each policy policy.json (all that made it), weights.safetensors and training.csv (`LOG_COLUMNS`). A
+    policy with nothing to learn gets the same files, without weights or rows. A policy's checkpoint stays when it is finished: what
+    a run has trained it does not train again, but goes on from there if asked for more steps.
 
     Raises:
-        XtalrlError: the data are missing or malformed, there is no such device, or the loss stops being finite.
+        XtalrlError: the data are missing or malformed, there is no such device, a tracker is not installed, or a loss stops being
+            finite.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     device = find_device(settings.device)
     torch.set_num_threads(threads)
     record: dict[str, Any] = {
-        "name": spec.name,
-        "spec": spec.to_dict(),
         "seed": seed,
         "settings": asdict(settings),
         "network": None,
@@ -95,184 +77,162 @@ def train_policy(
         "versions": {name: importlib.metadata.version(name) for name in ("xtalrl", "torch", "numpy")}
         | {"python": platform.python_version()},
     }
-    if not spec.is_learned:
-        _write_policy(folder, record, {}, [])
+    learned = []
+    for spec, folder in zip(specs, map(Path, folders), strict=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        its_record = {"name": spec.name, "spec": spec.to_dict(), **record}
+        if spec.is_learned:
+            learned.append((spec, its_record, folder))
+        else:
+            _write_policy(folder, its_record, {}, [])
+    if not learned:
         return
 
-    replay = Replay(spec, graphs, trajectories, device=device)
+    replay = Replay(graphs, trajectories, device=device)
+    stack = Stack(settings, replay)
+    runs = [_Run(*run, stack, seed) for run in learned]
     logger.info(
-        "%s, seed %d: %s transitions of %s crystals, %.1f MB on %s",
-        *(spec.name, seed, f"{len(replay):,}", f"{len(replay.graphs.material_ids):,}", replay.nbytes / 1e6, device),
+        "Seed %d: %s; %s transitions of %s crystals, %.1f MB on %s",
+        seed,
+        ", ".join(run.spec.name for run in runs),
+        *(f"{len(replay):,}", f"{len(replay.graphs.material_ids):,}", replay.nbytes / 1e6, device),
     )
-    learner = Learner(spec, settings, replay, seed)
-    record["network"] = asdict(learner.network.architecture)
-    # What changes the result, and so makes a checkpoint useless; not how often one looks at it.
-    identity = {**record, "settings": asdict(dataclasses.replace(settings, checkpoint_every=1, log_every=1))}
-    checkpoint = Checkpoint(folder / "checkpoint.safetensors", json.dumps(identity, sort_keys=True))
-    rows = checkpoint.load(learner)
+    size = policies_per_pass([run.spec for run in runs], stack, seed)
+    for first in range(0, len(runs), size):
+        together = runs[first : first + size]
+        while (step := min(run.state.step for run in together)) < settings.steps:
+            # One that was killed, or asked for, later than the others catches up; then all go on together.
+            behind = [run for run in together if run.state.step == step]
+            ahead = [run.state.step for run in together if run.state.step > step]
+            _advance(behind, stack, seed, min(ahead, default=settings.steps))
+        for run in together:
+            run.finish(stack)
 
-    progress = Progress(spec.name, settings.steps, "steps", done=learner.step)
-    last_time, last_step = time.monotonic(), learner.step
-    while learner.step < settings.steps:
-        stats = learner.update()
+
+def train_policy(spec: PolicySpec, settings: TrainingSettings, *, folder: str | Path, **inputs: Any) -> None:
+    """Train one policy: `train_policies` for it alone."""
+    train_policies([spec], settings, folders=[folder], **inputs)
+
+
+def policies_per_pass(specs: Sequence[PolicySpec], stack: Stack, seed: int) -> int:
+    """How many of these policies are trained together: as many as the settings say, or as memory allows, in passes of like size."""
+    wanted = stack.settings.policies_per_pass
+    if wanted == "auto" and stack.device.type == "cuda":
+        # A policy that bootstraps needs the most.
+        hungriest = min(specs, key=lambda spec: spec.kind == "bc")
+        free, _ = torch.cuda.mem_get_info(stack.device)
+        wanted = int(GPU_MEMORY_SHARE * free / activation_bytes(Learner([hungriest], stack, seed)))
+    elif wanted == "auto":
+        wanted = len(specs)  # one after another on each batch
+    n_passes = math.ceil(len(specs) / max(wanted, 1))
+    return math.ceil(len(specs) / n_passes)
+
+
+def _advance(runs: Sequence[_Run], stack: Stack, seed: int, until: int) -> None:
+    """Train policies that are at the same step up to another."""
+    settings = stack.settings
+    # A CPU is busy with one policy: others gain by the batch alone. A GPU fills up with the products of all.
+    groups = [runs] if stack.device.type == "cuda" else [[run] for run in runs]
+    learners = [Learner([run.spec for run in group], stack, seed, [run.state for run in group]) for group in groups]
+    by_spec = {run.spec: run for run in runs}
+    step = runs[0].state.step
+    bootstrap = any(learner.target is not None for learner in learners)
+    for run in runs:
+        run.open_trackers()
+    label = runs[0].spec.name if len(runs) == 1 else f"{len(runs)} policies"
+    progress = Progress(f"{label}, seed {seed}", settings.steps, "steps", done=step)
+    last_time, last_step = time.monotonic(), step
+    while step < until:
+        batch = stack.draw_batch(seed, step, bootstrap=bootstrap)
+        statistics = [learner.update(batch) for learner in learners]
+        step += 1
         note = ""
-        if learner.step % settings.log_every == 0 or learner.step == settings.steps:
+        to_log = step % settings.log_every == 0 or step == settings.steps
+        to_save = step % settings.checkpoint_every == 0 or step == until
+        if to_log or to_save:
+            for learner in learners:
+                learner.check_finite()
+        if to_log:
             now = time.monotonic()
-            rate = (learner.step - last_step) / max(now - last_time, 1e-9)
-            last_time, last_step = now, learner.step
-            row = [float(learner.step), *stats.tolist(), rate]
-            learner.check_finite()
-            rows.append(row)
-            note = f"loss {row[1]:.3g}"
-        if learner.step % settings.checkpoint_every == 0 and learner.step < settings.steps:
-            learner.check_finite()
-            checkpoint.save(learner, rows)
-            _write_log(folder, rows)
+            rate = (step - last_step) / max(now - last_time, 1e-9)
+            last_time, last_step = now, step
+            for learner, its_statistics in zip(learners, statistics, strict=True):
+                for spec, values in zip(learner.specs, its_statistics.tolist(), strict=True):
+                    by_spec[spec].log([float(step), *values, rate])
+            note = f"loss {runs[0].rows[-1][1]:.3g}"
+        if to_save:
+            for learner in learners:
+                for spec in learner.specs:
+                    by_spec[spec].save(learner.state(spec))
         progress.advance(note=note)
-    _write_policy(folder, record, learner.network.state_dict(), rows)
-    checkpoint.path.unlink(missing_ok=True)
+    for run in runs:
+        run.close_trackers()
 
 
-class Learner:
-    """A Q-network, its target network and its optimizer on a data set."""
+class _Run:
+    """A policy in training: its folder, its state, its log, and its checkpoint.
 
-    def __init__(self, spec: PolicySpec, settings: TrainingSettings, replay: Replay, seed: int) -> None:
-        """Draw the initial weights by the seed."""
-        self.spec, self.settings, self.replay, self.seed = spec, settings, replay, seed
-        self.step = 0
-        """Updates done."""
-        architecture = Architecture(conditional=spec.is_conditional, focus=settings.focus)
-        device = replay.graphs.device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.network = QNetwork(architecture)
-            self.target = QNetwork(architecture) if spec.kind != "bc" else None
-        if settings.focus == "node":
-            self.network.standardise(replay.graphs.state.cpu())
-        self.network.to(device)
-        if self.target is not None:
-            self.target.load_state_dict(self.network.state_dict())
-            self.target.to(device).requires_grad_(False)
-        self.parameters = list(self.network.parameters())
-        self.optimizer = torch.optim.Adam(self.parameters, lr=settings.learning_rate, fused=True)
-        # The first step whose loss was not finite, found without waiting for a GPU at every step.
-        self._first_bad_step = torch.full((), -1, device=device)
+    The checkpoint holds the whole state in one safetensors file, written all or nothing; resuming from it changes no bit of the result.
+    """
 
-    def loss(self, batch: Transitions) -> tuple[Loss, Tensor]:
-        """Loss of a batch, and the Q-values (B, 88) it came from."""
-        target_ev = self.spec.target_ev
-        q = self.network(batch.graphs, batch.node_types, batch.focus, target_ev)
-        if self.target is None:
-            return behavioural_cloning_loss(q, batch.action), q
-        assert self.spec.omega is not None
-        next_value = torch.zeros_like(batch.reward)
-        with torch.no_grad():
-            next_q = self.target(batch.next_graphs, batch.next_node_types, batch.next_focus, target_ev)
-            next_value[: len(next_q)] = next_q.amax(1)
-        loss = cql_loss(
-            q,
-            batch.action,
-            batch.reward,
-            batch.done,
-            next_value,
-            omega=self.spec.omega,
-            discount=self.settings.discount,
-        )
-        return loss, q
+    def __init__(self, spec: PolicySpec, record: dict[str, Any], folder: Path, stack: Stack, seed: int) -> None:
+        """Go on from the folder's checkpoint where it is of the same run, else begin."""
+        self.spec, self.folder, self.settings = spec, folder, stack.settings
+        self.record = {**record, "network": asdict(stack.architecture(conditional=spec.is_conditional))}
+        self.path = folder / "checkpoint.safetensors"
+        identity = {**self.record, "settings": asdict(self.settings.of_the_result()), "code": _digest_of_code()}
+        self.identity = json.dumps(identity, sort_keys=True)
+        self.rows: list[list[float]] = []
+        self.trackers: list[Tracker] = []
+        self.state = self._load() or stack.initial_state(spec, seed)
 
-    def update(self) -> Tensor:
-        """One step of algorithm 1; returns the values of `LOG_COLUMNS` between step and steps_per_s."""
-        settings = self.settings
-        batch = self.replay.batch(self.replay.sample(settings.batch_size, seed=self.seed, step=self.step))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, q = self.loss(batch)
-        torch.autograd.backward(loss.total)
-        max_norm = math.inf if settings.gradient_clip is None else settings.gradient_clip
-        norm = nn.utils.clip_grad_norm_(self.parameters, max_norm, foreach=True)
-        self.optimizer.step()
-        if self.target is not None:
-            soft_update(self.target, self.network, settings.target_update_rate)
-        self.step += 1
+    def log(self, row: list[float]) -> None:
+        """A row of the training log."""
+        self.rows.append(row)
+        for tracker in self.trackers:
+            tracker.log(int(row[0]), dict(zip(LOG_COLUMNS[1:], row[1:], strict=True)))
 
-        with torch.no_grad():
-            finite = loss.total.isfinite() & norm.isfinite()
-            self._first_bad_step.masked_fill_(~finite & (self._first_bad_step < 0), self.step)
-            if finite.device.type == "cpu":
-                self.check_finite()
-            highest, greedy = q.max(1)
-            return torch.stack(
-                [
-                    loss.total,
-                    loss.td if loss.td is not None else loss.total.new_full((), math.nan),
-                    loss.conservative,
-                    q.gather(1, batch.action[:, None]).mean(),
-                    highest.mean(),
-                    (greedy == batch.action).float().mean(),
-                    norm,
-                ]
-            )
+    def save(self, state: PolicyState) -> None:
+        """Write the checkpoint and the log so far."""
+        self.state = state
+        log = torch.tensor(self.rows, dtype=torch.float64).reshape(-1, len(LOG_COLUMNS))
+        # Two keys of metadata in one: safetensors writes several in no fixed order.
+        metadata = {"run": json.dumps({"identity": self.identity, "step": state.step})}
+        _save_tensors(self.path, {**state.tensors, "log": log}, metadata)
+        _write_log(self.folder, self.rows)
 
-    def check_finite(self) -> None:
-        """Raise XtalrlError, naming step and crystals, if the loss or gradient of any step was not finite."""
-        if (bad := int(self._first_bad_step)) < 0:
-            return
-        settings = self.settings
-        batch = self.replay.sample(settings.batch_size, seed=self.seed, step=bad - 1)
-        raise XtalrlError(
-            f"Training {self.spec.name}, seed {self.seed}: loss or gradient is not finite at step {bad}; its batch holds "
-            f"{shorten(self.replay.material_ids(batch))}. Lower `training.learning_rate` ({settings.learning_rate:g}), "
-            f"set `training.gradient_clip` (now {settings.gradient_clip}), or check the labels of these crystals."
-        )
+    def finish(self, stack: Stack) -> None:
+        """Write the policy. The checkpoint stays: Snakemake deletes the outputs of a job it runs again."""
+        weights = stack.state_dict(self.spec, self.state.tensors["weights"])
+        _write_policy(self.folder, self.record, weights, self.rows)
 
+    def open_trackers(self) -> None:
+        """As the settings want them."""
+        name = f"{self.spec.name}-seed{self.record['seed']}"
+        self.trackers = open_trackers(self.settings.trackers, self.folder, name, self.record, self.state.step)
 
-def soft_update(target: nn.Module, source: nn.Module, rate: float) -> None:
-    """θ' ← (1 - rate) θ' + rate θ (algorithm 1)."""
-    with torch.no_grad():
-        torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)
+    def close_trackers(self) -> None:
+        """Have them write what they still hold."""
+        for tracker in self.trackers:
+            tracker.close()
 
-
-class Checkpoint:
-    """The whole state of a run in one safetensors file, written all or nothing; resuming from it changes no bit of the result."""
-
-    def __init__(self, path: Path, identity: str) -> None:
-        """`identity` says what the run is; a file of another run is not used."""
-        self.path, self.identity = path, identity
-
-    def save(self, learner: Learner, rows: list[list[float]]) -> None:
-        """Keep a run after its current step, with the rows of its log."""
-        tensors = {f"network.{name}": value for name, value in learner.network.state_dict().items()}
-        if learner.target is not None:
-            tensors |= {f"target.{name}": value for name, value in learner.target.state_dict().items()}
-        for number, state in learner.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{number}.{name}": value for name, value in state.items()}
-        tensors["log"] = torch.tensor(rows, dtype=torch.float64).reshape(-1, len(LOG_COLUMNS))
-        _save_tensors(self.path, tensors, {"identity": self.identity, "step": str(learner.step)})
-
-    def load(self, learner: Learner) -> list[list[float]]:
-        """Bring a fresh learner to where the run was and return the rows of its log; without a usable file, leave it as it is."""
+    def _load(self) -> PolicyState | None:
         if not self.path.exists():
-            return []
+            return None
         with safe_open(self.path, "pt") as file:
-            metadata = file.metadata()
-            if metadata["identity"] != self.identity:
+            run = json.loads(file.metadata().get("run", "{}"))
+            if run.get("identity") != self.identity:
                 logger.info("%s is of a run with other data, settings or versions: starting anew", self.path)
-                return []
+                return None
+            if run["step"] > self.settings.steps:
+                logger.info("%s is already at step %s: starting anew", self.path, f"{run['step']:,}")
+                return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-        learner.network.load_state_dict(part("network."))
-        if learner.target is not None:
-            learner.target.load_state_dict(part("target."))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in part("adam.").items():
-            number, key = name.split(".")
-            state.setdefault(int(number), {})[key] = value
-        learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": state})
-        learner.step = int(metadata["step"])
-        logger.info("Resuming from %s at step %s", self.path, f"{learner.step:,}")
-        return [list(row) for row in tensors["log"].tolist()]
+        # The last row of a run that is now asked for more steps would not be there had it been asked at once.
+        rows = tensors.pop("log").tolist()
+        self.rows = [row for row in rows if row[0] % self.settings.log_every == 0 or row[0] == self.settings.steps]
+        logger.info("%s: resuming from %s at step %s", self.spec.name, self.path, f"{run['step']:,}")
+        return PolicyState(run["step"], tensors)
 
 
 def find_device(name: str) -> torch.device:
@@ -321,6 +281,13 @@ def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@functools.cache
+def _digest_of_code() -> str:
+    """Of this package: what other code has learnt, were it of the same version, is not taken for what this would learn."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 def _sha256(path: str | Path) -> str:

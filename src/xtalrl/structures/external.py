@@ -1,10 +1,11 @@
-"""Crystals that others designed (a folder of CIFs, an extxyz file, an ASE database), laid on our skeletons as designs."""
+"""Crystals that others designed (CIFs, extxyz, an ASE database): designs on our skeletons where they fill one, else on their own cells."""
 
 from __future__ import annotations
 
 import io
 import logging
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import ase
 import ase.db
 import ase.io
 import numpy as np
+import spglib
 from numpy.typing import NDArray
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.lattice import Lattice
@@ -24,6 +26,7 @@ from xtalrl import tables
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
 from xtalrl.structures.crystals import Reason, Rejection, read_cif, reduce_cell
+from xtalrl.structures.external_files import EXTXYZ_SUFFIXES, find_files
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +37,9 @@ ANGLE_TOLERANCE = 0.1
 SITE_TOLERANCE = 0.01
 """Root mean square, in units of (volume per site)^(1/3), about 0.025 Å."""
 SPLIT = "external"
-"""Of rejected entries: they belong to no split."""
+"""Of external crystals and rejected entries: they belong to no split of the data set."""
+SYMPREC = 0.1
+"""Å, for the space group: the tolerance of the Materials Project."""
 
 
 @dataclass(frozen=True)
@@ -55,62 +60,114 @@ class _Entry:
     id: str
     source: str
     row: int
-    content: Path | ase.Atoms | Exception
+    content: Path | zipfile.Path | ase.Atoms | Exception
 
 
 def import_designs(
-    path: str | Path, crystals: str | Path, designs: str | Path, rejected: str | Path, policy: str
+    path: str | Path,
+    name: str,
+    crystals: str | Path,
+    max_sites: int,
+    designs: str | Path,
+    external_crystals: str | Path,
+    rejected: str | Path,
 ) -> None:
-    """Write external crystals that fill one of our skeletons as `tables.DESIGNS`, and all others as `tables.REJECTED`.
+    """Write a set of external crystals as designs: every entry ends in `designs` or, with its reason, in `rejected`.
 
-    The n-th design of one skeleton gets the seed n, counted from 0, so that several samples of one skeleton are told apart.
+    A crystal that fills one of our skeletons becomes a design on it, so that it is compared with the true crystal and with the policies'
+    designs of the same skeleton. One that fills none becomes a design on its own Niggli cell, a row of `external_crystals` with the
+    material_id `<name>/<entry>`; there is no true crystal to compare it with.
+
+    Where the set has the same number of samples of every skeleton and nothing else, the n-th sample has the seed n. Otherwise the
+    further samples of a skeleton stand on their own cells too: seeds of unequal size would make the intervals meaningless.
 
     Args:
         path: folder of CIFs, extxyz file, or ASE database (see `read_designs`).
+        name: of the set in all tables, where it stands as a policy.
         crystals: `tables.CRYSTALS`, whose cells are the skeletons.
-        designs, rejected: the Parquet files to write.
-        policy: name under which the set appears in the tables.
+        max_sites: largest number of sites in a cell.
+        designs, external_crystals, rejected: `tables.DESIGNS`, `tables.CRYSTALS` and `tables.REJECTED` to write.
 
     Raises:
-        XtalrlError: a file is missing or of no known kind, or nothing in it fills a skeleton.
+        XtalrlError: a file is missing or of no known kind, or no entry can be used.
     """
     skeletons = _Skeletons(tables.read_rows(crystals, tables.CRYSTALS))
-    found, rejections = read_designs(path, skeletons.max_sites)
-    filled: list[dict[str, Any]] = []
-    samples: Counter[str] = Counter()
+    found, rejections = read_designs(path, max_sites)
     progress = Progress("Matching designs to skeletons", len(found), "designs")
+    matches = []
     for design in found:
-        if match := skeletons.match(design):
-            material_id, species = match
-            filled.append(
-                {
-                    "material_id": material_id,
-                    "policy": policy,
-                    "seed": samples[material_id],
-                    "order": list(range(len(species))),
-                    "species": species,
-                }
-            )
-            samples[material_id] += 1
-        else:
-            detail = f"no crystal of {crystals} has these {len(design.given)} positions in this cell"
-            rejections.append(_rejected(design, Reason.NO_SKELETON, detail))
+        matches.append(skeletons.match(design))
         progress.advance()
     for reason, count in Counter(row["reason"] for row in rejections).most_common():
         logger.info("%s of %s entries left out: %s", f"{count:,}", f"{len(found) + len(rejections):,}", reason)
-    if not filled:
-        first = (
-            f" The first: {rejections[0]['source']}: {rejections[0]['reason']} {rejections[0]['detail']}."
-            if rejections
-            else ""
-        )
+    if not found:
+        first = rejections[0]
         raise XtalrlError(
-            f"None of the {len(rejections):,} entries of {path} is one of our skeletons, filled.{first} They must have the cell and "
-            f"the positions of a crystal of {crystals}, unrelaxed; which element is where is free."
+            f"None of the {len(rejections):,} entries of {path} can be used. The first: {first['source']}: {first['reason']} "
+            f"{first['detail']}. Crystals must be ordered, of the 88 elements, with at most {max_sites} sites in the cell."
         )
-    logger.info("%s designs on %s skeletons", f"{len(filled):,}", f"{len(samples):,}")
-    tables.write_rows(filled, tables.DESIGNS, designs)
+    n_samples = Counter(match[0] for match in matches if match)
+    samples_are_seeds = None not in matches and len(set(n_samples.values())) == 1
+    design_rows, crystal_rows = [], []
+    sample: Counter[str] = Counter()
+    names: set[str] = set()
+    for design, match in zip(found, matches, strict=True):
+        if match and (samples_are_seeds or not sample[match[0]]):
+            material_id, species = match
+        else:
+            crystal_rows.append(_crystal_row(design, _unused(f"{name}/{design.id}", names)))
+            material_id, species = crystal_rows[-1]["material_id"], crystal_rows[-1]["species"]
+        design_rows.append(
+            {
+                "material_id": material_id,
+                "policy": name,
+                "seed": sample[material_id],
+                "order": list(range(len(species))),
+                "species": species,
+            }
+        )
+        sample[material_id] += 1
+    logger.info(
+        "%s: %s designs on skeletons of %s, %s on their own cells",
+        name,
+        f"{len(design_rows) - len(crystal_rows):,}",
+        crystals,
+        f"{len(crystal_rows):,}",
+    )
+    tables.write_rows(design_rows, tables.DESIGNS, designs)
+    tables.write_rows(crystal_rows, tables.CRYSTALS, external_crystals)
     tables.write_rows(rejections, tables.REJECTED, rejected)
+
+
+def _unused(name: str, names: set[str]) -> str:
+    """The name, or with a number where it was given before: frames of an extxyz file may share one."""
+    candidate, number = name, 1
+    while candidate in names:
+        number += 1
+        candidate = f"{name}#{number}"
+    names.add(candidate)
+    return candidate
+
+
+def _crystal_row(design: ExternalDesign, material_id: str) -> dict[str, Any]:
+    reduced = design.reduced
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            spacegroup = reduced.get_space_group_info(symprec=SYMPREC)[1]
+    except Exception:  # spglib finds none for some odd cells; every crystal is a P1 crystal.
+        spacegroup = 1
+    return {
+        "material_id": material_id,
+        "split": SPLIT,
+        "formula": reduced.composition.reduced_formula,
+        "n_sites": len(reduced),
+        "species": [site.specie.symbol for site in reduced],
+        "lattice": reduced.lattice.matrix.ravel().tolist(),
+        "frac_coords": reduced.frac_coords.ravel().tolist(),
+        "spacegroup_number": spacegroup,
+        "source": f"{design.source} row {design.row}",
+    }
 
 
 def read_designs(path: str | Path, max_sites: int) -> tuple[list[ExternalDesign], list[dict[str, Any]]]:
@@ -119,25 +176,22 @@ def read_designs(path: str | Path, max_sites: int) -> tuple[list[ExternalDesign]
     The id of a crystal is the name of its CIF, or the value `material_id` of its frame or database row, else its number.
 
     Args:
-        path: a folder with *.cif, an .xyz or .extxyz file, or an ASE database (.db).
+        path: a folder or .zip with *.cif, an .xyz or .extxyz file, or an ASE database (.db).
         max_sites: largest number of sites in a cell.
 
     Raises:
         XtalrlError: it does not exist, is of no known kind, or holds nothing.
     """
     path = Path(path)
+    files = find_files(path)
     if path.is_dir():
-        entries = _cif_entries(path)
-    elif not path.exists():
-        raise XtalrlError(f"{path} does not exist: name a folder of CIFs, an extxyz file or an ASE database.")
-    elif path.suffix in (".xyz", ".extxyz"):
+        entries = [_Entry(file.stem, file.name, 0, file) for file in files]
+    elif path.suffix in EXTXYZ_SUFFIXES:
         entries = _extxyz_entries(path)
-    elif path.suffix == ".db":
-        entries = _database_entries(path)
+    elif path.suffix == ".zip":
+        entries = _zip_entries(path)
     else:
-        raise XtalrlError(
-            f"{path} is of no known kind: name a folder of CIFs, an .xyz or .extxyz file, or an ASE database (.db)."
-        )
+        entries = _database_entries(path)
     found: list[ExternalDesign] = []
     rejections: list[dict[str, Any]] = []
     progress = Progress(f"Reading {path.name}", len(entries), "entries")
@@ -161,8 +215,8 @@ def match_skeletons(
     A skeleton matches if it has the design's cell (any choice of basis and orientation) and positions (up to a common shift)
     within the tolerances above; the elements do not matter. Of several, the crystal that the design is named after, else the
     nearest. Where the design is given in the skeleton's own basis and origin, each site takes the element at its position.
-    Otherwise the assignment is one of several that the symmetry of the bare skeleton makes equivalent: the designed crystal is
-    the same for all of them, but the share of correct sites (accuracy) is not.
+    Otherwise there are several assignments, which the symmetry of the bare skeleton makes equivalent: the designed crystal is the same for
+    all of them, the share of correct sites (accuracy) is not. The one with the most correct sites is taken.
 
     Args:
         designs: as read by `read_designs`.
@@ -177,6 +231,7 @@ class _Skeletons:
 
     def __init__(self, crystals: Sequence[dict[str, Any]]) -> None:
         self.ids = [row["material_id"] for row in crystals]
+        self.species = [row["species"] for row in crystals]
         self.cells = [_bare(row["lattice"], row["frac_coords"]) for row in crystals]
         self.n_sites = np.array([len(cell) for cell in self.cells])
         self.lengths = np.array([sorted(cell.lattice.abc) for cell in self.cells]).reshape(-1, 3)
@@ -190,23 +245,46 @@ class _Skeletons:
         deviations = np.abs(self.lengths / sorted(design.reduced.lattice.abc) - 1).max(axis=1, initial=0)
         near = np.flatnonzero((self.n_sites == len(design.reduced)) & (deviations < LENGTH_TOLERANCE))
         for index in sorted(near, key=lambda i: (self.ids[i] != design.id, deviations[i])):
-            if (sites := self._sites(design, self.cells[index])) is not None:
-                return self.ids[index], [design.given[site].specie.symbol for site in sites]
+            if (species := self._fill(design, int(index))) is not None:
+                return self.ids[index], species
         return None
 
-    def _sites(self, design: ExternalDesign, skeleton: Structure) -> Sequence[int] | None:
-        """The site of the design on each site of the skeleton."""
+    def _fill(self, design: ExternalDesign, index: int) -> list[str] | None:
+        """The element of the design on each site of the skeleton."""
+        skeleton, true = self.cells[index], self.species[index]
         if (sites := _sites_by_position(design.given, skeleton)) is not None:
-            return sites
+            return [design.given[site].specie.symbol for site in sites]
         bare = _bare(design.reduced.lattice.matrix, design.reduced.frac_coords)
         transformation = self.matcher.get_transformation(skeleton, bare)
-        return None if transformation is None else [int(site) for site in transformation[2]]
+        if transformation is None:
+            return None
+        placed = [design.given[int(site)].specie.symbol for site in transformation[2]]
+        equivalent = [[placed[site] for site in sites] for sites in _symmetry_permutations(skeleton)]
+        return max(equivalent, key=lambda species: sum(a == b for a, b in zip(species, true, strict=True)))
 
 
 def _bare(lattice: Any, frac_coords: Any) -> Structure:
     """A cell with the same placeholder on every site."""
     coords = np.reshape(frac_coords, (-1, 3))
     return Structure(Lattice(np.reshape(lattice, (3, 3))), ["H"] * len(coords), coords)
+
+
+def _symmetry_permutations(skeleton: Structure) -> list[list[int]]:
+    """Where each operation of a bare skeleton's symmetry takes its sites; the identity is first."""
+    coords = skeleton.frac_coords
+    tolerance = SITE_TOLERANCE * (skeleton.volume / len(skeleton)) ** (1 / 3)
+    permutations = {tuple(range(len(coords))): None}
+    cell: Any = (skeleton.lattice.matrix, coords, [1] * len(coords))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = spglib.get_symmetry(cell, symprec=tolerance)
+    for rotation, translation in zip(found["rotations"], found["translations"], strict=True) if found else ():
+        shifts = (coords @ rotation.T + translation)[:, None] - coords[None, :]
+        distances = np.linalg.norm((shifts - np.round(shifts)) @ skeleton.lattice.matrix, axis=2)
+        sites = tuple(distances.argmin(axis=1).tolist())
+        if len(set(sites)) == len(sites):
+            permutations[sites] = None
+    return [list(sites) for sites in permutations]
 
 
 def _sites_by_position(design: Structure, skeleton: Structure) -> list[int] | None:
@@ -250,7 +328,7 @@ def _rejected(entry: _Entry | ExternalDesign, reason: Reason, detail: str) -> di
 
 
 def _structure(content: Any, max_sites: int) -> Structure:
-    if isinstance(content, Path):
+    if isinstance(content, (Path, zipfile.Path)):
         return read_cif(content.read_text(encoding="utf-8"), max_sites)
     if isinstance(content, Exception):
         raise content
@@ -261,8 +339,12 @@ def _structure(content: Any, max_sites: int) -> Structure:
     )
 
 
-def _cif_entries(folder: Path) -> list[_Entry]:
-    return [_Entry(path.stem, path.name, 0, path) for path in sorted(folder.glob("*.cif"))]
+def _zip_entries(path: Path) -> list[_Entry]:
+    try:
+        members = sorted(name for name in zipfile.ZipFile(path).namelist() if name.endswith(".cif"))
+    except (zipfile.BadZipFile, OSError) as error:
+        raise XtalrlError(f"{path} is not a readable zip archive ({error}).") from None
+    return [_Entry(Path(name).stem, name, 0, zipfile.Path(path, name)) for name in members]
 
 
 def _extxyz_entries(path: Path) -> list[_Entry]:

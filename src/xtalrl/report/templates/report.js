@@ -1,4 +1,9 @@
 "use strict";
+// What `packed` of viewer_data.py wrote: JSON, deflated, as base64.
+const unpack = async (id) => {
+  const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (character) => character.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).json();
+};
 (() => {
   const make = (tag, attributes = {}, ...children) => {
     const node = document.createElement(tag);
@@ -53,8 +58,9 @@
   // Tables that are in the page as columns of JSON: filtered and sorted as numbers, drawn a piece at a time.
   const PIECE = 100;
   class LazyTable {
-    constructor(host) {
-      this.columns = JSON.parse(document.getElementById(host.dataset.columns).textContent);
+    constructor(host, columns) {
+      this.columns = columns;
+      this.opens = "opens" in host.dataset;
       this.size = this.columns.length ? this.columns[0].data.length : 0;
       this.filters = new Map();
       this.order = null;
@@ -140,13 +146,24 @@
       this.drawn += piece.length;
       this.body.append(...piece.map((row) => make("tr", {}, ...this.columns.map((column) => {
         const value = this.value(column, row);
-        const text = value === null || value === "" ? "–" : column.kind === "number" ? value.toFixed(column.decimals) : value;
+        const text = value === null || value === "" ? "–" : column.kind === "text" ? value
+          : column.decimals !== null ? value.toFixed(column.decimals) : Number.isInteger(value) ? count(value) : String(Number(value.toPrecision(4)));
         return make("td", { className: column.kind === "number" ? "num" : column.key, textContent: text });
       }))));
+      if (this.opens) this.link(this.drawn - piece.length, piece);
       if (!this.rows.length && this.size) {
         this.body.append(make("tr", {}, make("td", { colSpan: this.columns.length, textContent: "Nothing fits these filters." })));
       }
       this.more.hidden = this.drawn >= this.rows.length;
+    }
+    // Rows that open a design: by a click anywhere, by keyboard on the first cell.
+    link(first, piece) {
+      piece.forEach((_, index) => {
+        const row = this.body.children[first + index], cell = row.firstChild;
+        cell.replaceChildren(make("button", { type: "button", className: "link", textContent: cell.textContent, ariaLabel: `Show the design on ${cell.textContent}` }));
+        row.className = "opens";
+        row.addEventListener("click", () => showDesign(this, first + index));
+      });
     }
     save(name) {
       const quote = (value) => (value === null ? "" : /[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
@@ -158,7 +175,7 @@
     }
   }
   // One table a turn, so that the page is readable at once.
-  document.querySelectorAll("[data-columns]").forEach((host) => setTimeout(() => new LazyTable(host)));
+  document.querySelectorAll("[data-columns]").forEach((host) => setTimeout(async () => new LazyTable(host, await unpack(host.dataset.columns))));
 
   // Figures: zoom in a dialog, by buttons, wheel and drag.
   const dialog = document.getElementById("zoom");

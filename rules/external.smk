@@ -1,0 +1,24 @@
+"""Crystals that others designed, as sets of designs beside the policies' (`external` in the config)."""
+
+
+rule import_designs:
+    input:
+        files=external_files,
+        crystals=f"{RESULTS}/structures/crystals.parquet",
+    output:
+        designs=f"{RESULTS}/external/{{set}}/designs.parquet",
+        external_crystals=f"{RESULTS}/external/{{set}}/crystals.parquet",
+        rejected=f"{RESULTS}/external/{{set}}/rejected.parquet",
+    log:
+        f"{RESULTS}/logs/import_designs.{{set}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/import_designs.{{set}}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        path=external_path,
+        max_sites=cfg.structures.max_sites,
+    message:
+        "Reading the external crystals {wildcards.set} from {params.path}"
+    script:
+        "../workflow/scripts/import_designs.py"

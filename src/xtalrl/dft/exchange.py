@@ -1,0 +1,278 @@
+"""Look into the cache of finished runs, and exchange it with others: `xtalrl cache stats, verify, export, import`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ase.formula import Formula
+
+from xtalrl.dft.cache import Record, read_records, record_from, records_folder, to_line
+from xtalrl.dft.inputs import Settings, key_of
+from xtalrl.dft.outcomes import Category, Outcome
+from xtalrl.errors import XtalrlError
+
+SAME_ENERGY_RY = 1e-5
+"""Two energies of one calculation may differ by this: ten times the loosest conv_thr of our protocols, which stops the SCF."""
+SAME_GAP_EV = 0.02
+"""Two gaps of one calculation may differ by this: with conv_thr 1e-6 Ry gaps were seen to change by 6 meV."""
+
+_SHOWN = 20
+"""How many faults a message names before it only counts them."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a cache holds."""
+
+    folder: str
+    files: int
+    megabytes: float
+    lines: int
+    torn: int
+    calculations: int
+    """Distinct keys."""
+    outcomes: dict[str, int]
+    """Of the calculations."""
+    engines: dict[str, int]
+    """Of the lines."""
+    wall_hours: float
+    """Of all lines."""
+
+
+def cache_stats(cache: str | Path) -> Stats:
+    """Count what is in a cache.
+
+    Raises:
+        XtalrlError: there is none.
+    """
+    paths = _files(cache)
+    records, torn = _read_all(paths)
+    kept = _one_a_key(records)
+    return Stats(
+        folder=str(records_folder(cache)),
+        files=len(paths),
+        megabytes=sum(path.stat().st_size for path in paths) / 1e6,
+        lines=len(records) + len(torn),
+        torn=len(torn),
+        calculations=len(kept),
+        outcomes=dict(Counter(record.outcome for record in kept.values()).most_common()),
+        engines=dict(Counter(record.engine for record in records).most_common()),
+        wall_hours=sum(record.wall_s for record in records) / 3600,
+    )
+
+
+def verify_cache(cache: str | Path) -> list[str]:
+    """Everything that is wrong with a cache, one sentence each: torn lines, keys that do not fit, contradicting results.
+
+    Raises:
+        XtalrlError: there is none.
+    """
+    records, faults = _read_all(_files(cache))
+    # A run that was asked for again (`xtalrl rerun`) may well give something else.
+    by_key: dict[tuple[str, int], list[Record]] = defaultdict(list)
+    for record in records:
+        if (fault := _wrong_key(record)) is not None:
+            faults.append(fault)
+        by_key[record.key, record.generation or 0].append(record)
+    for same in by_key.values():
+        contradictions = (contradiction(same[0], other) for other in same[1:])
+        faults += [found for found in contradictions if found is not None]
+    return faults
+
+
+def export_cache(cache: str | Path, path: str | Path) -> int:
+    """Write the records of a cache, one a calculation, to a .parquet or .jsonl file; their number.
+
+    Raises:
+        XtalrlError: there is no cache, or the file has another ending.
+    """
+    path = Path(path)
+    kept = [replace(record, generation=None) for record in _one_a_key(_read_all(_files(cache))[0]).values()]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        match path.suffix:
+            case ".parquet":
+                rows = [_as_row(record) for record in kept]
+                pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary, compression="zstd")
+            case ".jsonl":
+                temporary.write_bytes(b"".join(map(to_line, kept)))
+            case _:
+                raise XtalrlError(f"{path} must end in .parquet or .jsonl.")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return len(kept)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came of an import."""
+
+    new: int
+    known: int
+    refused: list[str]
+    """One sentence a record that was not taken."""
+
+
+def import_cache(cache: str | Path, source: str | Path) -> Imported:
+    """Take over the records of an export, or of another cache folder. What is known already is not taken again.
+
+    A record is refused where it contradicts ours, where its key does not fit its calculation, and where it speaks about a machine.
+
+    Raises:
+        XtalrlError: the source cannot be read.
+    """
+    source = Path(source)
+    refused: list[str] = []
+    if source.is_dir():
+        records, refused = _read_all(_files(source))
+    elif source.suffix == ".jsonl" and source.is_file():
+        records, refused = _read_all([source])
+    elif source.suffix == ".parquet" and source.is_file():
+        records = list(_read_parquet(source))
+    else:
+        raise XtalrlError(f"{source} is no cache folder, and no .parquet or .jsonl file of `xtalrl cache export`.")
+    folder = records_folder(cache)
+    ours = _one_a_key(_read_all(sorted(folder.glob("*.jsonl")))[0])
+    new: list[Record] = []
+    known = 0
+    for record in _one_a_key(records).values():
+        mine = ours.get(record.key)
+        if Outcome(record.outcome).category is Category.ENVIRONMENT:
+            refused.append(f"{_name(record)}: {record.outcome} speaks about the machine it ran on")
+        elif (fault := _wrong_key(record) or (contradiction(mine, record) if mine else None)) is not None:
+            refused.append(fault)
+        elif mine is None or record.says_more_than(mine):
+            new.append(replace(record, generation=None))
+        else:
+            known += 1
+    if new:
+        folder.mkdir(parents=True, exist_ok=True)
+        content = b"".join(map(to_line, new))
+        path = folder / f"imported-{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    return Imported(len(new), known, refused)
+
+
+def contradiction(one: Record, other: Record) -> str | None:
+    """A sentence where two records of one calculation cannot both be true; a run that was cut off contradicts nothing."""
+    if Outcome.TIME_LIMIT in (one.outcome, other.outcome):
+        return None
+    name = f"{_name(one)}: two results of one calculation, "
+    if Outcome(one.outcome).usable != Outcome(other.outcome).usable:
+        return f"{name}{one.outcome} ({one.engine}) and {other.outcome} ({other.engine})"
+    for field, tolerance, unit in (("total_energy_ry", SAME_ENERGY_RY, "Ry"), ("band_gap_raw_ev", SAME_GAP_EV, "eV")):
+        a, b = getattr(one, field), getattr(other, field)
+        if a is not None and b is not None and abs(a - b) > tolerance:
+            return f"{name}{field} {a:.8f} ({one.engine}) and {b:.8f} {unit} ({other.engine})"
+    return None
+
+
+def shown(faults: Sequence[str]) -> str:
+    """The first of these sentences, one a line, and how many more there are."""
+    more = len(faults) - _SHOWN
+    return "\n".join(faults[:_SHOWN]) + (f"\n... and {more:,} more" if more > 0 else "")
+
+
+def _files(cache: str | Path) -> list[Path]:
+    """The files of a cache, or of the folder in it that holds the records."""
+    folder = records_folder(cache) if records_folder(cache).is_dir() else Path(cache)
+    if not (paths := sorted(folder.glob("*.jsonl"))):
+        raise XtalrlError(f"{cache} holds no finished SCF: name the folder given as `cache:` in the config of a run.")
+    return paths
+
+
+def _read_all(paths: Iterable[Path]) -> tuple[list[Record], list[str]]:
+    """The records of these files, and a sentence for each torn line."""
+    records, torn = [], []
+    for path in paths:
+        for number, found in read_records(path):
+            if isinstance(found, Record):
+                records.append(found)
+            else:
+                torn.append(f"{path}, line {number} is torn ({found}); that run will be repeated when it is asked for")
+    return records, torn
+
+
+def _one_a_key(records: Iterable[Record]) -> dict[str, Record]:
+    """Of the records of each calculation the one that says most, as a run takes it."""
+    kept: dict[str, Record] = {}
+    for record in records:
+        if record.key not in kept or record.says_more_than(kept[record.key]):
+            kept[record.key] = record
+    return kept
+
+
+def _wrong_key(record: Record) -> str | None:
+    """A sentence where the key of a record is not that of its calculation; one of an older version does not hold it."""
+    if record.species is None or key_of(asdict(record)) == record.key:
+        return None
+    return f"{_name(record)}: the key is not that of the calculation beside it, so one of them was changed"
+
+
+def _name(record: Record) -> str:
+    return f"{record.key[:16]} ({_formula(record) or 'calculation not recorded'})"
+
+
+def _formula(record: Record) -> str | None:
+    return None if record.species is None else str(Formula.from_list(record.species).reduce()[0].format("metal"))
+
+
+def _settings_type() -> pa.DataType:
+    kinds = {"float": pa.float64(), "int": pa.int64(), "str": pa.string(), "Mesh": pa.list_(pa.int64())}
+    return pa.struct([(field.name, kinds[str(field.type).removesuffix(" | None")]) for field in fields(Settings)])
+
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("formula", pa.string()),
+        ("outcome", pa.string()),
+        ("detail", pa.string()),
+        ("total_energy_ry", pa.float64()),
+        ("band_gap_raw_ev", pa.float64()),
+        ("total_magnetization", pa.float64()),
+        ("smearing", pa.bool_()),
+        ("exit_code", pa.int64()),
+        ("wall_s", pa.float64()),
+        ("timeout_s", pa.float64()),
+        ("engine", pa.string()),
+        ("ended", pa.string()),
+        ("protocol", pa.string()),
+        ("family", pa.string()),
+        ("species", pa.list_(pa.string())),
+        ("lattice", pa.list_(pa.float64())),
+        ("frac_coords", pa.list_(pa.float64())),
+        ("settings", _settings_type()),
+        ("pseudopotential_md5s", pa.map_(pa.string(), pa.string())),
+    ]
+)
+"""Of an exported Parquet file: the fields of a record, and the reduced formula."""
+
+
+def _as_row(record: Record) -> dict[str, Any]:
+    md5s = record.pseudopotential_md5s
+    return asdict(record) | {
+        "formula": _formula(record),
+        "pseudopotential_md5s": None if md5s is None else list(md5s.items()),
+    }
+
+
+def _read_parquet(path: Path) -> Iterator[Record]:
+    try:
+        rows = pq.read_table(path).to_pylist(maps_as_pydicts="strict")
+        for row in rows:
+            yield record_from(row)
+    except (pa.ArrowInvalid, KeyError, ValueError, TypeError) as error:
+        raise XtalrlError(f"{path} was not written by `xtalrl cache export` ({error}).") from None

@@ -1,0 +1,320 @@
+"""Designs for other programs: CIF, extxyz, ASE database, OPTIMADE JSON, each with gap, formation energy, outcome and provenance."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ase
+import ase.db
+import ase.io
+import numpy as np
+import pyarrow as pa
+from ase.calculators.singlepoint import SinglePointCalculator
+from numpy.typing import NDArray
+from pymatgen.core.structure import Structure
+from pymatgen.io.cif import CifWriter
+
+from xtalrl import tables
+from xtalrl.config import Config
+from xtalrl.errors import XtalrlError
+from xtalrl.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+OPTIMADE_VERSION = "1.2.0"
+PREFIX = "_xtalrl_"
+"""Of our own fields in CIF and OPTIMADE, as both demand of fields that their standards do not have."""
+CIF_FIGURES = 10
+_OF_EVALUATION = (
+    "policy", "seed", "sample", "material_id", "true_formula", "valid", "validity_rule", "novel", "n_correct", "outcome", "detail",
+    "band_gap", "band_gap_raw", "formation_energy_per_atom", "strategy", "recovered", "true_band_gap",
+    "true_formation_energy_per_atom",
+)  # fmt: skip
+_OF_SCF = ("total_energy", "nspin", "tot_magnetization", "protocol", "protocol_hash", "family", "engine")
+FIELDS: dict[str, pa.Field] = {name: tables.EVALUATION.field(name) for name in _OF_EVALUATION} | {
+    name: tables.SCF_OUTCOMES.field(name) for name in _OF_SCF
+}
+"""What goes along with a crystal, by name; description and unit are the tables'. What is null is left out."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """A filled skeleton: a name unlike all others, its sites (fractional coordinates, (n, 3)), its cell (rows, Å), and `FIELDS`."""
+
+    name: str
+    species: Sequence[str]
+    lattice: NDArray[np.float64]
+    frac_coords: NDArray[np.float64]
+    values: Mapping[str, Any]
+
+    @property
+    def formula(self) -> dict[str, int]:
+        """Atoms of each element, in alphabetical order."""
+        return dict(sorted(Counter(self.species).items()))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which designs to export; None is all. The ends of the gap's range belong to it (eV)."""
+
+    policies: Sequence[str] | None = None
+    outcomes: Sequence[str] | None = None
+    gap_from: float | None = None
+    gap_to: float | None = None
+
+    def holds(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of `EVALUATION` is among them; one without a gap is in no range."""
+        gap = row["band_gap"]
+        return (
+            (not self.policies or row["policy"] in self.policies)
+            and (not self.outcomes or row["outcome"] in self.outcomes)
+            and (self.gap_from is None or (gap is not None and gap >= self.gap_from))
+            and (self.gap_to is None or (gap is not None and gap <= self.gap_to))
+        )
+
+
+def export_designs(config: Config, output: str | Path, selection: Selection) -> int:
+    """Write designs of an evaluated run; the ending of `output` says how.
+
+    Args:
+        config: of the run.
+        output: a folder of CIFs (no ending), or .zip of CIFs, .xyz or .extxyz, .db (ASE), .json (OPTIMADE). It must not exist.
+        selection: which designs.
+
+    Returns:
+        How many were written.
+
+    Raises:
+        XtalrlError: the run is not evaluated yet, nothing fits the selection, or `output` exists or has another ending.
+    """
+    output = Path(output)
+    write = _WRITERS.get(output.suffix)
+    if write is None:
+        raise XtalrlError(
+            f"{output}: the ending {output.suffix!r} is not known. Name a folder (no ending) or a .zip for CIFs, .xyz or .extxyz, .db for an ASE "
+            "database, or .json for OPTIMADE."
+        )
+    if output.exists():
+        raise XtalrlError(f"{output} exists already: name another, or delete it first.")
+    designs = read_designs(config, selection)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{os.getpid()}.{output.name}")
+    try:
+        write(_with_progress(designs), temporary)
+        os.replace(temporary, output)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+    logger.info("Wrote %s designs to %s", f"{len(designs):,}", output)
+    return len(designs)
+
+
+def read_designs(config: Config, selection: Selection) -> list[Design]:
+    """The designs of a run that fit, in the order of its evaluation.
+
+    Raises:
+        XtalrlError: a table is missing, or nothing fits.
+    """
+    folder = Path(config.results)
+    evaluation = tables.read_rows(folder / "evaluation/evaluation.parquet", tables.EVALUATION)
+    for what, asked in (("policy", selection.policies), ("outcome", selection.outcomes)):
+        there = {row[what] for row in evaluation}
+        if unknown := [name for name in asked or () if name not in there]:
+            raise XtalrlError(
+                f"No design of {folder} has the {what} {unknown[0]!r}; there are: {', '.join(sorted(there))}."
+            )
+    rows = [row for row in evaluation if selection.holds(row)]
+    if not rows:
+        raise XtalrlError(f"None of the {len(evaluation):,} designs of {folder} fits: widen the selection.")
+    cells = {
+        row["material_id"]: row
+        for path in ("structures", *(f"external/{name}" for name in config.external))
+        for row in tables.read_rows(folder / path / "crystals.parquet", tables.CRYSTALS)
+    }
+    scfs = {
+        row["request_id"]: row for row in tables.read_rows(folder / "evaluation/outcomes.parquet", tables.SCF_OUTCOMES)
+    }
+    designs = []
+    for row in rows:
+        cell = cells.get(row["material_id"])
+        if cell is None:
+            raise XtalrlError(
+                f"The cell of {row['material_id']}, a design of {row['policy']}, is not among the structures of {folder}: is it an external set "
+                "that the configuration does not name any more? Run `snakemake evaluate` again."
+            )
+        values = {name: row[name] for name in _OF_EVALUATION} | {
+            name: scfs.get(row["request_id"], {}).get(name) for name in _OF_SCF
+        }
+        designs.append(
+            Design(
+                name=f"{row['policy']}/seed{row['seed']}/{row['material_id']}"
+                + (f"/{row['sample']}" if row["sample"] else ""),
+                species=row["species"],
+                lattice=np.reshape(cell["lattice"], (3, 3)),
+                frac_coords=np.reshape(cell["frac_coords"], (-1, 3)),
+                values={name: value for name, value in values.items() if value not in (None, "")},
+            )
+        )
+    return designs
+
+
+def to_atoms(design: Design) -> ase.Atoms:
+    """ASE's atoms; the energy (of the cell, eV) is that of a calculator, everything else is in `info`."""
+    atoms = ase.Atoms(design.species, cell=design.lattice, scaled_positions=design.frac_coords, pbc=True)
+    atoms.info = {"name": design.name} | {
+        name: value for name, value in design.values.items() if name != "total_energy"
+    }
+    if "total_energy" in design.values:
+        calculator: Any = SinglePointCalculator
+        atoms.calc = calculator(atoms, energy=design.values["total_energy"])
+    return atoms
+
+
+def to_cif(design: Design) -> str:
+    """A CIF without symmetry, every site listed; our fields have the prefix `_xtalrl_`."""
+    structure = Structure(design.lattice, design.species, design.frac_coords)
+    (block,) = CifWriter(structure, significant_figures=CIF_FIGURES).cif_file.data.values()
+    block.header = _file_name(design)
+    for name, value in design.values.items():
+        block.data[PREFIX + name] = value if isinstance(value, str) else json.dumps(value)
+    return f"{block}\n"
+
+
+def to_optimade(design: Design) -> dict[str, Any]:
+    """A resource of type `structures` (OPTIMADE 1.2)."""
+    counts = design.formula
+    divisor = math.gcd(*counts.values())
+    reduced = {element: n // divisor for element, n in counts.items()}
+    ranked = sorted(reduced.values(), reverse=True)
+    return {
+        "id": design.name,
+        "type": "structures",
+        "attributes": {
+            "immutable_id": None,
+            "last_modified": None,
+            "elements": list(counts),
+            "nelements": len(counts),
+            "elements_ratios": [n / len(design.species) for n in counts.values()],
+            "chemical_formula_descriptive": _formula(counts),
+            "chemical_formula_reduced": _formula(reduced),
+            "chemical_formula_anonymous": _formula(dict(zip(_LETTERS, ranked, strict=False))),
+            "dimension_types": [1, 1, 1],
+            "nperiodic_dimensions": 3,
+            "lattice_vectors": design.lattice.tolist(),
+            "cartesian_site_positions": (design.frac_coords @ design.lattice).tolist(),
+            "nsites": len(design.species),
+            "species": [{"name": element, "chemical_symbols": [element], "concentration": [1.0]} for element in counts],
+            "species_at_sites": list(design.species),
+            "structure_features": [],
+            **{PREFIX + name: value for name, value in design.values.items()},
+        },
+    }
+
+
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""Of an anonymous formula; a cell of 20 sites has at most 20 elements."""
+
+
+def _formula(counts: Mapping[str, int]) -> str:
+    return "".join(f"{name}{n if n > 1 else ''}" for name, n in counts.items())
+
+
+def _file_name(design: Design) -> str:
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", design.name)
+
+
+def _named_cifs(designs: Iterable[Design]) -> Iterator[tuple[str, str]]:
+    names: Counter[str] = Counter()
+    for design in designs:
+        name = _file_name(design)
+        names[name.lower()] += 1  # Some file systems do not tell a from A.
+        number = names[name.lower()]
+        yield f"{name}.cif" if number == 1 else f"{name}__{number}.cif", to_cif(design)
+
+
+def _write_cif_folder(designs: Iterable[Design], path: Path) -> None:
+    path.mkdir()
+    for name, text in _named_cifs(designs):
+        (path / name).write_text(text)
+
+
+def _write_cif_zip(designs: Iterable[Design], path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in _named_cifs(designs):
+            archive.writestr(name, text)
+
+
+def _write_extxyz(designs: Iterable[Design], path: Path) -> None:
+    with path.open("w") as file:
+        for design in designs:
+            ase.io.write(file, to_atoms(design), format="extxyz")
+
+
+def _write_database(designs: Iterable[Design], path: Path) -> None:
+    connect: Any = ase.db.connect
+    check: Any = ase.db.core.check
+    with connect(path, type="db", append=False) as database:
+        for design in designs:
+            atoms = to_atoms(design)
+            values, atoms.info = atoms.info, {}
+            # A key that ASE keeps for itself, or a text that looks like a number, is in `data` only.
+            pairs = {}
+            for name, value in values.items():
+                with contextlib.suppress(ValueError):
+                    check({name: value})
+                    pairs[name] = value
+            database.write(atoms, key_value_pairs=pairs, data={"xtalrl": values})
+
+
+def _write_optimade(designs: Iterable[Design], path: Path) -> None:
+    version = importlib.metadata.version("xtalrl")
+    data = [to_optimade(design) for design in designs]
+    response = {
+        "data": data,
+        "meta": {
+            "api_version": OPTIMADE_VERSION,
+            "query": {"representation": "/structures"},
+            "more_data_available": False,
+            "data_returned": len(data),
+            "implementation": {"name": "xtalrl", "version": version},
+            f"{PREFIX}fields": {PREFIX + name: _described(field) for name, field in FIELDS.items()},
+        },
+    }
+    path.write_text(json.dumps(response, ensure_ascii=False, allow_nan=False))
+
+
+def _described(field: pa.Field) -> dict[str, str]:
+    return {
+        key: field.metadata[key.encode()].decode() for key in ("description", "unit") if key.encode() in field.metadata
+    }
+
+
+def _with_progress(designs: Sequence[Design]) -> Iterator[Design]:
+    progress = Progress("Exporting", len(designs), "designs")
+    for design in designs:
+        yield design
+        progress.advance()
+
+
+_WRITERS: dict[str, Callable[[Iterable[Design], Path], None]] = {
+    "": _write_cif_folder,
+    ".zip": _write_cif_zip,
+    ".xyz": _write_extxyz,
+    ".extxyz": _write_extxyz,
+    ".db": _write_database,
+    ".json": _write_optimade,
+}

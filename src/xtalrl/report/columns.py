@@ -1,0 +1,83 @@
+"""The metrics that stand as columns in the tables."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from xtalrl.metrics import composition, properties, stability
+from xtalrl.metrics.intervals import Estimate
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric in a table: its CSV name (with the unit), its heading for people, what its n counts.
+
+    `metric` takes the designs of a policy, a bootstrap, and what the table says (a target, a threshold); `in_paper` tells that the
+    paper's table has the number too.
+    """
+
+    name: str
+    heading: str
+    unit_counted: str
+    metric: Callable[..., Estimate]
+    factor: float = 1.0
+    decimals: int = 1
+    in_paper: bool = False
+
+    def estimate(self, *arguments: object) -> Estimate:
+        """The metric in the column's unit."""
+        return self.metric(*arguments).scaled(self.factor)
+
+
+def _percent(name: str, heading: str, counted: str, metric: Callable[..., Estimate], in_paper: bool = False) -> Column:
+    return Column(f"{name}_pct", f"{heading} (%)", counted, metric, 100, in_paper=in_paper)
+
+
+_ACCURACY = _percent("accuracy", "Accuracy", "atoms", composition.accuracy, in_paper=True)
+_SIMILARITY = _percent("similarity", "Similarity", "atoms", composition.similarity, in_paper=True)
+_VALIDITY = _percent("validity", "Validity", "designs", composition.validity, in_paper=True)
+
+TABLE1 = (
+    _ACCURACY,
+    _SIMILARITY,
+    _VALIDITY,
+    _percent("novelty", "Novelty", "valid designs", composition.novelty, in_paper=True),
+    _percent("exact_match", "Exact match", "designs", composition.exact_match),
+    _percent("uniqueness", "Unique", "designs", composition.uniqueness),
+    _percent("validity_smact14", "Valid, smact 3 with states of 2014", "designs", composition.validity_smact14),
+    _percent("validity_icsd24", "Valid, smact 3 by default", "designs", composition.validity_icsd24),
+)
+TABLE2 = (
+    _percent("dft_success", "DFT success of valid", "valid designs", properties.dft_success_by_the_papers_rules, True),
+    _percent("dft_success_of_all", "of all", "designs", properties.dft_success_of_all_by_the_papers_rules),
+    _percent("dft_success_recovered", "with recovery, of valid", "valid designs", properties.dft_success),
+    _percent("dft_success_recovered_of_all", "of all", "designs", properties.dft_success_of_all),
+    Column("mean_formation_energy_ev_per_atom", "Mean E_form (eV/atom)", "successes", properties.mean_formation_energy, decimals=2),
+    Column("emd_formation_energy_ev_per_atom", "EMD of E_form (eV/atom)", "successes", properties.formation_energy_distance, decimals=2),
+    Column("mean_band_gap_ev", "Mean gap (eV)", "successes", properties.mean_band_gap, decimals=2),
+    Column("mean_band_gap_raw_ev", "Mean raw gap (eV)", "successes", functools.partial(properties.mean_band_gap, gaps="raw"), decimals=2),
+    Column("emd_band_gap_ev", "EMD of gap (eV)", "successes", properties.band_gap_distance, decimals=2),
+    Column("emd_band_gap_raw_ev", "EMD of raw gap (eV)", "successes", functools.partial(properties.band_gap_distance, gaps="raw"), decimals=2),
+)  # fmt: skip
+TABLE3 = (_ACCURACY, _SIMILARITY, _VALIDITY)
+DESIRED_RANGE = (
+    _percent("nu", "ν of all", "designs", properties.desired_range),
+    _percent("nu_of_successes", "of successes", "successes", functools.partial(properties.desired_range, of="successes")),
+    _percent("kappa", "κ of all", "designs", properties.out_of_distribution),
+    _percent("kappa_of_successes", "of successes", "successes", functools.partial(properties.out_of_distribution, of="successes")),
+    _percent("nu_by_the_papers_rules", "ν without recovered", "designs", properties.desired_range_by_the_papers_rules),
+    _percent("kappa_by_the_papers_rules", "κ without recovered", "designs", properties.out_of_distribution_by_the_papers_rules),
+)  # fmt: skip
+STABILITY = (
+    _percent("hull_coverage", "Hull without a flag", "designs with E_form", stability.hull_coverage),
+    Column("mean_energy_above_hull_ev_per_atom", "Mean E above hull (eV/atom)", "designs without a flag", stability.mean_energy_above_hull, decimals=3),
+    _percent("stable", "Stable", "designs", stability.stable_share),
+    _percent("sun", "S.U.N.", "designs", stability.stable_unique_novel),
+)  # fmt: skip
+GAP_ERROR = (
+    Column("mean_absolute_error_ev", "MAE (eV)", "crystals", properties.mean_absolute_gap_error, decimals=3),
+    Column("mean_error_ev", "Mean error (eV)", "crystals", properties.mean_gap_error, decimals=3),
+    _percent("metallic_here", "Gap 0 here", "crystals", properties.share_without_gap),
+)

@@ -1,0 +1,254 @@
+"""Policies against one another, and this run against the paper."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from xtalrl.metrics import composition, properties
+from xtalrl.metrics.designs import PolicyDesigns, read_policies
+from xtalrl.metrics.intervals import NOTHING, Bootstrap, Estimate, paired_difference
+from xtalrl.progress import Progress
+from xtalrl.report.columns import TABLE1, TABLE2, Column
+from xtalrl.report.contents import content
+from xtalrl.report.layout import TextTable, write_table
+from xtalrl.report.paper import PAPER_TABLES, PaperRow, PaperTable, identity, paper_rows
+from xtalrl.report.tables import Policies, specs_of
+
+_TESTED = (
+    ("accuracy", "%", 100, composition.accuracy),
+    ("similarity", "%", 100, composition.similarity),
+    ("validity", "%", 100, composition.validity),
+    ("novelty", "%", 100, composition.novelty),
+    ("dft_success_of_all", "%", 100, properties.dft_success_of_all),
+    ("mean_formation_energy", "eV/atom", 1, properties.mean_formation_energy),
+    ("mean_band_gap", "eV", 1, properties.mean_band_gap),
+    ("emd_band_gap", "eV", 1, properties.band_gap_distance),
+    ("emd_formation_energy", "eV/atom", 1, properties.formation_energy_distance),
+)
+_TESTED_AT_TARGETS = (
+    ("nu", "%", 100, properties.desired_range),
+    ("kappa", "%", 100, properties.out_of_distribution),
+)
+
+
+def make_policy_tests(
+    evaluation: str | Path,
+    labels: str | Path,
+    stability: str | Path,
+    csv: str | Path,
+    markdown: str | Path,
+    latex: str | Path,
+    policies: Policies,
+    targets_ev: Sequence[float],
+    window_ev: float,
+    bootstrap_samples: int,
+    confidence: float,
+) -> None:
+    """Test every pair of policies that filled the same skeletons with the same number of seeds, in every metric.
+
+    ν and κ are compared at each target between the policies of that target and those without one.
+
+    Args:
+        evaluation: `EVALUATION` table.
+        labels: `LABELS` table.
+        stability: `STABILITY` table.
+        csv: one row a pair and metric.
+        markdown: the rows significant after the correction.
+        latex: the same for a manuscript.
+        policies: names, with what each policy is.
+        targets_ev: target gaps.
+        window_ev: half width of the desired range.
+        bootstrap_samples: resamples of an interval.
+        confidence: its level.
+
+    Raises:
+        XtalrlError: see `read_policies`.
+    """
+    specs = specs_of(policies)
+    all_designs = read_policies(evaluation, labels, stability, policies)
+    estimates: dict[tuple[str, str, float | None], dict[str, tuple[PolicyDesigns, Estimate]]] = {}
+    progress = Progress("Pairs of policies", len(all_designs), "policies")
+    for designs in all_designs:
+        bootstrap = designs.bootstrap(bootstrap_samples, confidence)
+        spec = specs[designs.policy]
+        own = [target for target in targets_ev if spec is None or spec.target_ev in (None, target)]
+        for key, estimate in _estimates(designs, bootstrap, own, window_ev):
+            estimates.setdefault(key, {})[designs.policy] = designs, estimate
+        progress.advance()
+    rows = []
+    for (metric, unit, target), by_policy in estimates.items():
+        rows += _pairs(metric, unit, target, by_policy, confidence)
+    entry = content("policy_tests")
+    shown = [row for row in rows if isinstance(p := row["p_fdr"], float) and p < 1 - confidence]
+    seeds = sorted({len(designs.seeds) for designs in all_designs})
+    caption = (
+        f"{entry.caption} Of {len(rows):,} tests the {len(shown):,} with p_fdr < {1 - confidence:.2g} are shown, the CSV has all. "
+        f"{' or '.join(map(str, seeds))} seed(s), {bootstrap_samples:,} resamples."
+    )
+    headings = ["First", "Second", "Metric", "Unit", "Target (eV)", "Difference", "p", "p_fdr"]
+    text = [
+        [
+            str(row["first"]), str(row["second"]), str(row["metric"]), str(row["unit"]),
+            "–" if row["target_ev"] is None else f"{row['target_ev']:g}",
+            f"{row['difference']:.3g} [{row['low']:.3g}, {row['high']:.3g}]", f"{row['p']:.2g}", f"{row['p_fdr']:.2g}",
+        ]
+        for row in shown
+    ]  # fmt: skip
+    write_table(TextTable(entry.title, caption, headings, text, 4), entry.keys, rows, csv, markdown, latex)
+
+
+def _estimates(
+    designs: PolicyDesigns, bootstrap: Bootstrap, targets: Sequence[float], window_ev: float
+) -> Iterator[tuple[tuple[str, str, float | None], Estimate]]:
+    for name, unit, factor, metric in _TESTED:
+        yield (name, unit, None), metric(designs, bootstrap).scaled(factor)
+    for name, unit, factor, target_metric in _TESTED_AT_TARGETS:
+        for target in targets:
+            yield (name, unit, target), target_metric(designs, bootstrap, target, window_ev).scaled(factor)
+
+
+def _pairs(
+    metric: str,
+    unit: str,
+    target: float | None,
+    by_policy: Mapping[str, tuple[PolicyDesigns, Estimate]],
+    confidence: float,
+) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for (first, (a, x)), (second, (b, y)) in itertools.combinations(by_policy.items(), 2):
+        if a.material_ids != b.material_ids or len(a.seeds) != len(b.seeds):
+            continue
+        difference = paired_difference(x, y, confidence)
+        if difference is None:
+            continue
+        rows.append(
+            {
+                "first": first, "second": second, "metric": metric, "unit": unit, "target_ev": target,
+                "difference": difference.value, "low": difference.low, "high": difference.high,
+                "p": difference.p, "p_fdr": None,
+                "first_value": x.value, "second_value": y.value, "first_n": x.n, "second_n": y.n,
+                "n_crystals": len(a.material_ids), "n_seeds": len(a.seeds), "confidence": confidence,
+            }
+        )  # fmt: skip
+    tested = [row for row in rows if row["p"] is not None]
+    if tested:
+        corrected = stats.false_discovery_control([row["p"] for row in tested])
+        for row, p in zip(tested, np.atleast_1d(corrected), strict=True):
+            row["p_fdr"] = float(p)
+    return rows
+
+
+def make_paper_comparison(
+    evaluation: str | Path,
+    labels: str | Path,
+    stability: str | Path,
+    csv: str | Path,
+    markdown: str | Path,
+    latex: str | Path,
+    policies: Policies,
+    training_steps: int,
+    bootstrap_samples: int,
+    confidence: float,
+) -> None:
+    """Every cell of the paper's Tables 1 to 4 beside ours.
+
+    `verdict` tells where the paper's value lies against our interval: inside, above or below it; missing where this run has no
+    number for the cell, not_printed where the paper has none. A policy is the paper's if its reward, target and weight are.
+
+    Args:
+        evaluation: `EVALUATION` table.
+        labels: `LABELS` table.
+        stability: `STABILITY` table.
+        csv: one row a cell.
+        markdown: the same for people.
+        latex: the same for a manuscript.
+        policies: names, with what each policy is.
+        training_steps: gradient steps of the policies of this run, noted where the paper has others.
+        bootstrap_samples: resamples of an interval.
+        confidence: its level.
+
+    Raises:
+        XtalrlError: see `read_policies`.
+    """
+    specs = {identity(spec): name for name, spec in specs_of(policies).items() if spec}
+    all_designs = {d.policy: d for d in read_policies(evaluation, labels, stability, policies)}
+    bootstraps = {name: designs.bootstrap(bootstrap_samples, confidence) for name, designs in all_designs.items()}
+    columns = {column.name: column for column in (*TABLE1, *TABLE2) if column.in_paper}
+    rows = []
+    progress = Progress("Paper comparison", len(PAPER_TABLES), "tables")
+    for table in PAPER_TABLES:
+        for paper_row in paper_rows(table):
+            name = specs.get(identity(paper_row.policy))
+            designs = all_designs[name] if name else None
+            for metric in paper_row.values:
+                column = columns[metric]
+                ours = column.estimate(designs, bootstraps[name]) if designs and name else NOTHING
+                rows.append(
+                    _cell(table, paper_row, column, name, designs, ours, training_steps) | {"confidence": confidence}
+                )
+        progress.advance()
+    verdicts = [str(row["verdict"]) for row in rows]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
+    entry = content("paper_comparison")
+    headings = ["Table", "Policy", "Metric", "Paper", "Ours", "n", "Seeds", "Verdict", "Note"]
+    text = [
+        [
+            str(row["paper_table"]), str(row["row"]), str(row["metric"]), _two_decimals(row["paper"]),
+            _two_decimals(row["ours"]) + (f" [{row['low']:.2f}, {row['high']:.2f}]" if row["low"] is not None else ""),
+            f"{row['n']:,}", str(row["seeds"] or "–"), str(row["verdict"]), str(row["note"] or ""),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    caption = f"{entry.caption} {len(rows)} cells: {counts}. All numbers in percent."
+    write_table(TextTable(entry.title, caption, headings, text, 3), entry.keys, rows, csv, markdown, latex)
+
+
+def _cell(
+    table: PaperTable,
+    paper_row: PaperRow,
+    column: Column,
+    name: str | None,
+    designs: PolicyDesigns | None,
+    ours: Estimate,
+    training_steps: int,
+) -> dict[str, object]:
+    paper = paper_row.values[column.name]
+    notes = [paper_row.notes.get(column.name, "")]
+    if designs and paper_row.policy.is_learned and training_steps != table.steps:
+        notes.append(f"trained {training_steps:,} steps here, {table.steps:,} in the paper")
+    return {
+        "paper_table": table.number,
+        "row": paper_row.label,
+        "policy": name,
+        "metric": column.name.removesuffix("_pct"),
+        "unit": "%",
+        "paper": paper,
+        "ours": ours.value,
+        "low": ours.low,
+        "high": ours.high,
+        "n": ours.n,
+        "n_counts": column.unit_counted,
+        "n_seeds": len(designs.seeds) if designs else None,
+        "seeds": " ".join(map(str, designs.seeds)) if designs else None,
+        "interval": ours.method or None,
+        "verdict": verdict(paper, ours),
+        "note": "; ".join(filter(None, notes)) or None,
+    }
+
+
+def verdict(paper: float | None, ours: Estimate) -> str:
+    """Where the paper's value lies: inside, above or below our interval; not_printed or missing where one of them has no number."""
+    if paper is None:
+        return "not_printed"
+    if ours.low is None or ours.high is None:
+        return "missing"
+    return "below" if paper < ours.low else "above" if paper > ours.high else "inside"
+
+
+def _two_decimals(value: object) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else "–"

@@ -1,0 +1,185 @@
+"""Every table and figure of a run: file name, title, and what it shows; the one list that targets, report and documents follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from xtalrl.config import Config
+
+if TYPE_CHECKING:
+    from xtalrl.report.columns import Column
+
+Runs = Literal["all", "ordinary", "sweep"]
+"""Runs that an entry belongs to: a sweep is a run with `sweep.settings`."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """A table (`tables/{name}.csv`, `.md`, `.tex`) or figure (`figures/{name}.png`, `.pdf`, `.csv`).
+
+    `title` and `caption` are plain text. A table's `keys` are the columns of its CSV that say what a row is about, `columns` the
+    estimates (each with `_low`, `_high`, `_n`, `_interval`, and `_paper` if the paper has it); a table without
+    `columns` is read as it stands. `needs_labels`: nothing to show where only external crystals are evaluated.
+    """
+
+    name: str
+    title: str
+    caption: str
+    keys: tuple[str, ...] = ()
+    estimates: str = ""
+    """Name of its `columns` in `xtalrl.report.columns`."""
+    runs: Runs = field(default="all", kw_only=True)
+    needs_labels: bool = field(default=False, kw_only=True)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The estimates. Imported only now: Snakemake, which reads this list at every start, does without pymatgen and SciPy."""
+        from xtalrl.report import columns
+
+        return getattr(columns, self.estimates) if self.estimates else ()
+
+
+TABLES = (
+    Content(
+        "table1_composition",
+        "Table 1. Compositions of the designs, before any SCF.",
+        "Accuracy and similarity are over atoms, novelty over valid designs, the rest over all designs.",
+        ("policy",), "TABLE1",
+    ),
+    Content(
+        "table2_dft_success",
+        "Table 2. SCFs of the designs.",
+        "Success by the paper's rules, and with what an extended recovery saved. EMD: earth mover's distance from the "
+        "validation labels. Raw gaps may be negative (overlapping bands); the others are clipped at 0.",
+        ("policy",), "TABLE2",
+    ),
+    Content(
+        "table3_settings_1.12ev",
+        "Table 3. Settings of the reward with the total energy, target 1.12 eV.",
+        "Rows: α₁-α₂-β of eq. 16 at two conservatism weights.",
+        ("policy", "setting", "omega"), "TABLE3", runs="sweep",
+    ),
+    Content(
+        "table4_settings_4ev",
+        "Table 4. Settings of the reward with the total energy, target 4 eV.",
+        "Rows: α₁-α₂-β of eq. 16 at two conservatism weights.",
+        ("policy", "setting", "omega"), "TABLE3", runs="sweep",
+    ),
+    Content(
+        "desired_range",
+        "Designs in the desired range.",
+        "ν: gap within the window around the target. κ: so, while the true crystal's gap is outside. Each over all designs, over "
+        "the successes, and by the paper's rules (designs that only an extended recovery made converge counted as failures).",
+        ("policy", "target_ev"), "DESIRED_RANGE",
+    ),
+    Content(
+        "stability",
+        "Energy above the hull; stable, unique, novel designs.",
+        "The hull is that of the labelled crystals and elements of this run, unrelaxed. A design without a competing compound "
+        "among them, or with an isolated atom as reference, is flagged: it is not counted as stable and not in the mean.",
+        ("policy",), "STABILITY",
+    ),
+    Content(
+        "gap_error",
+        "Gaps of the data crystals against those of the source.",
+        "Error: gap of our SCF (clipped at 0) less the gap the source gives, for the crystals that have both.",
+        ("split",), "GAP_ERROR", needs_labels=True,
+    ),
+    Content(
+        "policy_tests",
+        "Pairs of policies on the same skeletons.",
+        "Difference: first less second, with a paired bootstrap interval. p: two-sided, of no difference, from the bootstrap's "
+        "standard error. p_fdr: after Benjamini and Hochberg, over all pairs of the metric.",
+        ("first", "second", "metric", "unit", "target_ev", "difference", "low", "high", "p", "p_fdr"),
+    ),
+    Content(
+        "outcomes",
+        "How the designs ended.",
+        "Every design of every policy and seed by the outcome of its SCF; the CSV has the same for the designs with each element.",
+        ("policy", "element", "outcome", "n", "n_designs", "share_pct", "low", "high"),
+    ),
+    Content(
+        "paper_comparison",
+        "The paper's Tables 1 to 4 and this run, cell by cell.",
+        "Verdict: where the paper's value lies against our interval. missing: this run has no such policy, or no such number.",
+        ("paper_table", "row", "metric", "paper", "ours", "low", "high", "n", "seeds", "verdict", "note"),
+    ),
+)  # fmt: skip
+
+FIGURES = (
+    Content(
+        "figure2",
+        "Figure 2. What the SCFs of the designs tell.",
+        "a: ν, designs in the desired range. b: κ, of these the ones whose true crystal is outside. c, d: earth mover's distance "
+        "of gaps and formation energies from the validation set. e: mean formation energy.",
+        runs="ordinary",
+    ),
+    Content(
+        "figure3",
+        "Figure 3. Designs in the desired range whose true crystals are outside it.",
+        "For each target, the designs of its conditional policies that moved the gap farthest into the range, one a composition.",
+        needs_labels=True,
+    ),
+    Content(
+        "figure4",
+        "Figure 4. Mean gap of the designs.",
+        "Of the designs with a converged SCF; the line is the mean of the validation labels.",
+    ),
+    Content(
+        "figure5",
+        "Figure 5. Distributions of the labels.",
+        "Gap, total energy of the cell and formation energy of training and validation crystals.",
+        needs_labels=True,
+    ),
+    Content(
+        "figure6",
+        "Figure 6. As Figure 2, with the total energy in the reward.",
+        "c-CQL with the setting α₁ = 1, α₂ = 5, β = 1 of eq. 16 at every target.",
+        runs="sweep",
+    ),
+    Content(
+        "figure7",
+        "Figure 7. Settings of the reward with the total energy, target 1.12 eV.",
+        "a: mean gap. b: mean formation energy. c, d: earth mover's distances from the validation set. e: ν. Rows: α₁-α₂-β of eq. 16.",
+        runs="sweep",
+    ),
+    Content(
+        "figure8",
+        "Figure 8. Settings of the reward with the total energy, target 4 eV.",
+        "As Figure 7.",
+        runs="sweep",
+    ),
+    Content(
+        "outcomes_by_element",
+        "Failures by element.",
+        "Share of the valid designs with the element whose SCF failed, over all policies; a grey field has fewer than 10 of them.",
+    ),
+)  # fmt: skip
+
+
+def tables_of(config: Config) -> list[Content]:
+    """The tables of a run."""
+    return [content for content in TABLES if _belongs(content, config)]
+
+
+def figures_of(config: Config) -> list[Content]:
+    """The figures of a run."""
+    return [content for content in FIGURES if _belongs(content, config)]
+
+
+def content(name: str) -> Content:
+    """The table or figure of this name; KeyError if there is none."""
+    return {entry.name: entry for entry in (*TABLES, *FIGURES)}[name]
+
+
+def render_captions() -> dict[str, str]:
+    """workflow/report/{name}.rst: the captions of `snakemake --report`."""
+    return {entry.name: f"**{entry.title}** {entry.caption}\n" for entry in (*TABLES, *FIGURES)}
+
+
+def _belongs(entry: Content, config: Config) -> bool:
+    has_labels = bool(config.policy_specs() or config.labels.path)
+    return entry.runs in ("all", "sweep" if config.sweep.settings else "ordinary") and (
+        has_labels or not entry.needs_labels
+    )

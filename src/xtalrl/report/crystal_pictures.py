@@ -1,0 +1,338 @@
+"""Figure 3: true and designed crystals side by side, as shaded spheres in their cell."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from ase.data import atomic_numbers, covalent_radii
+from ase.data.colors import jmol_colors
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from pymatgen.core.periodic_table import Element
+
+from xtalrl import tables
+from xtalrl.metrics.intervals import Floats
+from xtalrl.metrics.properties import in_window
+from xtalrl.report.files import write_csv
+from xtalrl.report.marks import CAPTION, save_figure
+from xtalrl.report.style import RC_PARAMS
+from xtalrl.report.tables import Policies, specs_of
+
+_EXAMPLES = 2
+_RADIUS = 0.45  # of the covalent radius, so that one sees through the cell
+_BOND_TOLERANCE = 1.15  # times the sum of the covalent radii
+_SHADES = 7
+_VIEW = (
+    np.radians(-72.0),
+    np.radians(28.0),
+)  # turn about z, then about the horizontal: a cell seen from above its front edge
+
+
+@dataclass(frozen=True)
+class Example:
+    """A design in the desired range of its policy, whose true crystal is outside: a row of `EVALUATION`."""
+
+    target_ev: float
+    design: Mapping[str, Any]
+
+
+def make_figure3(
+    evaluation: str | Path,
+    crystals: str | Path,
+    png: str | Path,
+    pdf: str | Path,
+    csv: str | Path,
+    policies: Policies,
+    window_ev: float,
+) -> None:
+    """Draw Fig. 3: for each target, true and designed crystals of designs that moved the gap into the range.
+
+    Args:
+        evaluation: `EVALUATION` table.
+        crystals: `CRYSTALS` table, for the cells.
+        png: picture to write.
+        pdf: the same as vectors.
+        csv: formula, gap and origin of each example.
+        policies: names, with what each policy is.
+        window_ev: half width of the desired range.
+
+    Raises:
+        XtalrlError: a file cannot be read.
+    """
+    specs = specs_of(policies)
+    targets = {name: spec.target_ev for name, spec in specs.items() if spec and spec.target_ev is not None}
+    rows = tables.read_rows(evaluation, tables.EVALUATION)
+    examples = choose_examples(rows, targets, window_ev)
+    wanted = {example.design["material_id"] for example in examples}
+    cells = {
+        row["material_id"]: row for row in tables.read_rows(crystals, tables.CRYSTALS) if row["material_id"] in wanted
+    }
+    columns = (
+        "target_ev", "policy", "seed", "material_id", "true_formula", "true_band_gap_ev", "formula", "band_gap_ev",
+        "formation_energy_ev_per_atom", "novel",
+    )  # fmt: skip
+    write_csv(
+        csv,
+        columns,
+        [
+            {
+                "target_ev": example.target_ev,
+                "band_gap_ev": example.design["band_gap"],
+                "true_band_gap_ev": example.design["true_band_gap"],
+                "formation_energy_ev_per_atom": example.design["formation_energy_per_atom"],
+                **{
+                    name: example.design[name]
+                    for name in ("policy", "seed", "material_id", "true_formula", "formula", "novel")
+                },
+            }
+            for example in examples
+        ],
+    )
+    save_figure(_draw(examples, sorted(set(targets.values())), cells, window_ev), png, pdf)
+
+
+def choose_examples(
+    rows: Sequence[Mapping[str, Any]], targets_ev: Mapping[str, float], window_ev: float, n: int = _EXAMPLES
+) -> list[Example]:
+    """For each target the n designs of its policies that moved the gap farthest from the true crystal's into the range.
+
+    The true gap must lie outside the range. No true formula and no designed formula comes twice at a target; ties go to the lower
+    material_id, policy and seed, so that the choice does not depend on the order of the rows.
+    """
+    examples = []
+    for target in sorted(set(targets_ev.values())):
+        hits = [
+            row
+            for row in rows
+            if targets_ev.get(row["policy"]) == target
+            and row["band_gap"] is not None
+            and row["true_band_gap"] is not None
+            and in_window(np.array(row["band_gap"]), target, window_ev)
+            and not in_window(np.array(row["true_band_gap"]), target, window_ev)
+        ]
+        hits.sort(
+            key=lambda row: (
+                -abs(row["true_band_gap"] - row["band_gap"]),
+                row["material_id"],
+                row["policy"],
+                row["seed"],
+            )
+        )
+        seen: set[str] = set()
+        chosen: list[Example] = []
+        for row in hits:
+            if len(chosen) < n and not seen & {row["formula"], row["true_formula"]}:
+                chosen.append(Example(target, row))
+                seen |= {row["formula"], row["true_formula"]}
+        examples += chosen
+    return examples
+
+
+def _draw(
+    examples: Sequence[Example], targets_ev: Sequence[float], cells: Mapping[str, Mapping[str, Any]], window_ev: float
+) -> Figure:
+    with mpl.rc_context(RC_PARAMS):
+        n_rows = max(1, len(targets_ev))
+        top, bottom, row_height = 0.5, 0.75, 2.15
+        height = top + bottom + n_rows * row_height
+        figure = Figure(figsize=(10, height))
+        FigureCanvasAgg(figure)
+        width = 0.93 / (2 * _EXAMPLES)
+        for index in range(_EXAMPLES):
+            for part, title in enumerate(("true crystal", "design")):
+                figure.text(
+                    0.065 + (2 * index + part + 0.5) * width, 1 - 0.42 / height, title, ha="center", va="bottom", fontsize=8.5,
+                    color="#444444",
+                )  # fmt: skip
+            figure.text(
+                0.065 + (2 * index + 1) * width, 1 - 0.2 / height, f"Example {index + 1}", ha="center", va="bottom", fontsize=9.5,
+                fontweight="bold",
+            )  # fmt: skip
+        for row, target in enumerate(targets_ev):
+            base = 1 - (top + (row + 1) * row_height) / height
+            figure.text(
+                0.015, base + 0.55 * row_height / height, f"p̂ = {target:g} eV", rotation=90, ha="center", va="center", fontsize=9.5,
+                fontweight="bold",
+            )  # fmt: skip
+            shown = [example for example in examples if example.target_ev == target]
+            if not shown:
+                figure.text(
+                    0.53, base + 0.55 * row_height / height, "no such design", ha="center", va="center", fontsize=8.5, color="#8C8C8C",
+                    style="italic",
+                )  # fmt: skip
+            for index, example in enumerate(shown):
+                cell, design = cells[example.design["material_id"]], example.design
+                for part, (species, formula, gap) in enumerate(
+                    (
+                        (cell["species"], design["true_formula"], design["true_band_gap"]),
+                        (design["species"], design["formula"], design["band_gap"]),
+                    )
+                ):
+                    box = (
+                        0.065 + (2 * index + part) * width,
+                        base + 0.42 / height,
+                        width,
+                        (row_height - 0.45) / height,
+                    )
+                    axis = figure.add_axes(box)
+                    draw_crystal(axis, species, cell["lattice"], cell["frac_coords"])
+                    below = f"{formula_text(formula)}\n{gap:.3f} eV"
+                    if part == 1:
+                        below += f"   (ω = {omega}" + ")" if (omega := _omega(design["policy"])) else ""
+                    figure.text(
+                        box[0] + width / 2,
+                        base + 0.38 / height,
+                        below,
+                        ha="center",
+                        va="top",
+                        fontsize=8.5,
+                        linespacing=1.35,
+                    )
+        caption = (
+            f"Designs of the conditional policies with a gap within ±{window_ev:g} eV of the target whose true crystal is outside: those that "
+            "moved the gap farthest, no composition twice. Same cell and positions, unrelaxed; spheres at 45 % of the covalent radius, in "
+            "Jmol's colours."
+        )
+        figure.text(0.02, 0.08 / height, "\n".join(textwrap.wrap(caption, 180)), **CAPTION)
+    return figure
+
+
+def _omega(policy: str) -> str:
+    return policy.partition("ev-w")[2].partition("-")[0]
+
+
+def formula_text(formula: str) -> str:
+    """A reduced formula with its numbers as subscripts, for matplotlib."""
+    parts = ["".join(group) for _, group in itertools.groupby(formula, str.isdigit)]
+    return "".join(f"$_{{{part}}}$" if part.isdigit() else part for part in parts)
+
+
+def draw_crystal(axis: Axes, species: Sequence[str], lattice: Sequence[float], frac_coords: Sequence[float]) -> None:
+    """Draw a crystal in parallel projection: its cell, atoms as shaded spheres (those on a face on both sides), bonds between them.
+
+    Args:
+        axis: where to draw; its frame is removed.
+        species: (N) elements.
+        lattice: (9) lattice vectors as rows, Å.
+        frac_coords: (3 N) fractional coordinates.
+    """
+    cell = np.reshape(lattice, (3, 3)).astype(float)
+    elements, fractions = _with_images(species, np.reshape(frac_coords, (-1, 3)).astype(float))
+    turn = _rotation()
+    points = fractions @ _standard(cell) @ turn.T
+    corners = np.array(list(itertools.product((0.0, 1.0), repeat=3)))
+    edges = corners @ _standard(cell) @ turn.T
+    # (depth, what to draw): from the back to the front.
+    parts: list[tuple[float, Any]] = []
+    for first, second in itertools.combinations(range(8), 2):
+        if np.abs(corners[first] - corners[second]).sum() == 1:
+            for a, b in zip(np.linspace(0, 0.9, 10), np.linspace(0.1, 1, 10), strict=True):
+                start, end = (edges[first] + (edges[second] - edges[first]) * t for t in (a, b))
+                parts.append(((start[2] + end[2]) / 2, ("line", start, end, "#9A9A9A", 0.6)))
+    numbers = [atomic_numbers[element] for element in elements]
+    # Cations that touch are not bonded, but metals among themselves are.
+    metals = [Element(element).is_metal for element in elements]
+    metals = [False] * len(metals) if all(metals) else metals
+    radii = np.array([covalent_radii[number] for number in numbers])
+    colors = [_color(number) for number in numbers]
+    scale = max(np.ptp(np.vstack([points, edges])[:, :2], axis=0).max(), 1e-6)
+    for i, j in itertools.combinations(range(len(points)), 2):
+        distance = float(np.linalg.norm(points[i] - points[j]))
+        if 0.1 < distance < _BOND_TOLERANCE * (radii[i] + radii[j]) and not (metals[i] and metals[j]):
+            middle = (points[i] + points[j]) / 2
+            for index in (i, j):
+                # From within the sphere's surface, so that no bond is drawn over its own atom.
+                near = points[index] + (middle - points[index]) * min(1.0, 1.7 * _RADIUS * radii[index] / distance)
+                parts.append(((near[2] + middle[2]) / 2, ("line", near, middle, _mix(colors[index], 0.25), 26 / scale)))
+    for point, radius, color in zip(points, radii, colors, strict=True):
+        parts.append((point[2], ("ball", point, _RADIUS * radius, color)))
+    parts.sort(key=lambda part: part[0])
+    for order, (_, part) in enumerate(parts):
+        if part[0] == "line":
+            _, start, end, color, width = part
+            axis.plot(
+                [start[0], end[0]],
+                [start[1], end[1]],
+                color=color,
+                linewidth=width,
+                zorder=order,
+                solid_capstyle="round",
+            )
+        else:
+            _, point, radius, color = part
+            _ball(axis, point[0], point[1], radius, color, order)
+    margin = 1.06 * _RADIUS * radii.max()
+    everything = np.vstack([points, edges])[:, :2]
+    low, high = everything.min(0) - margin, everything.max(0) + margin
+    axis.set_xlim(low[0], high[0])
+    axis.set_ylim(low[1], high[1])
+    axis.set_aspect("equal")
+    axis.axis("off")
+
+
+def _ball(axis: Axes, x: float, y: float, radius: float, color: tuple[float, float, float], order: float) -> None:
+    """A sphere lit from the upper left: ever smaller and lighter discs."""
+    for shade in range(_SHADES):
+        t = shade / (_SHADES - 1)
+        shift = 0.3 * radius * t
+        tone = _mix(color, -0.22 + 0.85 * t**1.6)
+        axis.add_patch(
+            Circle(
+                (x - shift, y + shift), radius * (1 - 0.86 * t), facecolor=tone, zorder=order + 0.01 * shade,
+                edgecolor=_mix(color, -0.55) if shade == 0 else "none", linewidth=0.4,
+            )
+        )  # fmt: skip
+
+
+def _color(number: int) -> tuple[float, float, float]:
+    # Jmol's hydrogen is white: grey enough to be seen on paper.
+    r, g, b = jmol_colors[number] if number < len(jmol_colors) else to_rgb("#808080")
+    return (0.85 * float(r), 0.85 * float(g), 0.85 * float(b)) if min(r, g, b) > 0.9 else (float(r), float(g), float(b))
+
+
+def _mix(color: tuple[float, float, float], t: float) -> tuple[float, float, float]:
+    """Towards white for t > 0, towards black for t < 0."""
+    r, g, b = (c + (1 - c) * t if t > 0 else c * (1 + t) for c in color)
+    return r, g, b
+
+
+def _with_images(species: Sequence[str], fractions: Floats) -> tuple[list[str], Floats]:
+    """Atoms within the cell, and again on the opposite side where they lie on a face, an edge or a corner."""
+    wrapped = fractions % 1.0
+    wrapped[wrapped > 1 - 1e-3] = 0.0
+    elements: list[str] = []
+    points: list[Floats] = []
+    for element, point in zip(species, wrapped, strict=True):
+        for shift in itertools.product(*((0.0, 1.0) if coordinate < 1e-3 else (0.0,) for coordinate in point)):
+            elements.append(element)
+            points.append(point + np.array(shift))
+    return elements, np.array(points)
+
+
+def _standard(cell: Floats) -> Floats:
+    """The cell with a along x and b in the xy plane, so that all cells are seen alike."""
+    upper = np.linalg.qr(cell.T, mode="r")
+    lower: Floats = (upper * np.sign(np.diag(upper))[:, None]).T
+    # A left-handed cell would be shown as its mirror image.
+    if np.linalg.det(cell) < 0:
+        lower[:, 2] *= -1
+    return lower
+
+
+def _rotation() -> Floats:
+    """Rows: right, up and towards the viewer."""
+    turn, tilt = _VIEW
+    forward = np.array([np.cos(turn) * np.cos(tilt), np.sin(turn) * np.cos(tilt), np.sin(tilt)])
+    right = np.cross([0.0, 0.0, 1.0], forward)
+    right /= np.linalg.norm(right)
+    return np.array([right, np.cross(forward, right), forward])

@@ -1,0 +1,60 @@
+"""What all figures share: how a policy's mark and interval are drawn, and how a figure is written."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from xtalrl.metrics.intervals import Estimate
+from xtalrl.report.files import write_bytes
+from xtalrl.report.style import RC_PARAMS, PolicyStyle
+
+logger = logging.getLogger(__name__)
+
+GUIDE = "#D9D9D9"
+TRUTH = "#8C8C8C"
+TRUTH_LINE: dict[str, Any] = {"color": TRUTH, "linewidth": 1.1, "linestyle": (0, (4, 2))}
+CAPTION: dict[str, Any] = {"fontsize": 7.5, "color": "#444444", "va": "bottom"}
+
+
+def save_figure(figure: Figure, png: str | Path, pdf: str | Path) -> None:
+    """Write a figure as picture and as vectors; the same figure gives the same bytes."""
+    for path, metadata in ((png, {"Software": None}), (pdf, {"CreationDate": None, "Producer": None, "Creator": None})):
+        buffer = io.BytesIO()
+        with mpl.rc_context(RC_PARAMS):
+            figure.savefig(buffer, format=Path(path).suffix[1:], metadata=metadata)
+        write_bytes(path, buffer.getvalue())
+    logger.info("Wrote %s and %s", png, pdf)
+
+
+def mark(axis: Axes, position: float, estimate: Estimate, style: PolicyStyle, vertical: bool) -> None:
+    """An estimate with its interval at a position on the other axis; nothing where there is no number."""
+    if estimate.value is None:
+        return
+    if estimate.low is not None and estimate.high is not None:
+        draw = axis.vlines if vertical else axis.hlines
+        draw(position, estimate.low, estimate.high, color=style.color, linewidth=1.3, zorder=2)
+    x, y = (position, estimate.value) if vertical else (estimate.value, position)
+    axis.plot([x], [y], linestyle="none", zorder=3, clip_on=False, **_marker(style))
+
+
+def handle(style: PolicyStyle, label: str = "") -> Line2D:
+    """The policy's entry in a legend."""
+    return Line2D([], [], linestyle="none", label=label or style.label, **_marker(style))
+
+
+def _marker(style: PolicyStyle) -> dict[str, Any]:
+    return {
+        "marker": style.marker,
+        "markersize": 5.2,
+        "markeredgewidth": 1.2,
+        "markeredgecolor": style.color,
+        "markerfacecolor": style.color if style.filled else "white",
+    }

@@ -1,0 +1,110 @@
+"""Why designs fail: outcomes by policy and by element, as a table and on the periodic table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+from xtalrl import tables
+from xtalrl.metrics.designs import SUCCESSFUL_OUTCOMES
+from xtalrl.metrics.evaluation import INVALID_COMPOSITION
+from xtalrl.report.contents import content
+from xtalrl.report.layout import TextTable, write_table
+from xtalrl.report.tables import Policies
+
+ANY_ELEMENT = "any"
+
+
+def make_outcome_table(
+    evaluation: str | Path,
+    csv: str | Path,
+    markdown: str | Path,
+    latex: str | Path,
+    policies: Policies,
+    confidence: float,
+) -> None:
+    """Count the outcomes of the designs of each policy, of all of them and of those with each element.
+
+    A design counts once for each element it holds. Wilson intervals; equal designs of several seeds are not independent.
+
+    Args:
+        evaluation: `EVALUATION` table.
+        csv: one row a policy, element and outcome.
+        markdown: one row a policy, one column an outcome.
+        latex: the same for a manuscript.
+        policies: names, in order.
+        confidence: level of the intervals.
+
+    Raises:
+        XtalrlError: the table cannot be read.
+    """
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for row in read_outcomes(evaluation):
+        for element in (ANY_ELEMENT, *sorted(set(row["species"]))):
+            counts[row["policy"], element, row["outcome"]] += 1
+    totals: Counter[tuple[str, str]] = Counter()
+    for (policy, element, _), n in counts.items():
+        totals[policy, element] += n
+    order = {policy: number for number, policy in enumerate(policies)}
+    rows = []
+    for (policy, element, outcome), n in sorted(
+        ((key, n) for key, n in counts.items() if key[0] in order),
+        key=lambda item: (order[item[0][0]], item[0][1] != ANY_ELEMENT, item[0][1], -item[1], item[0][2]),
+    ):
+        total = totals[policy, element]
+        interval = stats.binomtest(n, total).proportion_ci(confidence, method="wilson")
+        rows.append(
+            {
+                "policy": policy, "element": element, "outcome": outcome, "n": n, "n_designs": total,
+                "share_pct": 100 * n / total, "low": 100 * interval.low, "high": 100 * interval.high,
+                "confidence": confidence, "interval": "Wilson score",
+            }
+        )  # fmt: skip
+    overall = [row for row in rows if row["element"] == ANY_ELEMENT]
+    write_table(_text(overall, policies), content("outcomes").keys, rows, csv, markdown, latex)
+
+
+def read_outcomes(evaluation: str | Path) -> Iterable[dict[str, Any]]:
+    """Policy, species and outcome of every design; a success of an extended recovery is `recovered`."""
+    columns = ["policy", "species", "outcome", "recovered"]
+    for row in tables.read(evaluation, tables.EVALUATION).select(columns).to_pylist():
+        yield row | {"outcome": "recovered" if row["recovered"] else row["outcome"]}
+
+
+def _text(rows: list[dict[str, Any]], policies: Iterable[str]) -> TextTable:
+    by_outcome: Counter[str] = Counter()
+    cells: dict[str, dict[str, Mapping[str, Any]]] = {policy: {} for policy in policies}
+    for row in rows:
+        by_outcome[row["outcome"]] += row["n"]
+        cells[row["policy"]][row["outcome"]] = row
+    outcomes = sorted(by_outcome, key=lambda name: (_rank(name), -by_outcome[name], name))
+    entry = content("outcomes")
+    lines = [
+        [
+            policy,
+            f"{next(iter(found.values()))['n_designs']:,}",
+            *(
+                f"{found[name]['n']:,} ({found[name]['share_pct']:.1f} %)" if name in found else "0"
+                for name in outcomes
+            ),
+        ]
+        for policy, found in cells.items()
+        if found
+    ]
+    return TextTable(entry.title, entry.caption, ["Policy", "Designs", *outcomes], lines)
+
+
+def _rank(outcome: str) -> int:
+    return (
+        0
+        if outcome in SUCCESSFUL_OUTCOMES
+        else 1
+        if outcome == "recovered"
+        else 3
+        if outcome == INVALID_COMPOSITION
+        else 2
+    )

@@ -1,0 +1,174 @@
+"""What the report's dialog of a design shows: its cell and the true one, its SCF attempts, their settings; as small as 100,000 designs need.
+
+A skeleton is there once; a design is a string with one character a site; equal texts of the SCFs are there once.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ase.data import atomic_numbers, covalent_radii
+from markupsafe import Markup
+from pymatgen.core.periodic_table import Element
+
+from xtalrl.dft.inputs import Cell, mesh_of
+from xtalrl.dft.protocols import Protocol
+from xtalrl.dft.pseudopotentials import Family
+from xtalrl.elements import ACTION, ELEMENTS
+
+THREE_DMOL = "3Dmol.js 2.5.5"
+ASSETS = Path(__file__).parent / "assets"
+
+FIRST_CHARACTER = 35
+"""Code of the character that stands for action 0: `#` and the 87 after it are printable."""
+KEY_DIGITS = 12
+"""Of the key of an attempt's record: enough to find it."""
+COORDINATE_STEPS = 10_000
+"""Fractional coordinates are whole numbers of this part of a lattice vector: 0.002 Å in a cell of 20 Å."""
+
+
+def three_dmol() -> Markup:
+    """The library that draws the cells, to stand in a script element."""
+    script = (ASSETS / "3dmol/3Dmol-min.js").read_text(encoding="utf-8")
+    assert "</script" not in script
+    return Markup(script)
+
+
+def three_dmol_licence() -> str:
+    """Its licence, which must go along."""
+    return (ASSETS / "3dmol/LICENSE").read_text(encoding="utf-8")
+
+
+def packed(content: Any) -> Markup:
+    """JSON, deflated, as base64: what `unpack` in report.js reads."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(base64.b64encode(zlib.compress(text.encode(), 9)).decode())
+
+
+def encode_species(species: Iterable[str]) -> str:
+    """One character a site."""
+    return "".join(chr(FIRST_CHARACTER + ACTION[element]) for element in species)
+
+
+def viewer_data(
+    evaluation: Sequence[Mapping[str, Any]],
+    crystals: Sequence[Mapping[str, Any]],
+    outcomes: Iterable[Mapping[str, Any]],
+    protocol: Protocol,
+    family: Family,
+) -> dict[str, Any]:
+    """Cells, designs and SCFs for `viewer.js`.
+
+    Args:
+        evaluation: rows of `EVALUATION`, in the order of the report's list of designs.
+        crystals: rows of `CRYSTALS`, of the data set and of external sets.
+        outcomes: rows of `SCF_OUTCOMES` of the designs.
+        protocol, family: those of the designs' SCFs.
+
+    Returns:
+        `elements`: symbols, covalent radii (Å) and cutoffs (Ry) by action. `skeletons`: lists over skeletons: id, lattice (9, Å), coordinates (3 per site, in
+        1/COORDINATE_STEPS), true species (null where the crystal is the design itself), space group, k mesh. `designs`: lists over designs:
+        skeleton and SCF by number (null where there is none), species. `scfs`: lists over SCFs; texts are numbers in `texts`.
+    """
+    wanted = {row["material_id"]: None for row in evaluation}
+    compared = {row["material_id"] for row in evaluation if row["true_formula"] is not None}
+    skeletons = {row["material_id"]: row for row in crystals if row["material_id"] in wanted}
+    numbers = {material_id: number for number, material_id in enumerate(skeletons)}
+    scfs = _Scfs(outcomes)
+    return {
+        "elements": {
+            "symbols": list(ELEMENTS),
+            "cutoffs": [_cutoffs(element, protocol, family) for element in ELEMENTS],
+            "metals": [Element(element).is_metal for element in ELEMENTS],
+            "radii": [round(float(covalent_radii[atomic_numbers[element]]), 2) for element in ELEMENTS],
+        },
+        "coordinate_steps": COORDINATE_STEPS,
+        "first_character": FIRST_CHARACTER,
+        "skeletons": {
+            "id": list(skeletons),
+            "lattice": [[round(x, 4) for x in row["lattice"]] for row in skeletons.values()],
+            "coordinates": [
+                [round(x * COORDINATE_STEPS) % COORDINATE_STEPS for x in row["frac_coords"]]
+                for row in skeletons.values()
+            ],
+            "species": [
+                encode_species(row["species"]) if row["material_id"] in compared else None for row in skeletons.values()
+            ],
+            "spacegroup": [row["spacegroup_number"] for row in skeletons.values()],
+            "mesh": [" × ".join(map(str, mesh_of(_cell(row), protocol.kpoints))) for row in skeletons.values()],
+        },
+        "designs": {
+            "skeleton": [numbers.get(row["material_id"]) for row in evaluation],
+            "species": [encode_species(row["species"]) for row in evaluation],
+            "scf": [scfs.number.get(row["request_id"]) for row in evaluation],
+        },
+        "scfs": scfs.columns,
+        "texts": list(scfs.texts),
+        "settings": _settings(protocol),
+    }
+
+
+class _Scfs:
+    """SCF outcomes as columns, every text once."""
+
+    def __init__(self, outcomes: Iterable[Mapping[str, Any]]) -> None:
+        self.texts: dict[str, int] = {}
+        self.number: dict[str | None, int] = {}
+        self.columns: dict[str, list[Any]] = {
+            name: [] for name in ("origin", "engine", "energy_ry", "nspin", "magnetization", "wall_s", "attempts")
+        }
+        for row in outcomes:
+            if row["kind"] != "design":
+                continue
+            self.number[row["request_id"]] = len(self.number)
+            origin = [row[name] for name in ("protocol", "protocol_hash", "family")]
+            values = {
+                "origin": self._text(" ".join(part for part in origin if part)),
+                "engine": self._text(row["engine"] or ""),
+                "energy_ry": row["total_energy_ry"],
+                "nspin": row["nspin"],
+                "magnetization": row["tot_magnetization"],
+                "wall_s": round(row["wall_s"], 1),
+                "attempts": [self._attempt(attempt) for attempt in row["attempts"] or ()],
+            }
+            for name, value in values.items():
+                self.columns[name].append(value)
+
+    def _text(self, text: str) -> int:
+        return self.texts.setdefault(text, len(self.texts))
+
+    def _attempt(self, attempt: Mapping[str, Any]) -> list[Any]:
+        texts = [self._text(attempt[name]) for name in ("strategy", "outcome", "detail")]
+        return [
+            *texts,
+            attempt["nspin"],
+            attempt["tot_magnetization"],
+            attempt["exit_code"],
+            round(attempt["wall_s"], 1),
+            attempt["key"][:KEY_DIGITS],
+        ]
+
+
+def _cell(row: Mapping[str, Any]) -> Cell:
+    return Cell(tuple(row["species"]), tuple(row["lattice"]), tuple(row["frac_coords"]))
+
+
+def _cutoffs(element: str, protocol: Protocol, family: Family) -> tuple[float, float] | None:
+    return None if family.missing([element]) else protocol.cutoffs_ry(family, [element])
+
+
+def _settings(protocol: Protocol) -> list[tuple[str, str]]:
+    """What all SCFs of designs share, as name and text; the names are pw.x's."""
+    return [
+        ("nbnd", f"{protocol.nbnd}" if protocol.nbnd else f"occupied + {protocol.extra_bands}"),
+        ("occupations", protocol.occupations),
+        ("conv_thr", f"{protocol.conv_thr_ry:g} Ry"),
+        ("electron_maxstep", f"{protocol.electron_maxstep}"),
+        ("mixing_beta", f"{protocol.mixing_beta:g}"),
+        ("diagonalization", protocol.diagonalization),
+    ]

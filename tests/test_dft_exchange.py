@@ -1,0 +1,185 @@
+"""The cache as a collection: counted, verified, exported, and shared by two users without contradiction."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.json
+import pyarrow.parquet as pq
+import pytest
+from dft_data import SILICON, sssp
+from typer.testing import CliRunner
+
+from xtalrl.cli import app
+from xtalrl.dft.cache import Cache, Record
+from xtalrl.dft.exchange import SAME_ENERGY_RY, cache_stats, contradiction, export_cache, import_cache, verify_cache
+from xtalrl.dft.inputs import Cell, calculation, key_of, settings_for
+from xtalrl.dft.outcomes import Outcome, Result, Run
+from xtalrl.dft.protocols import load_protocol
+from xtalrl.errors import XtalrlError
+
+
+def record(
+    size: float = 1.0, outcome: Outcome = Outcome.CONVERGED, energy_ry: float = -20.0, timeout_s: float = 60
+) -> Record:
+    cell = replace(SILICON, lattice=tuple(size * x for x in SILICON.lattice))
+    protocol = load_protocol("paper-fast")
+    content = calculation(cell, settings_for(cell, "crystal", protocol, sssp()).physics(), sssp())
+    result = Result(outcome, "", energy_ry if outcome.usable else None, 1.25 if outcome.usable else None)
+    run = Run("", "", 0, wall_s=36.0)
+    return Record.of(key_of(content), run, result, timeout_s, "pw.x 7.2 (path)", protocol.name, sssp().name, content)
+
+
+def fill(cache: Path, *records: Record) -> Path:
+    writer = Cache(cache)
+    for one in records:
+        writer.add(one)
+    return cache
+
+
+def an_older_version_wrote(cache: Path) -> None:
+    """A line of the first version of the cache, which did not hold the calculation."""
+    line = {
+        "key": "0" * 64, "outcome": "converged", "detail": "", "total_energy_ry": -1.5, "band_gap_raw_ev": None,
+        "total_magnetization": None, "smearing": True, "exit_code": 0, "wall_s": 1.0, "timeout_s": 60.0, "engine": "pw.x 6.7 (path)",
+    }  # fmt: skip
+    (cache / "scf" / "older-1-1.jsonl").write_text(json.dumps(line) + "\n")
+
+
+def test_stats_count_calculations_and_work(tmp_path) -> None:
+    cache = fill(tmp_path, record(), record(1.1, Outcome.NOT_CONVERGED), record(1.2, Outcome.TIME_LIMIT))
+    fill(cache, record(1.2, Outcome.TIME_LIMIT, timeout_s=120), record(1.2))
+    an_older_version_wrote(cache)
+    (cache / "scf" / "torn-1-1.jsonl").write_text('{"key": "ab')
+    found = cache_stats(cache)
+    assert (found.files, found.lines, found.torn, found.calculations) == (4, 7, 1, 4)
+    assert found.outcomes == {"converged": 3, "not_converged": 1}
+    assert found.engines == {"pw.x 7.2 (path)": 5, "pw.x 6.7 (path)": 1}
+    assert found.wall_hours == pytest.approx((5 * 36 + 1) / 3600)
+
+
+@pytest.mark.parametrize("name", ["all.parquet", "all.jsonl"])
+def test_an_export_holds_everything_and_comes_back(tmp_path, name: str) -> None:
+    cache = fill(tmp_path / "ours", record(), record(1.1, Outcome.CHARGE_WRONG), record(1.2, Outcome.TIME_LIMIT))
+    an_older_version_wrote(cache)
+    file = tmp_path / name
+    assert export_cache(cache, file) == 4
+    table = pq.read_table(file) if name.endswith("parquet") else pyarrow.json.read_json(file)
+    silicon = next(row for row in table.to_pylist() if row["outcome"] == "converged" and row["species"])
+    assert (silicon["total_energy_ry"], silicon["protocol"], silicon["family"]) == (-20.0, "paper-fast", sssp().name)
+    assert (silicon["settings"]["nspin"], silicon["settings"]["nbnd"], silicon["settings"]["kpoints"]) == (
+        1,
+        8,
+        [3, 3, 3],
+    )
+    assert silicon["lattice"] == list(SILICON.lattice)
+    assert dict(silicon["pseudopotential_md5s"]) == {"Si": sssp().elements["Si"].md5}
+
+    theirs = tmp_path / "theirs"
+    taken = import_cache(theirs, file)
+    assert (taken.new, taken.known, taken.refused) == (4, 0, [])
+    assert verify_cache(theirs) == []
+    for size in (1.0, 1.1, 1.2):
+        key = record(size).key
+        assert Cache(theirs).find(key, 60) == Cache(cache).find(key, 60)
+    # Once more, from the file or from the folder, adds nothing.
+    assert import_cache(theirs, file).new == import_cache(theirs, cache).new == 0
+    assert len(list((theirs / "scf").iterdir())) == 1
+
+
+def test_an_import_takes_what_says_more_and_refuses_what_contradicts(tmp_path) -> None:
+    ours = fill(tmp_path / "ours", record(), record(1.1, Outcome.TIME_LIMIT), record(1.3, Outcome.CHARGE_WRONG))
+    theirs = fill(
+        tmp_path / "theirs", record(energy_ry=-20.5), record(1.1), record(1.2), record(1.3, Outcome.NOT_CONVERGED)
+    )
+    taken = import_cache(ours, theirs)
+    assert (taken.new, taken.known) == (2, 1)
+    (refused,) = taken.refused
+    assert f"{record().key[:16]} (Si): two results" in refused
+    assert "-20.00000000 (pw.x 7.2 (path)) and -20.50000000 Ry" in refused
+    cache = Cache(ours)
+    assert [cache.find(record(size).key, 60).outcome for size in (1.0, 1.1, 1.2, 1.3)] == [
+        "converged", "converged", "converged", "charge_wrong",
+    ]  # fmt: skip
+    assert cache.find(record().key, 60).total_energy_ry == -20.0
+
+
+def test_a_changed_record_is_found_out_and_refused(tmp_path) -> None:
+    forged = replace(record(), species=["Ge", "Ge"])
+    theirs = fill(tmp_path / "theirs", forged, record(1.1))
+    (fault,) = verify_cache(theirs)
+    assert "(Ge): the key is not that of the calculation" in fault
+    taken = import_cache(tmp_path / "ours", theirs)
+    assert (taken.new, taken.refused) == (1, [fault])
+
+
+def test_a_run_that_was_asked_for_again_may_give_something_else(tmp_path) -> None:
+    cache = fill(tmp_path / "ours", record())
+    again = Cache(cache)
+    again.void([record().key])
+    again.add(record(energy_ry=-20.5))
+    assert verify_cache(cache) == []
+    assert export_cache(cache, tmp_path / "all.jsonl") == 1
+    exported = json.loads((tmp_path / "all.jsonl").read_text())
+    assert exported["total_energy_ry"] == -20.5
+    assert "generation" not in exported, "what was asked for again here means nothing elsewhere"
+
+
+def test_what_speaks_about_a_machine_is_refused(tmp_path) -> None:
+    file = tmp_path / "theirs.jsonl"
+    file.write_text(json.dumps({**record().__dict__, "outcome": "killed"}))
+    assert "killed speaks about the machine" in import_cache(tmp_path / "ours", file).refused[0]
+
+
+def test_noise_of_two_engines_is_no_contradiction() -> None:
+    one = record()
+    assert contradiction(one, record(energy_ry=-20.0 + 0.9 * SAME_ENERGY_RY)) is None
+    assert contradiction(one, record(energy_ry=-20.0 + 1.1 * SAME_ENERGY_RY)) is not None
+    assert contradiction(one, record(outcome=Outcome.CHARGE_WRONG)) is not None
+    assert contradiction(one, record(outcome=Outcome.TIME_LIMIT)) is None
+    assert contradiction(one, replace(one, band_gap_raw_ev=1.3)) is not None
+
+
+def test_the_commands(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config").mkdir()
+    Path("config/config.yaml").write_text("cache: here\n")
+    run = CliRunner().invoke
+    nothing = run(app, ["cache", "stats"])
+    assert nothing.exit_code == 1
+    assert "here holds no finished SCF" in nothing.output
+    fill(tmp_path / "here", record(), record(1.1, Outcome.NOT_CONVERGED))
+    stats = run(app, ["cache", "stats"]).output
+    assert "2 calculations, 0.02 h of pw.x" in stats
+    assert "1  not_converged" in stats
+    assert "2 lines, all readable" in run(app, ["cache", "verify"]).output
+    assert run(app, ["cache", "export", "out.parquet"]).output.strip() == "2 calculations in out.parquet"
+    assert "must end in .parquet or .jsonl" in run(app, ["cache", "export", "out.csv"]).output
+    Path("config/config.yaml").write_text("cache: there\n")
+    assert run(app, ["cache", "import", "out.parquet"]).output.strip() == "2 calculations are new, 0 were known"
+    (tmp_path / "there/scf/x.jsonl").write_bytes(b"\x00{torn\n")
+    verified = run(app, ["cache", "verify"])
+    assert verified.exit_code == 1
+    assert "x.jsonl, line 1 is torn" in verified.output
+    for source, message in (("nowhere", "is no cache folder"), ("bad.parquet", "was not written by")):
+        Path("bad.parquet").write_text("no")
+        answer = run(app, ["cache", "import", source])
+        assert answer.exit_code == 1
+        assert message in answer.output
+
+
+def test_reordered_and_turned_cells_have_keys_of_their_own() -> None:
+    """Decided in docs/decisions.md: the numbers are not the same, so the results are not shared."""
+    settings = settings_for(SILICON, "crystal", load_protocol("paper-fast"), sssp()).physics()
+    a, b, c = (SILICON.lattice[i : i + 3] for i in (0, 3, 6))
+    sheared = Cell(SILICON.species, (*a, *b, *(x + y for x, y in zip(a, c, strict=True))), SILICON.frac_coords)
+    reordered = Cell(SILICON.species, SILICON.lattice, SILICON.frac_coords[3:] + SILICON.frac_coords[:3])
+    keys = {key_of(calculation(cell, settings, sssp())) for cell in (SILICON, sheared, reordered)}
+    assert len(keys) == 3
+
+
+def test_a_folder_without_records_is_named(tmp_path) -> None:
+    with pytest.raises(XtalrlError, match="holds no finished SCF"):
+        verify_cache(tmp_path)

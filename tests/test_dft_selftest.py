@@ -1,0 +1,74 @@
+"""The silicon run of `xtalrl doctor`: a wrong energy is told, and the embedded pw.x has the right one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dft_data import fake_pw
+from test_dft_engines import fetched_cache, needs_embedded
+
+from xtalrl.config import validate
+from xtalrl.dft.engines import find_engine
+from xtalrl.dft.pseudopotentials import describe_family
+from xtalrl.dft.selftest import KNOWN, compute_silicon
+from xtalrl.doctor import State, _check_engine
+from xtalrl.resources import PROJECT
+
+DOJO = "pseudo-dojo-0.4-pbe-sr-standard"
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A cache with the family's description and an empty file for silicon."""
+    family = describe_family(DOJO)
+    folder = tmp_path / "cache" / "families" / DOJO
+    folder.mkdir(parents=True)
+    (folder / "family.json").write_text(family.model_dump_json())
+    (folder / family.elements["Si"].file).touch()
+    return tmp_path / "cache"
+
+
+def test_the_energy_is_known_for_every_family_of_the_project() -> None:
+    for name in (DOJO, "sssp-1.3.0-efficiency"):
+        assert describe_family(name).elements["Si"].md5 in KNOWN
+
+
+def test_a_pw_that_computes_something_else_is_told(tmp_path, cache: Path) -> None:
+    command, _ = fake_pw(tmp_path)
+    config = validate({"cache": str(cache), "dft": {"command": command, "family": DOJO}})
+    check = _check_engine(config)
+    assert check.state is State.MISSING
+    assert "silicon has -20.00000000 Ry, must have -16.87930108 Ry" in check.finding
+    (tmp_path / "pw.x").write_text('#!/bin/sh\necho "     Program PWSCF v.7.2 starts"\nexit 3\n')
+    check = _check_engine(config)
+    assert check.state is State.MISSING
+    assert "the SCF of silicon ends as stopped (exit code 3)" in check.finding
+
+
+def test_without_pseudopotentials_only_the_start_is_seen(tmp_path) -> None:
+    command, _ = fake_pw(tmp_path)
+    check = _check_engine(validate({"cache": str(tmp_path), "dft": {"command": command, "family": DOJO}}))
+    assert check.state is State.OK
+    assert "its speed is told once the pseudopotentials are here" in check.finding
+
+
+def test_srun_is_not_tried_outside_a_job(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    check = _check_engine(validate({"cache": str(tmp_path), "dft": {"command": "srun --overlap -n 1 pw.x"}}))
+    assert check.finding == "`srun --overlap -n 1 pw.x` starts only in a job, and was not tried here"
+
+
+@needs_embedded
+def test_the_embedded_pw_has_the_known_energy(monkeypatch, tmp_path) -> None:
+    family = next((PROJECT / "results").glob(f"**/families/{DOJO}/family.json"), None)
+    if family is None:
+        pytest.skip("PseudoDojo is not fetched (`make engine`)")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    cache = fetched_cache()
+    assert cache is not None
+    found = compute_silicon(find_engine(None, cache), family)
+    assert found.fault is None
+    assert found.cpu_s is not None
+    assert 0.1 < found.cpu_s < 30
+    assert str(found).endswith("its energy is right")

@@ -1,0 +1,256 @@
+"""Exports: what pymatgen and ASE read back is the design, with its values."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ase.db
+import ase.io
+import numpy as np
+import pytest
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core import Structure
+from pymatgen.io.ase import AseAtomsAdaptor
+from pymatgen.io.cif import CifFile
+from pymatgen.io.optimade import OptimadeStructureAdapter
+from report_data import write_results
+from typer.testing import CliRunner
+
+from xtalrl import tables
+from xtalrl.cli import app
+from xtalrl.config import Config
+from xtalrl.errors import XtalrlError
+from xtalrl.exports import FIELDS, Design, Selection, export_designs, read_designs
+
+EVERYTHING = Selection()
+Read = dict[str, tuple[Structure, dict[str, Any]]]
+"""Crystal and values by the design's name."""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return write_results(tmp_path_factory.mktemp("run"), 24, (0, 1), targets_ev=[2.0], omegas=[5], bc=False)
+
+
+@pytest.fixture(scope="module")
+def designs(run: Config) -> dict[str, Design]:
+    return {design.name: design for design in read_designs(run, EVERYTHING)}
+
+
+def read_cifs(folder: Path) -> Read:
+    found: Read = {}
+    for path in folder.glob("*.cif"):
+        (block,) = CifFile.from_file(path).data.values()
+        values = {
+            key.removeprefix("_xtalrl_"): value for key, value in block.data.items() if key.startswith("_xtalrl_")
+        }
+        for name, value in values.items():
+            if "string" not in str(FIELDS[name].type):
+                values[name] = json.loads(value)
+        found[f"{values['policy']}/seed{values['seed']}/{values['material_id']}"] = (Structure.from_file(path), values)
+    return found
+
+
+def read_zip(path: Path) -> Read:
+    folder = path.with_suffix(".unpacked")
+    zipfile.ZipFile(path).extractall(folder)
+    return read_cifs(folder)
+
+
+def read_extxyz(path: Path) -> Read:
+    found: Read = {}
+    for atoms in ase.io.read(path, ":"):
+        values = atoms.info | ({"total_energy": atoms.get_potential_energy()} if atoms.calc else {})
+        found[values.pop("name")] = (AseAtomsAdaptor.get_structure(atoms), values)
+    return found
+
+
+def read_database(path: Path) -> Read:
+    found: Read = {}
+    for row in ase.db.connect(path).select():
+        values = dict(row.data["xtalrl"]) | ({"total_energy": row.energy} if "energy" in row else {})
+        pairs = row.key_value_pairs
+        assert all(values[name] == value for name, value in pairs.items())
+        assert {"policy", "outcome", "valid"} <= set(pairs)
+        found[values.pop("name")] = (AseAtomsAdaptor.get_structure(row.toatoms()), values)
+    return found
+
+
+def read_optimade(path: Path) -> Read:
+    found: Read = {}
+    for resource in json.loads(path.read_text())["data"]:
+        attributes = resource["attributes"]
+        values = {
+            key.removeprefix("_xtalrl_"): value for key, value in attributes.items() if key.startswith("_xtalrl_")
+        }
+        found[resource["id"]] = (OptimadeStructureAdapter.get_structure(resource), values)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("cifs", read_cifs),
+        ("a.zip", read_zip),
+        ("a.extxyz", read_extxyz),
+        ("a.db", read_database),
+        ("a.json", read_optimade),
+    ],
+    ids=["cif", "zip", "extxyz", "db", "optimade"],
+)
+def test_round_trip(
+    name: str, read: Callable[[Path], Read], run: Config, designs: dict[str, Design], tmp_path: Path
+) -> None:
+    assert export_designs(run, tmp_path / name, EVERYTHING) == len(designs)
+    found = read(tmp_path / name)
+    assert set(found) == set(designs)
+    for design_name, (structure, values) in found.items():
+        design = designs[design_name]
+        # A CIF has lengths and angles of a cell, but not its orientation.
+        assert_same_crystal(structure, design, oriented=read not in (read_cifs, read_zip))
+        assert set(values) == set(design.values)
+        for key, value in design.values.items():
+            assert values[key] == (pytest.approx(value, rel=1e-7) if isinstance(value, float) else value), key
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def assert_same_crystal(structure: Structure, design: Design, oriented: bool) -> None:
+    found, expected = structure.lattice.matrix, design.lattice
+    assert np.allclose(found @ found.T, expected @ expected.T, atol=1e-6)
+    assert np.allclose(found, expected, atol=1e-6) or not oriented
+    assert len(structure) == len(design.species)
+    for species, coords in zip(design.species, design.frac_coords, strict=True):
+        near = min(structure, key=lambda site: site.distance_and_image_from_frac_coords(coords)[0])
+        assert near.specie.symbol == species
+        assert near.distance_and_image_from_frac_coords(coords)[0] < 1e-6
+
+
+def test_values_are_those_of_the_tables(run: Config, designs: dict[str, Design]) -> None:
+    rows = tables.read_rows(Path(run.results) / "evaluation/evaluation.parquet", tables.EVALUATION)
+    scfs = tables.read_rows(Path(run.results) / "evaluation/outcomes.parquet", tables.SCF_OUTCOMES)
+    energies = {row["request_id"]: row["total_energy"] for row in scfs}
+    assert len(designs) == len(rows) == 3 * 2 * 6
+    converged = [row for row in rows if row["outcome"] == "converged"]
+    assert converged
+    for row in converged:
+        values = designs[f"{row['policy']}/seed{row['seed']}/{row['material_id']}"].values
+        assert values["band_gap"] == row["band_gap"]
+        assert values["formation_energy_per_atom"] == row["formation_energy_per_atom"]
+        assert values["total_energy"] == energies[row["request_id"]]
+        assert (values["protocol"], values["engine"]) == ("paper-fast", "embedded pw.x 7.2")
+    invalid = next(row for row in rows if row["outcome"] == "invalid_composition")
+    values = designs[f"{invalid['policy']}/seed{invalid['seed']}/{invalid['material_id']}"].values
+    assert not {"band_gap", "total_energy", "protocol"} & set(values)
+
+
+def test_a_selection_is_of_policy_outcome_and_gap(run: Config, tmp_path: Path) -> None:
+    rows = tables.read_rows(Path(run.results) / "evaluation/evaluation.parquet", tables.EVALUATION)
+    expected = sorted(
+        f"{row['policy']}/seed{row['seed']}/{row['material_id']}"
+        for row in rows
+        if row["policy"] == "ccql-2ev-w5" and row["outcome"] == "converged" and 0.5 <= row["band_gap"] <= 3
+    )
+    arguments = ["--policy", "ccql-2ev-w5", "--outcome", "converged", "--gap-from", "0.5", "--gap-to", "3"]
+    selection = Selection(["ccql-2ev-w5"], ["converged"], 0.5, 3)
+    assert sorted(design.name for design in read_designs(run, selection)) == expected
+    assert 0 < len(expected) < len(rows)
+    config = tmp_path / "config.json"  # JSON is YAML
+    config.write_text(json.dumps(run.model_dump(mode="json")))
+    result = CliRunner().invoke(app, ["export", str(tmp_path / "a.json"), *arguments, "--configfile", str(config)])
+    assert result.exit_code == 0, result.output
+    assert f"{len(expected)} designs" in result.output
+    assert sorted(read_optimade(tmp_path / "a.json")) == expected
+
+
+def test_fields_are_described(run: Config, tmp_path: Path) -> None:
+    export_designs(run, tmp_path / "a.json", EVERYTHING)
+    fields = json.loads((tmp_path / "a.json").read_text())["meta"]["_xtalrl_fields"]
+    assert fields["_xtalrl_band_gap"] == {"description": "Clipped at 0", "unit": "eV"}
+    assert fields["_xtalrl_formation_energy_per_atom"]["unit"] == "eV/atom"
+
+
+def test_optimade_accepts_it(run: Config, tmp_path: Path) -> None:
+    """Oracle: the pydantic models of optimade-python-tools."""
+    models = pytest.importorskip("optimade.models", reason="optimade is not installed")
+    export_designs(run, tmp_path / "a.json", EVERYTHING)
+    models.StructureResponseMany.model_validate(json.loads((tmp_path / "a.json").read_text()))
+
+
+def test_an_external_crystal_goes_along(run: Config, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(run.results, folder)
+    cells = tables.read_rows(folder / "structures/crystals.parquet", tables.CRYSTALS)
+    own = cells[1] | {"material_id": "other/a b", "split": "external"}
+    tables.write_rows([own], tables.CRYSTALS, folder / "external/other/crystals.parquet")
+    path = folder / "evaluation/evaluation.parquet"
+    rows = tables.read_rows(path, tables.EVALUATION)
+    design = rows[0] | {
+        "policy": "other",
+        "material_id": own["material_id"],
+        "species": own["species"],
+        "true_formula": None,
+    }
+    tables.write_rows([*rows, design], tables.EVALUATION, path)
+    config = Config.model_validate(run.model_dump() | {"results": str(folder), "external": {"other": "somewhere"}})
+    export_designs(config, tmp_path / "cifs", Selection(["other"]))
+    (file,) = (tmp_path / "cifs").iterdir()
+    assert file.name == "other_seed0_other_a_b.cif"
+    true = Structure(np.reshape(own["lattice"], (3, 3)), own["species"], np.reshape(own["frac_coords"], (-1, 3)))
+    assert StructureMatcher(scale=False, primitive_cell=False).fit(Structure.from_file(file), true)
+    gone = Config.model_validate(config.model_dump() | {"external": {}})
+    with pytest.raises(XtalrlError, match="external set that the configuration does not name"):
+        read_designs(gone, EVERYTHING)
+
+
+def test_samples_of_a_skeleton_have_names_of_their_own(run: Config, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(run.results, folder)
+    path = folder / "evaluation/evaluation.parquet"
+    rows = tables.read_rows(path, tables.EVALUATION)
+    tables.write_rows([row | {"sample": sample} for row in rows for sample in (0, 1)], tables.EVALUATION, path)
+    designs = read_designs(Config.model_validate(run.model_dump() | {"results": str(folder)}), EVERYTHING)
+    assert len({design.name for design in designs}) == len(designs) == 2 * len(rows)
+
+
+@pytest.mark.parametrize(
+    ("output", "selection", "expected"),
+    [
+        ("a.txt", EVERYTHING, "the ending '.txt' is not known"),
+        ("there.json", EVERYTHING, "exists already"),
+        ("a.json", Selection(["ccql"]), "has the policy 'ccql'; there are: ccql-2ev-w5, random, ucql-w5"),
+        ("a.json", Selection(outcomes=["fine"]), "has the outcome 'fine'"),
+        ("a.json", Selection(gap_from=99), "None of the 36 designs .* fits"),
+    ],
+)
+def test_a_mistake_gets_a_sentence(
+    output: str, selection: Selection, expected: str, run: Config, tmp_path: Path
+) -> None:
+    (tmp_path / "there.json").write_text("")
+    with pytest.raises(XtalrlError, match=expected):
+        export_designs(run, tmp_path / output, selection)
+    assert [path.name for path in tmp_path.iterdir()] == ["there.json"]
+
+
+def test_a_failure_leaves_nothing_behind(run: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(design: Design) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("xtalrl.exports.to_cif", full)
+    for name in ("cifs", "a.zip"):
+        with pytest.raises(OSError, match="No space"):
+            export_designs(run, tmp_path / name, EVERYTHING)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_can_be_queried(run: Config, tmp_path: Path) -> None:
+    export_designs(run, tmp_path / "a.db", Selection(outcomes=["converged"]))
+    assert sqlite3.connect(tmp_path / "a.db").execute("select count(*) from systems").fetchone()[0] > 0
+    database = ase.db.connect(tmp_path / "a.db")
+    assert all(row.band_gap > 1 for row in database.select("band_gap>1"))
+    assert 0 < database.count("band_gap>1") < database.count()
