@@ -112,7 +112,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = find_device(arguments.device)
@@ -121,9 +120,7 @@ def main() -> None:
         if not arguments.graphs:
             files = write_synthetic_dataset(Path(folder), n_crystals=arguments.crystals)
         replay = Replay(*files, device=device)
-    settings = TrainingSettings(
-        batch_size=arguments.batch_size, precision=arguments.precision, compile=arguments.compile
-    )
+    settings = TrainingSettings(batch_size=arguments.batch_size, precision=arguments.precision)
     stack = Stack(settings, replay)
     specs = TABLE_1[: arguments.policies]
     clock = Clock(device)

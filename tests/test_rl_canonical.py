@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from rl_data import random_graph, random_trajectories, write_dataset
 
 from xtalrl import tables
-from xtalrl.elements import UNFILLED
 from xtalrl.rl.canonical import LENGTH_TOLERANCE, Bonds, canonical_sites
 from xtalrl.rl.graphs import CrystalGraphs
 from xtalrl.rl.network import Architecture, QNetwork

@@ -420,13 +420,6 @@ def test_bfloat16_is_close(dataset: dict[str, Path]) -> None:
     assert one[0] != other[0]
 
 
-@pytest.mark.slow
-def test_a_compiled_step_is_the_same(dataset: dict[str, Path]) -> None:
-    plain, compiled = (make_learner(dataset, "ccql", compile=choice) for choice in (False, True))
-    for _ in range(4):
-        torch.testing.assert_close(update(plain), update(compiled), rtol=1e-3, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
 def test_a_tracker_that_is_not_installed(
     tmp_path: Path, dataset: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch

@@ -224,9 +224,9 @@ class TrainingConfig(_Section):
         description="How a bond length enters. `paper`: one Gaussian (eq. 8). `gaussian_basis`: 100 of them up to 5 Å, as in MEGNet's paper.",
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Of the products of matrices; `bfloat16` by autocast, weights and sums stay in single precision."
+        "float32",
+        description="Of the products of matrices; `bfloat16` by autocast, weights and sums stay in single precision.",
     )
-    compile: bool = Field(False, description="Whether torch.compile makes one kernel of many; needs a C++ compiler.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a GPU where there is one.")
     policies_per_pass: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto",
@@ -236,7 +236,8 @@ class TrainingConfig(_Section):
     checkpoint_every: int = Field(10_000, ge=1, description="Steps between checkpoints.")
     log_every: int = Field(100, ge=1, description="Steps between rows of the training log.")
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
-        (), description="Beside training.csv, curves for TensorBoard (files in the policy's folder) or Weights & Biases."
+        (),
+        description="Beside training.csv, curves for TensorBoard (files in the policy's folder) or Weights & Biases.",
     )
 
 

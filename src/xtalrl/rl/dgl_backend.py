@@ -11,7 +11,7 @@ import copy
 
 import dgl  # type: ignore[import-not-found]
 import torch
-from dgl import function as fn  # type: ignore[import-not-found]
+from dgl import function as fn
 from dgl import ops
 from torch import Tensor, nn
 

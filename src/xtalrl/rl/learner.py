@@ -179,7 +179,6 @@ class Learner:
         self._omega = torch.tensor([spec.omega or 0.0 for spec in self.specs], device=device)
         # The first step whose loss was not finite, found without waiting for a GPU at every step.
         self._first_bad_step = torch.full((len(specs),), -1, device=device)
-        self._evaluate = torch.compile(self.evaluate, dynamic=True) if self.settings.compile else self.evaluate
 
     def state(self, spec: PolicySpec) -> PolicyState:
         """Where a policy is now."""
@@ -237,7 +236,7 @@ class Learner:
         """One step of algorithm 1 on the batch of this step; returns `STATISTICS` (P, 7) in the order of `specs`."""
         settings = self.settings
         self.optimizer.zero_grad(set_to_none=True)
-        total, statistics = self._evaluate(self.weights, self.target, batch)
+        total, statistics = self.evaluate(self.weights, self.target, batch)
         torch.autograd.backward(total.sum())
         gradient = self.weights.grad
         assert gradient is not None

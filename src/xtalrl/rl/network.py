@@ -319,8 +319,6 @@ class _Softplus2(torch.autograd.Function):
 
 def softplus2(x: Tensor) -> Tensor:
     """log(1 + exp(x)) - log 2, MEGNet's activation."""
-    if torch.compiler.is_compiling():  # which joins the two operations by itself
-        return functional.softplus(x) - math.log(2.0)
     y: Tensor = _Softplus2.apply(x)  # type: ignore[no-untyped-call]
     return y
 

@@ -60,7 +60,7 @@ const showDesign = (() => {
       viewer.setStyle({ elem: element }, { sphere: { radius: 0.2 + 0.25 * radius(element), color: color(element) }, stick: { radius: 0.09, color: color(element) } });
     }
     for (const atom of atoms) {
-      if (changed.has(atom.site)) viewer.addSphere({ center: atom, radius: 0.4 + 0.32 * radius(atom.elem), color: HALO, opacity: 0.5 });
+      if (changed.has(atom.site)) viewer.addSphere({ center: atom, radius: 0.4 + 0.32 * radius(atom.elem), color: HALO, opacity: 0.28 });
     }
     const edge = getComputedStyle(dialog).color, corner = (a, b, c) => ({
       x: a * lattice[0] + b * lattice[3] + c * lattice[6], y: a * lattice[1] + b * lattice[4] + c * lattice[7], z: a * lattice[2] + b * lattice[5] + c * lattice[8],
