@@ -85,10 +85,10 @@ def test_a_miniature_sweep(root: Path, miniature: Path) -> None:
     assert [row["policy"] for row in rows] == ["random", "bc", "ucql-w5", "ccql-4ev-w5-a0-5-b1", "ccql-4ev-w5-a1-5-b1"]
     assert rows[-1]["accuracy_pct_paper"] == "46.79"
     assert (results / "report.html").stat().st_size > 0
-    # Killed and started again, it goes on where it was: nothing is left to do, and a lost rollout is made again alone.
+    # Killed and started again, it goes on where it was: nothing is left to do, and one policy is trained again alone.
     assert "Nothing to be done" in run(root, miniature, "sweep", "--dry-run")
-    (results / "policies/ccql-4ev-w5-a1-5-b1/seed0/policy.json").unlink()
-    counts = job_counts(run(root, miniature, "sweep", "--dry-run"))
+    weights = results / "policies/ccql-4ev-w5-a1-5-b1/seed0/weights.safetensors"
+    counts = job_counts(run(root, miniature, "sweep", "--forcerun", str(weights), "--dry-run"))
     assert counts["train_policy"] == counts["rollout_policy"] == 1
 
 

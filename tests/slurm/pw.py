@@ -1,7 +1,7 @@
 """A stand-in for pw.x where what happens to jobs matters and physics does not: `pw.py FOLDER -in pw.in`.
 
-Energies and gaps are made up from the input. FOLDER/seconds says how long a run takes, FOLDER/hungry names an element whose crystals
-take 2 GB; both may change while the workflow runs.
+Energies and gaps are made up from the input. FOLDER/seconds says how long a run takes, those under way included, FOLDER/hungry names an
+element whose crystals take 2 GB; both may change while the workflow runs.
 """
 
 import hashlib
@@ -18,7 +18,9 @@ if re.search(rf"^{(folder / 'hungry').read_text()} ", text, re.MULTILINE):
     memory = bytearray(2 * 10**9)
     memory[::4096] = b"x" * len(memory[::4096])
     time.sleep(5)
-time.sleep(float((folder / "seconds").read_text()))
+start = time.monotonic()
+while time.monotonic() - start < float((folder / "seconds").read_text() or "inf"):  # empty while it is being written
+    time.sleep(0.2)
 made_up = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32
 sites = int(re.search(r"nat = (\d+)", text)[1])
 if "degauss" in text:

@@ -472,7 +472,7 @@ def _draw_settings(
             axis.set_ylim(len(rows) - 0.5, -0.5)
             if metric.startswith(("emd", "nu")):
                 axis.set_xlim(left=min(0.0, axis.get_xlim()[0]) if metric == "nu" else 0)
-            axis.locator_params(axis="x", nbins=5)
+            axis.locator_params(axis="x", nbins=5, prune="upper")
             axis.set_xlabel(label)
         conditional = {spec.omega: styles[name] for name, spec in specs.items() if spec.is_conditional}
         figure.legend(
