@@ -34,6 +34,7 @@ RESULTS = cfg.results
 CACHE = cfg.cache
 POLICIES = cfg.policy_specs()
 TRAINED_POLICIES = cfg.trained_specs()
+LEARNED_POLICIES = {name: spec for name, spec in POLICIES.items() if spec.is_learned}
 TRAIN_TOGETHER = trains_together(cfg)
 # Rows of tables and figures: the policies as plain data, then the sets of crystals that others designed, of which there is none.
 ROWS = {name: spec.to_dict() for name, spec in POLICIES.items()} | dict.fromkeys(
@@ -58,6 +59,7 @@ wildcard_constraints:
     policy="|".join(POLICIES | TRAINED_POLICIES),
     set="|".join(EXTERNAL_FILES).replace(".", r"\."),
     seed=r"\d+",
+    step=r"\d+",
 
 
 def magnetizations(wildcards):
@@ -145,6 +147,13 @@ def trained_policy(wildcards):
     }
 
 
+def snapshot_of_policy(wildcards):
+    """As `trained_policy`, with the weights of a snapshot."""
+    files = trained_policy(wildcards)
+    folder = files["policy"].removesuffix("/policy.json")
+    return files | {"weights": f"{folder}/snapshots/{wildcards.step}.safetensors"}
+
+
 def target_gap(wildcards):
     """The target gap p̂ of a policy in eV, if it has one."""
     return POLICIES[wildcards.policy].target_ev
@@ -158,6 +167,11 @@ def trained_runs(pattern):
 def policy_runs(pattern):
     """The pattern for every policy and seed."""
     return expand(pattern, policy=POLICIES, seed=cfg.policies.seeds)
+
+
+def of_snapshots(pattern):
+    """The pattern for every step at which the weights of the policies are kept."""
+    return expand(pattern, step=cfg.training.snapshot_steps, allow_missing=True)
 
 
 def external_files(wildcards):
