@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,6 @@ from xtalrl.report.style import RC_PARAMS, PolicyStyle, policy_styles
 from xtalrl.report.tables import Policies, ResultTable, Row, specs_of
 
 _TABLE = "designs_over_training"
-_PANELS_A_ROW = 3
 
 
 def make_designs_over_training(
@@ -143,7 +143,8 @@ def _draw(table: ResultTable, steps: Sequence[int], styles: Mapping[str, PolicyS
         if isinstance(target, int | float):
             targets[policy] = float(target)
     panels = [None, None, *sorted(set(targets.values()))]
-    n_rows = -(-len(panels) // _PANELS_A_ROW)
+    n_columns = 2 if len(panels) in (2, 4) else 3
+    n_rows = -(-len(panels) // n_columns)
     with mpl.rc_context(RC_PARAMS):
         legend_rows = -(-len(styles) // 6)
         top, panel, gap, bottom = 0.35 + 0.2 * legend_rows, 2.1, 0.75, 1.15
@@ -151,10 +152,10 @@ def _draw(table: ResultTable, steps: Sequence[int], styles: Mapping[str, PolicyS
         figure = Figure(figsize=(10, height))
         FigureCanvasAgg(figure)
         grid = figure.add_gridspec(
-            n_rows, _PANELS_A_ROW, left=0.065, right=0.985, top=1 - top / height, bottom=bottom / height, wspace=0.24,
+            n_rows, n_columns, left=0.065, right=0.985, top=1 - top / height, bottom=bottom / height, wspace=0.24,
             hspace=gap / panel,
         )  # fmt: skip
-        axes = [figure.add_subplot(grid[divmod(number, _PANELS_A_ROW)]) for number in range(len(panels))]
+        axes = [figure.add_subplot(grid[divmod(number, n_columns)]) for number in range(len(panels))]
         for axis, title, metric in (
             (axes[0], "a   Validity", "validity_pct"),
             (axes[1], "b   Accuracy", "accuracy_pct"),
@@ -167,8 +168,11 @@ def _draw(table: ResultTable, steps: Sequence[int], styles: Mapping[str, PolicyS
             )
             its_curves = {name: curve for name, curve in curves.items() if targets.get(name) == target}
             _draw_bounds(axis, its_curves, steps, styles)
-        for axis in axes:
-            axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
+        for axis in axes[:2]:
+            axis.set_ylim(bottom=0)
+        for axis in axes[2:]:
+            top_of_all = max(other.get_ylim()[1] for other in axes[2:])
+            axis.set_ylim(-0.03 * top_of_all, top_of_all)
         figure.legend(
             handles=[handle(style) for style in styles.values()], loc="upper center", bbox_to_anchor=(0.5, 1 - 0.04 / height),
             ncols=min(6, max(len(styles), 1)), columnspacing=1.6, handletextpad=0.3, fontsize=8,
@@ -180,7 +184,7 @@ def _draw(table: ResultTable, steps: Sequence[int], styles: Mapping[str, PolicyS
 def _set_up(axis: Axes, title: str, label: str, steps: Sequence[int]) -> None:
     axis.set_title(title)
     axis.grid(axis="y", color=GUIDE, linewidth=0.5)
-    axis.set_xlim(0, 1.03 * steps[-1])
+    axis.set_xlim(0, steps[-1] + 0.6 * _width(steps))
     axis.xaxis.set_major_locator(MaxNLocator(6))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.set_xlabel("training step")
@@ -222,8 +226,12 @@ def _connect(axis: Axes, at: Sequence[float], estimates: Sequence[Estimate], sty
 
 def _offsets(n: int, steps: Sequence[int]) -> list[float]:
     """A little to the side, so that the bars of policies at one step do not cover each other."""
-    width = 0.5 * min(later - earlier for earlier, later in zip([0, *steps], steps, strict=False))
-    return [width * (number / n - 0.5 * (n - 1) / n) for number in range(n)]
+    return [_width(steps) * (number / n - 0.5 * (n - 1) / n) for number in range(n)]
+
+
+def _width(steps: Sequence[int]) -> float:
+    """That the policies at one step share."""
+    return 0.5 * min(later - earlier for earlier, later in itertools.pairwise([0, *steps]))
 
 
 def _caption(table: ResultTable) -> str:
