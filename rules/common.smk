@@ -138,20 +138,20 @@ def trained_specs(wildcards):
     return [TRAINED_POLICIES[name].to_dict() for name in names]
 
 
-def trained_policy(wildcards):
-    """The files of the policy that designs: that of the same name, or the one that serves all targets."""
+def policy_files(wildcards, weights):
+    """The record and weights of the policy that designs: that of the same name, or the one that serves all targets."""
     folder = f"{RESULTS}/policies/{POLICIES[wildcards.policy].trained.name}/seed{wildcards.seed}"
-    return {
-        "policy": f"{folder}/policy.json",
-        "weights": f"{folder}/weights.safetensors",
-    }
+    return {"policy": f"{folder}/policy.json", "weights": f"{folder}/{weights}"}
+
+
+def trained_policy(wildcards):
+    """The files of a finished policy."""
+    return policy_files(wildcards, "weights.safetensors")
 
 
 def snapshot_of_policy(wildcards):
-    """As `trained_policy`, with the weights of a snapshot."""
-    files = trained_policy(wildcards)
-    folder = files["policy"].removesuffix("/policy.json")
-    return files | {"weights": f"{folder}/snapshots/{wildcards.step}.safetensors"}
+    """The files of a policy as it was at a step of its training."""
+    return policy_files(wildcards, f"snapshots/{wildcards.step}.safetensors")
 
 
 def target_gap(wildcards):

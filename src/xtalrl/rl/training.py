@@ -87,6 +87,7 @@ def train_policies(
         if spec.is_learned:
             learned.append((spec, its_record, folder))
         else:
+            snapshots: dict[int, dict[str, Tensor]]
             snapshots = {step: {} for step in snapshot_steps(settings.steps, settings.snapshots)}
             _write_policy(folder, its_record, {}, snapshots, [])
     if not learned:
