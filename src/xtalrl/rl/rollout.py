@@ -70,7 +70,7 @@ def rollout_policy(
     device: str,
     settings: RolloutSettings = RolloutSettings(),
     target_ev: float | None = None,
-    snapshot: int | None = None,
+    snapshot: int | str | None = None,
 ) -> None:
     """Fill every skeleton of the split val in the order of its trajectory 0, and write `tables.DESIGNS`.
 
