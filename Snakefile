@@ -25,6 +25,7 @@ include: "rules/rollout.smk"
 include: "rules/evaluate.smk"
 include: "rules/tables.smk"
 include: "rules/figures.smk"
+include: "rules/learning_curve.smk"
 include: "rules/report.smk"
 
 

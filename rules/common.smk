@@ -34,6 +34,7 @@ RESULTS = cfg.results
 CACHE = cfg.cache
 POLICIES = cfg.policy_specs()
 TRAINED_POLICIES = cfg.trained_specs()
+LEARNED_POLICIES = {name: spec for name, spec in POLICIES.items() if spec.is_learned}
 TRAIN_TOGETHER = trains_together(cfg)
 # Rows of tables and figures: the policies as plain data, then the sets of crystals that others designed, of which there is none.
 ROWS = {name: spec.to_dict() for name, spec in POLICIES.items()} | dict.fromkeys(
@@ -58,6 +59,7 @@ wildcard_constraints:
     policy="|".join(POLICIES | TRAINED_POLICIES),
     set="|".join(EXTERNAL_FILES).replace(".", r"\."),
     seed=r"\d+",
+    step=r"\d+",
 
 
 def magnetizations(wildcards):
@@ -136,13 +138,20 @@ def trained_specs(wildcards):
     return [TRAINED_POLICIES[name].to_dict() for name in names]
 
 
-def trained_policy(wildcards):
-    """The files of the policy that designs: that of the same name, or the one that serves all targets."""
+def policy_files(wildcards, weights):
+    """The record and weights of the policy that designs: that of the same name, or the one that serves all targets."""
     folder = f"{RESULTS}/policies/{POLICIES[wildcards.policy].trained.name}/seed{wildcards.seed}"
-    return {
-        "policy": f"{folder}/policy.json",
-        "weights": f"{folder}/weights.safetensors",
-    }
+    return {"policy": f"{folder}/policy.json", "weights": f"{folder}/{weights}"}
+
+
+def trained_policy(wildcards):
+    """The files of a finished policy."""
+    return policy_files(wildcards, "weights.safetensors")
+
+
+def snapshot_of_policy(wildcards):
+    """The files of a policy as it was at a step of its training."""
+    return policy_files(wildcards, f"snapshots/{wildcards.step}.safetensors")
 
 
 def target_gap(wildcards):
@@ -158,6 +167,11 @@ def trained_runs(pattern):
 def policy_runs(pattern):
     """The pattern for every policy and seed."""
     return expand(pattern, policy=POLICIES, seed=cfg.policies.seeds)
+
+
+def of_snapshots(pattern):
+    """The pattern for every step at which the weights of the policies are kept."""
+    return expand(pattern, step=cfg.training.snapshot_steps, allow_missing=True)
 
 
 def external_files(wildcards):

@@ -45,6 +45,8 @@ rule evaluate_designs:
         f"{RESULTS}/benchmarks/evaluate_designs.tsv"
     conda:
         "../envs/workflow.yaml"
+    params:
+        of_snapshot=False,
     message:
         "Joining the designs with their DFT properties"
     script:

@@ -1,4 +1,4 @@
-"""Greedy designs on the validation skeletons, and what their compositions tell."""
+"""Designs on the validation skeletons, and what their compositions tell."""
 
 
 rule rollout_policy:

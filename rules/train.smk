@@ -11,6 +11,7 @@ rule train_policy:
         policies=of_trained("policy.json"),
         weights=of_trained("weights.safetensors"),
         logs=of_trained("training.csv"),
+        snapshots=of_snapshots(of_trained("snapshots/{step}.safetensors")),
     log:
         f"{RESULTS}/logs/train_policy.{TRAINED}.seed{{seed}}.log",
     benchmark:

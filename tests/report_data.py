@@ -114,6 +114,9 @@ def write_results(
             tables.write_rows(_designs(spec, seed, validation, rng), tables.DESIGNS, path)
             paths.append(path)
             _write_training(folder / f"policies/{spec.name}/seed{seed}", spec, config.training.steps, noise)
+    steps = config.training.snapshot_steps
+    for step in steps:
+        _write_snapshot(folder, step, config, validation, rng)
     assessments = folder / "designs/assessments.parquet"
     assess_designs(paths, folder / "structures/crystals.parquet", folder / "formulas.txt", assessments)
     _write_design_outcomes(
@@ -126,6 +129,15 @@ def write_results(
         labels=folder / "labels.parquet",
         evaluation=folder / "evaluation/evaluation.parquet",
     )
+    for step in steps:
+        evaluate_designs(
+            assessments=folder / f"learning_curve/{step}/assessments.parquet",
+            outcomes=folder / "evaluation/outcomes.parquet",
+            references=folder / "references.parquet",
+            labels=folder / "labels.parquet",
+            evaluation=folder / f"learning_curve/{step}/evaluation.parquet",
+            of_snapshot=True,
+        )
     assess_stability(
         evaluation=folder / "evaluation/evaluation.parquet",
         outcomes=folder / "evaluation/outcomes.parquet",
@@ -300,6 +312,30 @@ def _designs(spec: PolicySpec, seed: int, crystals: list[dict[str, Any]], rng: r
             }
         )
     return rows
+
+
+def _write_snapshot(
+    folder: Path, step: int, config: Config, crystals: list[dict[str, Any]], rng: random.Random
+) -> None:
+    """Designs of the learned policies at a step: the more training is done, the more of them are those of the end."""
+    paths = []
+    for spec in config.policy_specs().values():
+        for seed in config.policies.seeds if spec.is_learned else ():
+            finished = tables.read_rows(folder / f"designs/{spec.name}/seed{seed}.parquet", tables.DESIGNS)
+            untrained = [row | {"policy": spec.name} for row in _designs(PolicySpec("random"), seed, crystals, rng)]
+            rows = [
+                end if rng.random() < step / config.training.steps else start
+                for start, end in zip(untrained, finished, strict=True)
+            ]
+            path = folder / f"learning_curve/{step}/designs/{spec.name}/seed{seed}.parquet"
+            tables.write_rows(rows, tables.DESIGNS, path)
+            paths.append(path)
+    assess_designs(
+        paths,
+        folder / "structures/crystals.parquet",
+        folder / "formulas.txt",
+        folder / f"learning_curve/{step}/assessments.parquet",
+    )
 
 
 def _write_design_outcomes(

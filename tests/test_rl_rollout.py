@@ -73,6 +73,17 @@ def test_random_policy_draws_uniformly_by_seed(tmp_path: Path) -> None:
     assert abs(chi2 - 87) < 5 * np.sqrt(2 * 87)
 
 
+def test_a_snapshot_designs_as_the_policy_did_at_that_step(tmp_path: Path, dataset: dict[str, Path]) -> None:
+    finished = make_designs(tmp_path / "whole", dataset, CCQL, snapshots=2)
+    rollout_policy(tmp_path / "whole", designs=tmp_path / "then.parquet", device="cpu", snapshot=10, **dataset)
+    then = tables.read_rows(tmp_path / "then.parquet", tables.DESIGNS)
+    assert then != finished
+    training = TrainingSettings(steps=10, batch_size=16, learning_rate=1e-2, device="cpu")
+    train_policy(CCQL, training, seed=0, threads=1, folder=tmp_path / "shorter", **dataset)
+    rollout_policy(tmp_path / "shorter", designs=tmp_path / "shorter.parquet", device="cpu", **dataset)
+    assert then == tables.read_rows(tmp_path / "shorter.parquet", tables.DESIGNS)
+
+
 def test_missing_policy_gets_a_sentence(tmp_path: Path, dataset: dict[str, Path]) -> None:
     with pytest.raises(XtalrlError, match="train the policy first"):
         rollout_policy(tmp_path, designs=tmp_path / "designs.parquet", device="cpu", **dataset)

@@ -24,7 +24,7 @@ from xtalrl.rl.learner import STATISTICS, Learner, Stack, activation_bytes, soft
 from xtalrl.rl.network import QNetwork
 from xtalrl.rl.policies import PolicySpec, Reward
 from xtalrl.rl.replay import Replay
-from xtalrl.rl.settings import TrainingSettings
+from xtalrl.rl.settings import TrainingSettings, snapshot_steps
 from xtalrl.rl.training import find_device, train_policies, train_policy
 
 SPECS = {
@@ -126,6 +126,100 @@ def test_resumed_run_is_bit_for_bit_the_whole_one(
 
 def without_speed(log: bytes) -> list[str]:
     return [line.rpartition(",")[0] for line in log.decode().splitlines()]
+
+
+SNAPSHOTS: dict[str, Any] = {"steps": 13, "snapshots": 2}
+
+
+def snapshots_in(folder: Path) -> dict[str, bytes]:
+    return {path.stem: path.read_bytes() for path in (folder / "snapshots").iterdir()}
+
+
+@pytest.fixture
+def steps_done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every update of the learner from now on."""
+    done: list[int] = []
+    update = Learner.update
+    monkeypatch.setattr(Learner, "update", lambda self, batch: done.append(self.step) or update(self, batch))
+    return done
+
+
+@pytest.mark.parametrize(
+    ("steps", "snapshots", "expected"),
+    [(100, 0, []), (100, 1, [50]), (250_000, 4, [50_000, 100_000, 150_000, 200_000]), (3, 9, [1, 2]), (1, 5, [])],
+)
+def test_steps_of_snapshots(steps: int, snapshots: int, expected: list[int]) -> None:
+    assert snapshot_steps(steps, snapshots) == expected
+
+
+@pytest.mark.parametrize("kind", ["bc", "ccql"])
+def test_a_snapshot_is_what_a_run_of_so_many_steps_ends_with(
+    tmp_path: Path, dataset: dict[str, Path], kind: str
+) -> None:
+    whole = train(tmp_path / "whole", dataset, kind, **SNAPSHOTS)
+    kept = snapshots_in(tmp_path / "whole")
+    assert set(kept) == {"4", "8"}
+    for step, content in kept.items():
+        assert content == train(tmp_path / step, dataset, kind, steps=int(step))["weights.safetensors"]
+    # They change nothing else.
+    assert whole["weights.safetensors"] == train(tmp_path / "without", dataset, kind, steps=13)["weights.safetensors"]
+
+
+def test_snapshots_of_policies_trained_together(tmp_path: Path, dataset: dict[str, Path]) -> None:
+    settings = TrainingSettings(**{**vars(SETTINGS), **SNAPSHOTS})
+    folders = [tmp_path / kind for kind in SPECS]
+    train_policies(list(SPECS.values()), settings, seed=0, threads=1, folders=folders, **dataset)
+    for kind in ("bc", "ccql"):
+        train(tmp_path / "alone" / kind, dataset, kind, **SNAPSHOTS)
+        assert snapshots_in(tmp_path / kind) == snapshots_in(tmp_path / "alone" / kind)
+    # One with nothing to learn has the same files.
+    assert set(snapshots_in(tmp_path / "random")) == {"4", "8"}
+    assert load_file(tmp_path / "random/snapshots/4.safetensors") == {}
+
+
+@pytest.mark.parametrize("stop", [4, 6, 8, 9, 12])
+def test_a_killed_run_loses_no_snapshot(
+    tmp_path: Path, dataset: dict[str, Path], stop: int, steps_done: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path / "whole", dataset, **SNAPSHOTS)
+    update = Learner.update
+
+    def update_until_killed(self: Learner, batch: Any) -> torch.Tensor:
+        if self.step == stop:
+            raise KeyboardInterrupt
+        return update(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "update", update_until_killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "killed", dataset, **SNAPSHOTS)
+    # Snakemake removes the outputs of a failed job.
+    for path in (tmp_path / "killed").iterdir():
+        if path.name != "checkpoint.safetensors":
+            path.unlink()
+    steps_done.clear()
+    train(tmp_path / "killed", dataset, **SNAPSHOTS)
+    assert steps_done[0] == max(step for step in (4, 5, 8, 10) if step <= stop)
+    assert snapshots_in(tmp_path / "killed") == snapshots_in(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("first", "then", "done"), [(0, 2, list(range(13))), (2, 0, []), (2, 2, []), (5, 2, [])])
+def test_a_finished_run_is_made_again_only_for_snapshots_that_it_lacks(
+    tmp_path: Path, dataset: dict[str, Path], first: int, then: int, done: list[int], steps_done: list[int]
+) -> None:
+    train(tmp_path / "run", dataset, steps=13, snapshots=first)
+    steps_done.clear()
+    train(tmp_path / "run", dataset, steps=13, snapshots=then)
+    assert steps_done == done
+
+
+def test_more_steps_where_the_old_end_is_a_snapshot(
+    tmp_path: Path, dataset: dict[str, Path], steps_done: list[int]
+) -> None:
+    end = train(tmp_path, dataset, steps=6)["weights.safetensors"]
+    train(tmp_path, dataset, steps=12, snapshots=1)
+    assert steps_done == list(range(12))
+    assert snapshots_in(tmp_path) == {"6": end}
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from xtalrl.elements import ACTION
 from xtalrl.errors import XtalrlError
 from xtalrl.rl.policies import PolicySpec, Reward
+from xtalrl.rl.settings import snapshot_steps
 
 MATERIALS_PROJECT = "materials-project"
 """In place of a path: ask the Materials Project (docs/materials-project.md)."""
@@ -234,11 +235,22 @@ class TrainingConfig(_Section):
         "1 on a CPU, and where `device` is `cuda`, or a GPU is in this machine, as many as its memory holds.",
     )
     checkpoint_every: int = Field(10_000, ge=1, description="Steps between checkpoints.")
+    snapshots: int = Field(
+        0,
+        ge=0,
+        description="Evenly spaced steps at which the weights are kept and rolled out, for the learning curve of the designs; 0 makes "
+        "none. A policy trained without them is trained again from the start to get them.",
+    )
     log_every: int = Field(100, ge=1, description="Steps between rows of the training log.")
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
         (),
         description="Beside training.csv, curves for TensorBoard (files in the policy's folder) or Weights & Biases.",
     )
+
+    @property
+    def snapshot_steps(self) -> list[int]:
+        """Steps at which the weights are kept, rising, all before the last."""
+        return snapshot_steps(self.steps, self.snapshots)
 
 
 def _known_element(symbol: str) -> str:

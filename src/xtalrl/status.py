@@ -40,9 +40,12 @@ _STAGE_OF_RULE = {
     "build_trajectories": "trajectories",
     "train_policy": "train",
     "rollout_policy": "rollout",
+    "rollout_snapshot": "rollout",
     "import_designs": "rollout",
     "assess_designs": "rollout",
+    "assess_snapshots": "rollout",
     "evaluate_designs": "evaluation",
+    "evaluate_snapshots": "evaluation",
     "assess_stability": "evaluation",
 }
 

@@ -4,4 +4,4 @@ from xtalrl.metrics.evaluation import evaluate_designs
 from xtalrl.workflow import job
 
 with job(snakemake.log[0]):
-    evaluate_designs(**snakemake.input, **snakemake.output)
+    evaluate_designs(**snakemake.input, **snakemake.output, **snakemake.params)

@@ -12,4 +12,5 @@ with job(snakemake.log[0]):
         device=snakemake.params.device,
         settings=RolloutSettings(**snakemake.params.settings),
         target_ev=snakemake.params.target_ev,
+        snapshot=snakemake.wildcards.get("step"),
     )

@@ -11,6 +11,7 @@ import pandas as pd
 
 from xtalrl import tables
 from xtalrl.errors import XtalrlError
+from xtalrl.metrics.evaluation import UNKNOWN
 from xtalrl.metrics.intervals import Bools, Bootstrap, Floats
 
 _COLUMNS = (
@@ -37,7 +38,8 @@ class PolicyDesigns:
     """Every design of one policy.
 
     Arrays are (n_seeds, n_crystals), `true_` ones (n_crystals,); NaN stands for what is unknown: where a seed has no design of a crystal,
-    `novel` of invalid designs or without a formula list, properties of designs whose SCF failed. Energies in eV/atom, gaps in eV
+    `novel` of invalid designs or without a formula list, `converged` of a snapshot's designs that no SCF was run for, properties of
+    designs whose SCF failed. Energies in eV/atom, gaps in eV
     and clipped at 0 but for `band_gap_raw`. `composition` numbers the reduced formulas.
     """
 
@@ -73,6 +75,11 @@ class PolicyDesigns:
     def succeeded(self) -> Bools:
         """Where the SCF converged. The gap can still be unknown (smearing), and so the formation energy (a missing reference)."""
         return np.equal(self.converged, 1)
+
+    @property
+    def outcome_is_known(self) -> Bools:
+        """Where there is a design whose SCF was run, or that is invalid, so that none was needed."""
+        return self.designed & np.isfinite(self.converged)
 
     def by_the_papers_rules(self) -> PolicyDesigns:
         """The same with designs that only an extended recovery made converge counted as failures."""
@@ -115,7 +122,7 @@ def read_policies(
     """
     frame = tables.read(evaluation, tables.EVALUATION).drop_columns(["species", "detail"]).to_pandas()
     frame = frame[frame["sample"].fillna(0) == 0].copy()
-    frame["converged"] = frame["outcome"].isin(SUCCESSFUL_OUTCOMES)
+    frame["converged"] = frame["outcome"].isin(SUCCESSFUL_OUTCOMES).astype(float).mask(frame["outcome"] == UNKNOWN)
     frame["composition"] = pd.factorize(frame["formula"])[0]
     hull = tables.read(stability, tables.STABILITY).drop_columns(["decomposition"]).to_pandas().set_index("request_id")
     frame["energy_above_hull"] = frame["request_id"].map(hull["energy_above_hull"])

@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 INVALID_COMPOSITION = "invalid_composition"
 """Outcome of a design that no SCF was asked for."""
+UNKNOWN = "unknown"
+"""Outcome of a valid design of a snapshot that no finished policy makes: no SCF is run for snapshots."""
 
 
 def evaluate_designs(
@@ -23,6 +25,7 @@ def evaluate_designs(
     references: str | Path | None,
     labels: str | Path | None,
     evaluation: str | Path,
+    of_snapshot: bool = False,
 ) -> None:
     """Write the `EVALUATION` table: one row for every row of `ASSESSMENTS`, in its order.
 
@@ -32,9 +35,11 @@ def evaluate_designs(
         references: `REFERENCES` of the labels; None where `outcomes` holds all that the designs need.
         labels: `LABELS`, for the true gap and formation energy; None leaves them null.
         evaluation: `EVALUATION` table to write.
+        of_snapshot: the designs are those of policies in training, for which no SCF was run: a valid one that is no design of a
+            finished policy is `UNKNOWN`.
 
     Raises:
-        XtalrlError: a file cannot be read, a valid design has no outcome, or the protocols of designs and references differ.
+        XtalrlError: a file cannot be read, a valid design has no outcome (but `of_snapshot`), or the protocols of designs and references differ.
     """
     by_request = {row["request_id"]: row for row in tables.read_rows(outcomes, tables.SCF_OUTCOMES)}
     truth = {row["material_id"]: row for row in (tables.read_rows(labels, tables.LABELS) if labels else ())}
@@ -42,7 +47,7 @@ def evaluate_designs(
     reference_table = ReferenceTable([*known, *reference_rows(by_request.values())])
     rows = []
     for design in tables.read_rows(assessments, tables.ASSESSMENTS):
-        row = design | _properties(design, by_request, reference_table, outcomes)
+        row = design | _properties(design, by_request, reference_table, outcomes, of_snapshot)
         label = truth.get(design["material_id"], {})
         row["true_band_gap"] = label.get("band_gap")
         row["true_formation_energy_per_atom"] = label.get("formation_energy_per_atom")
@@ -55,11 +60,17 @@ def evaluate_designs(
 
 
 def _properties(
-    design: dict[str, Any], outcomes: dict[str, dict[str, Any]], references: ReferenceTable, path: str | Path
+    design: dict[str, Any],
+    outcomes: dict[str, dict[str, Any]],
+    references: ReferenceTable,
+    path: str | Path,
+    of_snapshot: bool,
 ) -> dict[str, Any]:
     if design["request_id"] is None:
         return {"outcome": INVALID_COMPOSITION, "detail": f"not neutral by {design['validity_rule']}"}
     scf = outcomes.get(design["request_id"])
+    if scf is None and of_snapshot:
+        return {"outcome": UNKNOWN, "detail": "no SCF: not a design of a finished policy"}
     if scf is None:
         raise XtalrlError(
             f"{path} has no outcome for the design {design['request_id']} of {design['policy']}: the SCFs were planned "

@@ -65,6 +65,17 @@ def desired_range(
     return bootstrap.proportion(hits, designs.designed if of == "all" else designs.succeeded)
 
 
+def desired_range_at_most(designs: PolicyDesigns, bootstrap: Bootstrap, target_ev: float, window_ev: float) -> Estimate:
+    """ν of all were every design without an outcome in the desired range; `desired_range` counts it as outside."""
+    hits = in_window(designs.band_gap, target_ev, window_ev)
+    return bootstrap.proportion(hits | (designs.designed & ~designs.outcome_is_known), designs.designed)
+
+
+def outcome_known(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+    """Share of designs that are invalid or whose SCF was run."""
+    return bootstrap.proportion(designs.outcome_is_known, designs.designed)
+
+
 def out_of_distribution(
     designs: PolicyDesigns, bootstrap: Bootstrap, target_ev: float, window_ev: float, of: Denominator = "all"
 ) -> Estimate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xtalrl.metrics import composition, properties, stability
 from xtalrl.metrics.intervals import Estimate
@@ -76,6 +76,13 @@ STABILITY = (
     _percent("stable", "Stable", "designs", stability.stable_share),
     _percent("sun", "S.U.N.", "designs", stability.stable_unique_novel),
 )  # fmt: skip
+LEARNING_CURVE = (
+    replace(_VALIDITY, in_paper=False),
+    replace(_ACCURACY, in_paper=False),
+    _percent("nu_at_least", "ν at least", "designs", properties.desired_range),
+    _percent("nu_at_most", "ν at most", "designs", properties.desired_range_at_most),
+    _percent("outcome_known", "Outcome known", "designs", properties.outcome_known),
+)
 GAP_ERROR = (
     Column("mean_absolute_error_ev", "MAE (eV)", "crystals", properties.mean_absolute_gap_error, decimals=3),
     Column("mean_error_ev", "Mean error (eV)", "crystals", properties.mean_gap_error, decimals=3),

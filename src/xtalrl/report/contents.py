@@ -20,7 +20,8 @@ class Content:
 
     `title` and `caption` are plain text. A table's `keys` are the columns of its CSV that say what a row is about, `columns` the
     estimates (each with `_low`, `_high`, `_n`, `_interval`, and `_paper` if the paper has it); a table without
-    `columns` is read as it stands. `needs_labels`: nothing to show where only external crystals are evaluated.
+    `columns` is read as it stands. `needs_labels`: nothing to show where only external crystals are evaluated. `needs_snapshots`: of training with
+    `training.snapshots` only.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Content:
     """Name of its `columns` in `xtalrl.report.columns`."""
     runs: Runs = field(default="all", kw_only=True)
     needs_labels: bool = field(default=False, kw_only=True)
+    needs_snapshots: bool = field(default=False, kw_only=True)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -100,6 +102,14 @@ TABLES = (
         ("policy", "element", "outcome", "n", "n_designs", "share_pct", "low", "high"),
     ),
     Content(
+        "designs_over_training",
+        "Designs over training.",
+        "A row is a snapshot of a policy's weights, or at its last step the finished policy. No SCF is run for a snapshot: the outcome of a "
+        "design is known if it is invalid, or if a finished policy fills the same skeleton alike. ν at least counts the others as outside "
+        "the desired range of the policy's own target, ν at most as inside.",
+        ("policy", "target_ev", "step"), "LEARNING_CURVE", needs_snapshots=True,
+    ),
+    Content(
         "paper_comparison",
         "The paper's Tables 1 to 4 and this run, cell by cell.",
         "Verdict: where the paper's value lies against our interval. missing: this run has no such policy, or no such number.",
@@ -155,6 +165,13 @@ FIGURES = (
         "Failures by element.",
         "Share of the valid designs with the element whose SCF failed, over all policies; a grey field has fewer than 10 of them.",
     ),
+    Content(
+        "learning_curve",
+        "Designs over training.",
+        "a: validity, b: accuracy of the designs of snapshots of the weights. From c on: ν of the policies of each target, between the "
+        "line and the dashed line: no SCF is run for a snapshot, and the height of the band is the share of designs without an outcome.",
+        needs_snapshots=True,
+    ),
 )  # fmt: skip
 
 
@@ -179,7 +196,11 @@ def render_captions() -> dict[str, str]:
 
 
 def _belongs(entry: Content, config: Config) -> bool:
-    has_labels = bool(config.policy_specs() or config.labels.path)
-    return entry.runs in ("all", "sweep" if config.sweep.settings else "ordinary") and (
-        has_labels or not entry.needs_labels
+    specs = config.policy_specs().values()
+    has_labels = bool(specs or config.labels.path)
+    has_snapshots = bool(config.training.snapshot_steps) and any(spec.is_learned for spec in specs)
+    return (
+        entry.runs in ("all", "sweep" if config.sweep.settings else "ordinary")
+        and (has_labels or not entry.needs_labels)
+        and (has_snapshots or not entry.needs_snapshots)
     )

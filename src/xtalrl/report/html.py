@@ -66,7 +66,14 @@ _MEANINGS = {
     "imported": "Not computed here: taken from a published table.",
     MISSING_REFERENCE: "The SCF converged, but an element has no reference energy.",
 } | {str(outcome): outcome.sentence for outcome in Outcome}
-_KEY_HEADINGS = {"policy": "Policy", "omega": "ω", "target_ev": "Target (eV)", "split": "Split", "setting": "α₁-α₂-β"}
+_KEY_HEADINGS = {
+    "policy": "Policy",
+    "omega": "ω",
+    "target_ev": "Target (eV)",
+    "split": "Split",
+    "setting": "α₁-α₂-β",
+    "step": "Step",
+}
 _MOST_CHOICES = 100
 """Of a filter: more are found by the search."""
 

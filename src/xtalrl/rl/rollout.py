@@ -70,32 +70,35 @@ def rollout_policy(
     device: str,
     settings: RolloutSettings = RolloutSettings(),
     target_ev: float | None = None,
+    snapshot: int | str | None = None,
 ) -> None:
     """Fill every skeleton of the split val in the order of its trajectory 0, and write `tables.DESIGNS`.
 
     The random policy draws uniformly whatever `settings.select` is. All draws depend on the seed of the policy and on the material_id.
 
     Args:
-        folder: holds policy.json and weights.safetensors.
+        folder: holds policy.json, weights.safetensors and snapshots.
         graphs: `tables.GRAPHS`.
         trajectories: `tables.TRAJECTORIES`.
         designs: file to write.
         device: auto, cpu or cuda.
         settings: how elements are chosen.
         target_ev: p̂ in eV for a policy that was trained for any (`ccql-any`); no other takes one.
+        snapshot: step of the snapshot that designs; None is the finished policy.
 
     Raises:
         XtalrlError: a file is missing or malformed, there is no such device, or no element may be placed.
     """
     record = _read_record(Path(folder) / "policy.json")
     spec, seed = PolicySpec.from_dict(record["spec"]).at(target_ev), record["seed"]
+    weights = Path(folder) / ("weights.safetensors" if snapshot is None else f"snapshots/{snapshot}.safetensors")
     table = read_trajectories(trajectories, "val")
     table = table.filter(pc.equal(table["trajectory"], 0))
     skeletons = CrystalGraphs.read(graphs, table["material_id"].to_pylist(), find_device(device))
     orders = Orders(skeletons, table, trajectories)
     if spec.is_learned:
         network = QNetwork(Architecture(**record["network"]))
-        network.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
+        network.load_state_dict(load_file(weights))
         network.to(skeletons.device)
         # Behavioural cloning learns probabilities, not values that a discount belongs to.
         discount = record["settings"]["discount"] if spec.kind != "bc" else 1.0

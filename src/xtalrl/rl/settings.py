@@ -25,9 +25,17 @@ class TrainingSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     policies_per_pass: Literal["auto"] | int = "auto"
     checkpoint_every: int = 10_000
+    snapshots: int = 0
     log_every: int = 100
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
     def of_the_result(self) -> TrainingSettings:
         """Without what a checkpoint does not depend on: how far training goes, in what company, and how one looks at it."""
-        return replace(self, steps=1, policies_per_pass="auto", checkpoint_every=1, log_every=1, trackers=())
+        return replace(
+            self, steps=1, policies_per_pass="auto", checkpoint_every=1, snapshots=0, log_every=1, trackers=()
+        )
+
+
+def snapshot_steps(steps: int, snapshots: int) -> list[int]:
+    """Steps at which the weights are kept: so many, evenly spaced before the last step; fewer where there are fewer steps."""
+    return sorted({number * steps // (snapshots + 1) for number in range(1, snapshots + 1)} - {0})

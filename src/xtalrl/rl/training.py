@@ -33,7 +33,7 @@ from xtalrl.progress import Progress
 from xtalrl.rl.learner import STATISTICS, Learner, PolicyState, Stack, activation_bytes
 from xtalrl.rl.policies import PolicySpec
 from xtalrl.rl.replay import Replay
-from xtalrl.rl.settings import TrainingSettings
+from xtalrl.rl.settings import TrainingSettings, snapshot_steps
 from xtalrl.rl.trackers import Tracker, open_trackers
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 LOG_COLUMNS = ("step", *STATISTICS, "steps_per_s")
 """Columns of training.csv; `xtalrl.rl.learner.STATISTICS` says what they are. Steps per second are those of all policies of a pass
 together: each makes so many."""
+_SNAPSHOT = "snapshot-"
+"""Before the step, in the name of a snapshot's weights in a checkpoint."""
 GPU_MEMORY_SHARE = 0.5
 """Of the free memory, for what a pass keeps for the backward pass; the rest is for gradients on their way and for larger batches."""
 
@@ -57,7 +59,8 @@ def train_policies(
 ) -> None:
     """Train policies on the split train, or go on from their checkpoints; `folders` follows `specs`.
 
-    Writes in the folder of each policy policy.json (all that made it), weights.safetensors and training.csv (`LOG_COLUMNS`). A
+    Writes in the folder of each policy policy.json (all that made it), weights.safetensors and training.csv (`LOG_COLUMNS`), and
+    snapshots/{step}.safetensors, the weights at each of `snapshot_steps`: those that a run of so many steps would end with. A
     policy with nothing to learn gets the same files, without weights or rows. A policy's checkpoint stays when it is finished: what
     a run has trained it does not train again, but goes on from there if asked for more steps.
 
@@ -84,7 +87,9 @@ def train_policies(
         if spec.is_learned:
             learned.append((spec, its_record, folder))
         else:
-            _write_policy(folder, its_record, {}, [])
+            snapshots: dict[int, dict[str, Tensor]]
+            snapshots = {step: {} for step in snapshot_steps(settings.steps, settings.snapshots)}
+            _write_policy(folder, its_record, {}, snapshots, [])
     if not learned:
         return
 
@@ -136,6 +141,7 @@ def _advance(runs: Sequence[_Run], stack: Stack, seed: int, until: int) -> None:
     learners = [Learner([run.spec for run in group], stack, seed, [run.state for run in group]) for group in groups]
     by_spec = {run.spec: run for run in runs}
     step = runs[0].state.step
+    snapshots = snapshot_steps(settings.steps, settings.snapshots)
     bootstrap = any(learner.target is not None for learner in learners)
     for run in runs:
         run.open_trackers()
@@ -148,7 +154,7 @@ def _advance(runs: Sequence[_Run], stack: Stack, seed: int, until: int) -> None:
         step += 1
         note = ""
         to_log = step % settings.log_every == 0 or step == settings.steps
-        to_save = step % settings.checkpoint_every == 0 or step == until
+        to_save = step % settings.checkpoint_every == 0 or step in snapshots or step == until
         if to_log or to_save:
             for learner in learners:
                 learner.check_finite()
@@ -173,6 +179,7 @@ class _Run:
     """A policy in training: its folder, its state, its log, and its checkpoint.
 
     The checkpoint holds the whole state in one safetensors file, written all or nothing; resuming from it changes no bit of the result.
+    The snapshots are in it until the policy is finished: Snakemake deletes the outputs of a job that was killed.
     """
 
     def __init__(self, spec: PolicySpec, record: dict[str, Any], folder: Path, stack: Stack, seed: int) -> None:
@@ -183,6 +190,8 @@ class _Run:
         identity = {**self.record, "settings": asdict(self.settings.of_the_result()), "code": _digest_of_code()}
         self.identity = json.dumps(identity, sort_keys=True)
         self.rows: list[list[float]] = []
+        self.snapshot_steps = snapshot_steps(self.settings.steps, self.settings.snapshots)
+        self.snapshots: dict[int, Tensor] = {}
         self.trackers: list[Tracker] = []
         self.state = self._load() or stack.initial_state(spec, seed)
 
@@ -195,16 +204,20 @@ class _Run:
     def save(self, state: PolicyState) -> None:
         """Write the checkpoint and the log so far."""
         self.state = state
+        if state.step in self.snapshot_steps:
+            self.snapshots[state.step] = state.tensors["weights"].clone()
+        snapshots = {f"{_SNAPSHOT}{step}": weights for step, weights in self.snapshots.items()}
         log = torch.tensor(self.rows, dtype=torch.float64).reshape(-1, len(LOG_COLUMNS))
         # Two keys of metadata in one: safetensors writes several in no fixed order.
         metadata = {"run": json.dumps({"identity": self.identity, "step": state.step})}
-        _save_tensors(self.path, {**state.tensors, "log": log}, metadata)
+        _save_tensors(self.path, {**state.tensors, **snapshots, "log": log}, metadata)
         _write_log(self.folder, self.rows)
 
     def finish(self, stack: Stack) -> None:
         """Write the policy. The checkpoint stays: Snakemake deletes the outputs of a job it runs again."""
         weights = stack.state_dict(self.spec, self.state.tensors["weights"])
-        _write_policy(self.folder, self.record, weights, self.rows)
+        snapshots = {step: stack.state_dict(self.spec, row) for step, row in self.snapshots.items()}
+        _write_policy(self.folder, self.record, weights, snapshots, self.rows)
 
     def open_trackers(self) -> None:
         """As the settings want them."""
@@ -228,6 +241,13 @@ class _Run:
                 logger.info("%s is already at step %s: starting anew", self.path, f"{run['step']:,}")
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        kept = {int(name.removeprefix(_SNAPSHOT)): name for name in tensors if name.startswith(_SNAPSHOT)}
+        snapshots = {step: tensors.pop(name) for step, name in kept.items()} | {run["step"]: tensors["weights"].clone()}
+        passed = [step for step in self.snapshot_steps if step <= run["step"]]
+        if lost := [step for step in passed if step not in snapshots]:
+            logger.info("%s kept no weights of step %s for a snapshot: starting anew", self.path, f"{lost[0]:,}")
+            return None
+        self.snapshots = {step: snapshots[step] for step in passed}
         # The last row of a run that is now asked for more steps would not be there had it been asked at once.
         rows = tensors.pop("log").tolist()
         self.rows = [row for row in rows if row[0] % self.settings.log_every == 0 or row[0] == self.settings.steps]
@@ -250,11 +270,19 @@ def find_device(name: str) -> torch.device:
 
 
 def _write_policy(
-    folder: Path, record: Mapping[str, Any], weights: Mapping[str, Tensor], rows: list[list[float]]
+    folder: Path,
+    record: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    snapshots: Mapping[int, Mapping[str, Tensor]],
+    rows: list[list[float]],
 ) -> None:
     _write_log(folder, rows)
     # One key of metadata: safetensors writes several in no fixed order, and equal weights shall give equal files.
-    _save_tensors(folder / "weights.safetensors", weights, {"policy": f"{record['name']}, seed {record['seed']}"})
+    metadata = {"policy": f"{record['name']}, seed {record['seed']}"}
+    for step, its_weights in snapshots.items():
+        (folder / "snapshots").mkdir(exist_ok=True)
+        _save_tensors(folder / f"snapshots/{step}.safetensors", its_weights, metadata)
+    _save_tensors(folder / "weights.safetensors", weights, metadata)
     _write_whole(folder / "policy.json", lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
 
 
