@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 import subprocess
 import sys
@@ -87,9 +88,11 @@ def test_a_miniature_sweep(root: Path, miniature: Path) -> None:
     assert (results / "report.html").stat().st_size > 0
     # Killed and started again, it goes on where it was: nothing is left to do, and one policy is trained again alone.
     assert "Nothing to be done" in run(root, miniature, "sweep", "--dry-run")
-    weights = results / "policies/ccql-4ev-w5-a1-5-b1/seed0/weights.safetensors"
-    counts = job_counts(run(root, miniature, "sweep", "--forcerun", str(weights), "--dry-run"))
-    assert counts["train_policy"] == counts["rollout_policy"] == 1
+    policy = "ccql-4ev-w5-a1-5-b1"
+    weights = results / f"policies/{policy}/seed0/weights.safetensors"
+    plan = run(root, miniature, "sweep", "--forcerun", str(weights), "--dry-run")
+    planned = re.findall(r"^Job \d+: (Training|Designing with) (\S+), seed 0$", plan, re.MULTILINE)
+    assert sorted(planned) == [("Designing with", policy), ("Training", policy)]
 
 
 @pytest.mark.slow
