@@ -20,6 +20,7 @@ from xtalrl.dft.pseudopotentials import fetch_family
 from xtalrl.dft.recovery import (
     MOST_ATTEMPTS,
     RUNGS,
+    SEARCH_DEGAUSS_RY,
     STUCK_ITERATIONS,
     Attempt,
     Recovery,
@@ -350,3 +351,13 @@ def test_too_little_time_asks_for_more(recovery: Recovery) -> None:
     attempts = climb(situation(recovery=recovery), Outcome.TIME_LIMIT)
     assert attempts[1].strategy == "more_time"
     assert attempts[1].settings == attempts[0].settings
+
+
+def test_a_search_is_known_by_its_purpose_not_by_its_smearing() -> None:
+    """A protocol may smear its references as the search does: the metal's run speaks for the crystal all the same."""
+    s = situation(recovery="extended")
+    references = s.protocol.references.model_copy(update={"degauss_ry": SEARCH_DEGAUSS_RY})
+    s.protocol = s.protocol.model_copy(update={"references": references})
+    attempts = climb(s, Outcome.NOT_CONVERGED, Outcome.KILLED, smeared(2.6, -9.0), smeared(2.6, -1.5))
+    assert [a.strategy for a in attempts[1:]] == ["smear_to_find_moment", "again", "converge_as_a_metal"]
+    assert final_result(s)[0] is attempts[3]

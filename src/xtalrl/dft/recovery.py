@@ -46,6 +46,8 @@ class Attempt:
     settings: Settings
     repeat: bool = False
     """The same run once more, because it was cut off."""
+    searches: bool = False
+    """It only looks for a moment: its energy is never the crystal's."""
 
 
 @dataclass
@@ -119,13 +121,13 @@ Rung = Callable[[Situation], Attempt | None]
 def allow_more_time(situation: Situation) -> Attempt | None:
     """The run was cut off: the same run with the next time limit, going on from its saved state where pw.x left one."""
     attempt, _ = situation.last
-    return Attempt("more_time", attempt.settings, repeat=True)
+    return replace(attempt, strategy="more_time", repeat=True)
 
 
 def try_again(situation: Situation) -> Attempt | None:
     """The machine ended the run, which says nothing about the crystal: once more, once."""
     attempt, _ = situation.last
-    return None if attempt.strategy == "again" else Attempt("again", attempt.settings, repeat=True)
+    return None if attempt.strategy == "again" else replace(attempt, strategy="again", repeat=True)
 
 
 def fewer_bands(situation: Situation) -> Attempt | None:
@@ -160,7 +162,7 @@ def smear_to_find_moment(situation: Situation) -> Attempt | None:
         conv_thr_ry=max(SEARCH_CONV_THR_RY, situation.protocol.conv_thr_ry),
         starting_magnetization=SEARCH_STARTING_MAGNETIZATION,
     )
-    return Attempt("smear_to_find_moment", settings)
+    return Attempt("smear_to_find_moment", settings, searches=True)
 
 
 def smear_where_stuck(situation: Situation) -> Attempt | None:
@@ -179,7 +181,7 @@ def smear_where_low_spin_is_gapless(situation: Situation) -> Attempt | None:
 def impose_found_moment(situation: Situation) -> Attempt | None:
     """The smearing run has found a moment that an insulator can have: fixed occupations with it. Any other is a metal's."""
     attempt, result = situation.last
-    if not _only_searches(situation, attempt) or result.total_magnetization is None:
+    if not attempt.searches or result.total_magnetization is None:
         return None
     moment = possible_moment(result.total_magnetization, situation.n_electrons)
     if abs(abs(result.total_magnetization) - moment) > METAL_TOLERANCE_UB:
@@ -192,7 +194,7 @@ def converge_as_a_metal(situation: Situation) -> Attempt | None:
 
     With the smearing of the elemental references, so that the energies belong together; its gap is 0.
     """
-    searches = [entry for entry in situation.history if _only_searches(situation, entry[0]) and entry[1].outcome.usable]
+    searches = [entry for entry in situation.history if entry[0].searches and entry[1].outcome.usable]
     if not searches or final_result(situation)[1].outcome.usable:
         return None
     (attempt, result), references = searches[-1], situation.protocol.references
@@ -281,17 +283,13 @@ def final_result(situation: Situation) -> tuple[Attempt, Result]:
 
     A smearing run that only looked for a moment never does.
     """
-    entries = [entry for entry in situation.history if not _only_searches(situation, entry[0])]
+    entries = [entry for entry in situation.history if not entry[0].searches]
     converged = [entry for entry in entries if entry[1].outcome.usable]
     return min(converged, key=lambda entry: entry[1].total_energy_ry or 0.0, default=entries[-1])
 
 
 def _latest(situation: Situation) -> tuple[Attempt, Result]:
-    return next(entry for entry in reversed(situation.history) if not _only_searches(situation, entry[0]))
-
-
-def _only_searches(situation: Situation, attempt: Attempt) -> bool:
-    return situation.form == "crystal" and attempt.settings.degauss_ry == SEARCH_DEGAUSS_RY
+    return next(entry for entry in reversed(situation.history) if not entry[0].searches)
 
 
 def _was_made(situation: Situation, attempt: Attempt) -> bool:
