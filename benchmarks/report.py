@@ -76,8 +76,8 @@ def makers(folder: Path, config: Config) -> dict[str, Callable[[], None]]:
     policies = {"policies": designs["policies"]}
     crystals = {"crystals": folder / "structures/crystals.parquet"}
     made = {
-        "table1_composition": partial(tables.make_table1, **designs, **sampling),
-        "table2_dft_success": partial(tables.make_table2, **designs, **sampling),
+        "table1_composition": partial(tables.make_paper_table, **designs, number=1, **sampling),
+        "table2_dft_success": partial(tables.make_paper_table, **designs, number=2, **sampling),
         "desired_range": partial(tables.make_desired_range_table, **designs, **targets, **window, **sampling),
         "stability": partial(tables.make_stability_table, **designs, threshold_ev_per_atom=settings.stable_ev_per_atom, **sampling),
         "gap_error": partial(tables.make_gap_error_table, **crystals, labels=labels, **sampling),

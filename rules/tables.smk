@@ -40,11 +40,12 @@ rule make_table1:
         "../envs/workflow.yaml"
     params:
         **SAMPLING,
+        number=1,
         policies=ROWS,
     message:
         "Making Table 1"
     script:
-        "../workflow/scripts/make_table1.py"
+        "../workflow/scripts/make_paper_table.py"
 
 
 rule make_table2:
@@ -66,11 +67,12 @@ rule make_table2:
         "../envs/workflow.yaml"
     params:
         **SAMPLING,
+        number=2,
         policies=ROWS,
     message:
         "Making Table 2"
     script:
-        "../workflow/scripts/make_table2.py"
+        "../workflow/scripts/make_paper_table.py"
 
 
 rule make_table3:
@@ -92,13 +94,12 @@ rule make_table3:
         "../envs/workflow.yaml"
     params:
         **SAMPLING,
-        table="table3_settings_1.12ev",
-        target_ev=1.12,
+        number=3,
         policies=ROWS,
     message:
         "Making Table 3"
     script:
-        "../workflow/scripts/make_settings_table.py"
+        "../workflow/scripts/make_paper_table.py"
 
 
 rule make_table4:
@@ -120,13 +121,12 @@ rule make_table4:
         "../envs/workflow.yaml"
     params:
         **SAMPLING,
-        table="table4_settings_4ev",
-        target_ev=4.0,
+        number=4,
         policies=ROWS,
     message:
         "Making Table 4"
     script:
-        "../workflow/scripts/make_settings_table.py"
+        "../workflow/scripts/make_paper_table.py"
 
 
 rule make_desired_range_table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,11 @@ from xtalrl.report.paper import PAPER_TABLES, identity, paper_rows
 from xtalrl.report.tables import (
     make_desired_range_table,
     make_gap_error_table,
-    make_settings_table,
+    make_paper_table,
     make_stability_table,
-    make_table1,
-    make_table2,
 )
+
+make_table1, make_table2 = partial(make_paper_table, number=1), partial(make_paper_table, number=2)
 
 POLICIES = {"targets_ev": [1.12, 3.0], "omegas": [5]}
 
@@ -228,8 +229,8 @@ SWEEP = {
 
 def test_settings_tables_have_the_papers_rows(tmp_path: Path) -> None:
     config = write_results(tmp_path, 60, (0,), sections=SWEEP, targets_ev=[1.12, 4.0], omegas=[1, 5])
-    for name, target in (("table3_settings_1.12ev", 1.12), ("table4_settings_4ev", 4.0)):
-        rows = read(make((tmp_path, config), make_settings_table, table=name, target_ev=target))
+    for number in (3, 4):
+        rows = read(make((tmp_path, config), make_paper_table, number=number))
         assert {(row["setting"], row["omega"]) for row in rows} == {
             ("", ""), ("", "1"), ("", "5"),
             *((setting, omega) for setting in ("0-5-1", "1-5-1", "1-10-3") for omega in ("1", "5")),

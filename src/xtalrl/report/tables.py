@@ -14,9 +14,9 @@ from xtalrl import tables
 from xtalrl.metrics.designs import PolicyDesigns, read_policies
 from xtalrl.metrics.intervals import Bootstrap, Estimate
 from xtalrl.progress import Progress
-from xtalrl.report.contents import Content, content
+from xtalrl.report.contents import TABLES, Content, content
 from xtalrl.report.layout import TextTable, format_estimate, write_table
-from xtalrl.report.paper import PAPER_TABLES, PaperTable, paper_values
+from xtalrl.report.paper import PAPER_TABLES, paper_values
 from xtalrl.rl.policies import PolicySpec
 
 Policies = Mapping[str, Mapping[str, Any] | None]
@@ -87,7 +87,7 @@ class ResultTable:
 
     def text(self) -> TextTable:
         """For people: a column for n where it differs between rows (else it is in the caption)."""
-        headings = [key.replace("_", " ").replace(" ev", " (eV)").capitalize() for key in self.content.keys]
+        headings = [key.replace("_", " ").capitalize().replace(" ev", " (eV)") for key in self.content.keys]
         cells = [[_key_text(row.keys[key]) for key in self.content.keys] for row in self.rows]
         for index, column in enumerate(self.content.columns):
             estimates = [row.estimates[index] for row in self.rows]
@@ -162,18 +162,22 @@ def _key_text(value: str | float | None) -> str:
     return "–" if value is None else value if isinstance(value, str) else f"{value:g}"
 
 
-def make_table1(
+def make_paper_table(
     evaluation: str | Path,
     labels: str | Path,
     stability: str | Path,
     csv: str | Path,
     markdown: str | Path,
     latex: str | Path,
+    number: int,
     policies: Policies,
     bootstrap_samples: int,
     confidence: float,
 ) -> None:
-    """Table 1: accuracy, similarity, validity, novelty; one row a policy, in the order given.
+    """Table 1, 2, 3 or 4 of the paper, with its values beside ours.
+
+    Tables 1 and 2 have a row a policy, in the order given; Tables 3 and 4 the baselines, then every setting of the reward at
+    their target gap.
 
     Args:
         evaluation: `EVALUATION` table.
@@ -182,6 +186,7 @@ def make_table1(
         csv: table for programs (`ResultTable.csv_rows`).
         markdown: the same for people, with a caption.
         latex: the same for a manuscript.
+        number: of the table.
         policies: names of the rows, with what each policy is.
         bootstrap_samples: resamples of an interval.
         confidence: its level.
@@ -189,69 +194,25 @@ def make_table1(
     Raises:
         XtalrlError: see `read_policies`.
     """
-    all_designs = read_policies(evaluation, labels, stability, policies)
-    table = _policy_table(
-        "table1_composition",
-        all_designs,
-        bootstrap_samples,
-        confidence,
-        paper=PAPER_TABLES[0],
-        specs=specs_of(policies),
-    )
-    table.write(csv, markdown, latex)
-
-
-def make_table2(
-    evaluation: str | Path,
-    labels: str | Path,
-    stability: str | Path,
-    csv: str | Path,
-    markdown: str | Path,
-    latex: str | Path,
-    policies: Policies,
-    bootstrap_samples: int,
-    confidence: float,
-) -> None:
-    """Table 2: SCF success of the designs, formation energies and gaps; arguments and errors as for `make_table1`."""
-    all_designs = read_policies(evaluation, labels, stability, policies)
-    table = _policy_table(
-        "table2_dft_success",
-        all_designs,
-        bootstrap_samples,
-        confidence,
-        paper=PAPER_TABLES[1],
-        specs=specs_of(policies),
-    )
-    table.write(csv, markdown, latex)
-
-
-def make_settings_table(
-    evaluation: str | Path,
-    labels: str | Path,
-    stability: str | Path,
-    csv: str | Path,
-    markdown: str | Path,
-    latex: str | Path,
-    table: str,
-    target_ev: float,
-    policies: Policies,
-    bootstrap_samples: int,
-    confidence: float,
-) -> None:
-    """Tables 3 and 4: the baselines, then every setting of the reward at one target gap.
-
-    Further arguments and errors as for `make_table1`.
-
-    Args:
-        table: `table3_settings_1.12ev` or `table4_settings_4ev`.
-        target_ev: target gap in eV.
-    """
-    chosen = settings_at(policies, target_ev)
-    all_designs = read_policies(evaluation, labels, stability, chosen)
-    paper = next(each for each in PAPER_TABLES if each.target_ev == target_ev)
-    _policy_table(table, all_designs, bootstrap_samples, confidence, paper=paper, specs=chosen).write(
-        csv, markdown, latex
-    )
+    paper = next(each for each in PAPER_TABLES if each.number == number)
+    entry = next(each for each in TABLES if each.name.startswith(f"table{number}_"))
+    specs = specs_of(policies) if paper.target_ev is None else settings_at(policies, paper.target_ev)
+    all_designs = read_policies(evaluation, labels, stability, specs)
+    progress = Progress(f"Table {number}", len(all_designs), "policies")
+    rows = []
+    for designs in all_designs:
+        bootstrap = designs.bootstrap(bootstrap_samples, confidence)
+        estimates = [column.estimate(designs, bootstrap) for column in entry.columns]
+        spec = specs[designs.policy]
+        reward = spec.reward if spec and spec.is_conditional else None
+        keys = {
+            "policy": designs.policy,
+            "setting": reward.setting if reward else None,
+            "omega": spec.omega if spec else None,
+        }
+        rows.append(Row({key: keys[key] for key in entry.keys}, estimates, designs, paper_values(paper, spec)))
+        progress.advance()
+    ResultTable(entry, rows, bootstrap_samples, confidence).write(csv, markdown, latex)
 
 
 def make_stability_table(
@@ -266,7 +227,7 @@ def make_stability_table(
     bootstrap_samples: int,
     confidence: float,
 ) -> None:
-    """Energy above the hull, and stable, unique, novel designs; further arguments and errors as for `make_table1`.
+    """Energy above the hull, and stable, unique, novel designs; further arguments and errors as for `make_paper_table`.
 
     Args:
         threshold_ev_per_atom: largest energy above the hull of a stable design.
@@ -299,7 +260,7 @@ def make_desired_range_table(
     bootstrap_samples: int,
     confidence: float,
 ) -> None:
-    """ν and κ of every policy at every target, with each denominator; further arguments and errors as for `make_table1`.
+    """ν and κ of every policy at every target, with each denominator; further arguments and errors as for `make_paper_table`.
 
     Args:
         targets_ev: target gaps.
@@ -353,29 +314,3 @@ def make_gap_error_table(
         estimates = [column.estimate(gaps, source_gaps, bootstrap) for column in content("gap_error").columns]
         rows.append(Row({"split": split}, estimates))
     ResultTable(content("gap_error"), rows, bootstrap_samples, confidence).write(csv, markdown, latex)
-
-
-def _policy_table(
-    name: str,
-    all_designs: Sequence[PolicyDesigns],
-    bootstrap_samples: int,
-    confidence: float,
-    paper: PaperTable,
-    specs: Mapping[str, PolicySpec | None],
-) -> ResultTable:
-    entry = content(name)
-    progress = Progress(entry.title.partition(".")[0], len(all_designs), "policies")
-    rows = []
-    for designs in all_designs:
-        bootstrap = designs.bootstrap(bootstrap_samples, confidence)
-        estimates = [column.estimate(designs, bootstrap) for column in entry.columns]
-        spec = specs[designs.policy]
-        reward = spec.reward if spec and spec.is_conditional else None
-        keys = {
-            "policy": designs.policy,
-            "setting": reward.setting if reward else None,
-            "omega": spec.omega if spec else None,
-        }
-        rows.append(Row({key: keys[key] for key in entry.keys}, estimates, designs, paper_values(paper, spec)))
-        progress.advance()
-    return ResultTable(entry, rows, bootstrap_samples, confidence)
