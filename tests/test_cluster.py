@@ -157,7 +157,7 @@ def test_a_partition_that_does_not_exist(monkeypatch: pytest.MonkeyPatch, tmp_pa
     ("command", "mend"),
     [
         ("srun pw.x", "dft.command: srun --overlap pw.x"),
-        ("/opt/slurm/bin/srun -n 1 pw.x", "dft.command: /opt/slurm/bin/srun --overlap -n 1 pw.x"),
+        ("../slurm/bin/srun -n 1 pw.x", "dft.command: ../slurm/bin/srun --overlap -n 1 pw.x"),
         ("srun --overlap -n 1 pw.x", None),
         ("mpirun -n 1 pw.x", None),
     ],

@@ -21,7 +21,7 @@ from xtalrl.elements import ELEMENTS
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.composition import assess_designs
 from xtalrl.structures.crystals import build_crystals, reduce_cell
-from xtalrl.structures.external import ExternalDesign, import_designs, match_skeletons, read_designs
+from xtalrl.structures.external import ExternalDesign, Skeletons, import_designs, read_designs
 
 
 def crystal(material_id: str, structure: Structure) -> dict:
@@ -142,6 +142,11 @@ def test_the_designed_crystal_survives_another_basis_order_shift_and_orientation
     assert match is not None
     assert match[0] == row["material_id"]
     assert StructureMatcher(primitive_cell=False, scale=False).fit(structure_of(row, match[1]), designed)
+
+
+def match_skeletons(designs, crystals):
+    skeletons = Skeletons(crystals)
+    return [skeletons.match(design) for design in designs]
 
 
 def design_of(structure: Structure, name: str = "0"):

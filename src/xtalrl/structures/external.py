@@ -91,7 +91,7 @@ def import_designs(
     Raises:
         XtalrlError: a file is missing or of no known kind, or no entry can be used.
     """
-    skeletons = _Skeletons(tables.read_rows(crystals, tables.CRYSTALS))
+    skeletons = Skeletons(tables.read_rows(crystals, tables.CRYSTALS))
     found, rejections = read_designs(path, max_sites)
     progress = Progress("Matching designs to skeletons", len(found), "designs")
     matches = []
@@ -207,41 +207,29 @@ def read_designs(path: str | Path, max_sites: int) -> tuple[list[ExternalDesign]
     return found, rejections
 
 
-def match_skeletons(
-    designs: Sequence[ExternalDesign], crystals: Sequence[dict[str, Any]]
-) -> list[tuple[str, list[str]] | None]:
-    """The skeleton of each design and the element on each of its sites, or None for a design on none.
-
-    A skeleton matches if it has the design's cell (any choice of basis and orientation) and positions (up to a common shift)
-    within the tolerances above; the elements do not matter. Of several, the crystal that the design is named after, else the
-    nearest. Where the design is given in the skeleton's own basis and origin, each site takes the element at its position.
-    Otherwise there are several assignments, which the symmetry of the bare skeleton makes equivalent: the designed crystal is the same for
-    all of them, the share of correct sites (accuracy) is not. The one with the most correct sites is taken.
-
-    Args:
-        designs: as read by `read_designs`.
-        crystals: rows of `tables.CRYSTALS`.
-    """
-    skeletons = _Skeletons(crystals)
-    return [skeletons.match(design) for design in designs]
-
-
-class _Skeletons:
+class Skeletons:
     """Crystals without their elements."""
 
     def __init__(self, crystals: Sequence[dict[str, Any]]) -> None:
+        """`crystals`: rows of `tables.CRYSTALS`."""
         self.ids = [row["material_id"] for row in crystals]
         self.species = [row["species"] for row in crystals]
         self.cells = [_bare(row["lattice"], row["frac_coords"]) for row in crystals]
         self.n_sites = np.array([len(cell) for cell in self.cells])
         self.lengths = np.array([sorted(cell.lattice.abc) for cell in self.cells]).reshape(-1, 3)
-        self.max_sites = int(self.n_sites.max(initial=0))
         self.matcher: Any = StructureMatcher(
             ltol=LENGTH_TOLERANCE, stol=SITE_TOLERANCE, angle_tol=ANGLE_TOLERANCE, primitive_cell=False, scale=False
         )
 
     def match(self, design: ExternalDesign) -> tuple[str, list[str]] | None:
-        """See `match_skeletons`."""
+        """The skeleton of a design and the element on each of its sites, or None for a design on none.
+
+        A skeleton matches if it has the design's cell (any choice of basis and orientation) and positions (up to a common shift)
+        within the tolerances above; the elements do not matter. Of several, the crystal that the design is named after, else the
+        nearest. Where the design is given in the skeleton's own basis and origin, each site takes the element at its position.
+        Otherwise there are several assignments, which the symmetry of the bare skeleton makes equivalent: the designed crystal is
+        the same for all of them, the share of correct sites (accuracy) is not. The one with the most correct sites is taken.
+        """
         deviations = np.abs(self.lengths / sorted(design.reduced.lattice.abc) - 1).max(axis=1, initial=0)
         near = np.flatnonzero((self.n_sites == len(design.reduced)) & (deviations < LENGTH_TOLERANCE))
         for index in sorted(near, key=lambda i: (self.ids[i] != design.id, deviations[i])):
