@@ -85,6 +85,7 @@ rule train:
 rule rollout:
     input:
         f"{RESULTS}/designs/assessments.parquet",
+        rules.make_table1.output,
 
 
 rule evaluate:

@@ -76,7 +76,9 @@ def makers(folder: Path, config: Config) -> dict[str, Callable[[], None]]:
     policies = {"policies": designs["policies"]}
     crystals = {"crystals": folder / "structures/crystals.parquet"}
     made = {
-        "table1_composition": partial(tables.make_paper_table, **designs, number=1, **sampling),
+        "table1_composition": partial(
+            tables.make_composition_table, folder / "designs/assessments.parquet", **policies, **sampling
+        ),
         "table2_dft_success": partial(tables.make_paper_table, **designs, number=2, **sampling),
         "desired_range": partial(tables.make_desired_range_table, **designs, **targets, **window, **sampling),
         "stability": partial(tables.make_stability_table, **designs, threshold_ev_per_atom=settings.stable_ev_per_atom, **sampling),

@@ -1,6 +1,6 @@
 """The tables, from result files alone; xtalrl.report.contents lists them."""
 
-# What became of the designs; every table and figure of policies is made from these.
+# What became of the designs; every table and figure of policies but Table 1 is made from these.
 DESIGN_RESULTS = {
     "evaluation": f"{RESULTS}/evaluation/evaluation.parquet",
     "labels": true_labels,
@@ -23,7 +23,7 @@ localrules:
 
 rule make_table1:
     input:
-        **DESIGN_RESULTS,
+        assessments=f"{RESULTS}/designs/assessments.parquet",
     output:
         csv=report(
             f"{RESULTS}/tables/table1_composition.csv",
@@ -40,12 +40,11 @@ rule make_table1:
         "../envs/workflow.yaml"
     params:
         **SAMPLING,
-        number=1,
         policies=ROWS,
     message:
         "Making Table 1"
     script:
-        "../workflow/scripts/make_paper_table.py"
+        "../workflow/scripts/make_composition_table.py"
 
 
 rule make_table2:

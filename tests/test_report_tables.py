@@ -12,19 +12,21 @@ from report_data import write_results
 
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError
+from xtalrl.metrics.designs import read_compositions, read_policies
 from xtalrl.report.comparisons import make_paper_comparison, make_policy_tests
 from xtalrl.report.contents import content
 from xtalrl.report.layout import TextTable
 from xtalrl.report.outcomes import make_outcome_table
 from xtalrl.report.paper import PAPER_TABLES, identity, paper_rows
 from xtalrl.report.tables import (
+    make_composition_table,
     make_desired_range_table,
     make_gap_error_table,
     make_paper_table,
     make_stability_table,
 )
 
-make_table1, make_table2 = partial(make_paper_table, number=1), partial(make_paper_table, number=2)
+make_table2 = partial(make_paper_table, number=2)
 
 POLICIES = {"targets_ev": [1.12, 3.0], "omegas": [5]}
 
@@ -39,19 +41,28 @@ def rows_of(config: Config) -> dict[str, object]:
     return {name: spec.to_dict() for name, spec in config.policy_specs().items()}
 
 
-def make(run: tuple[Path, Config], maker: object = make_table1, name: str = "table", **options: object) -> Path:
+def make(
+    run: tuple[Path, Config], maker: object = make_composition_table, name: str = "table", **options: object
+) -> Path:
     folder, config = run
-    arguments = {
+    properties = {
         "evaluation": folder / "evaluation/evaluation.parquet",
         "labels": folder / "labels.parquet",
         "stability": folder / "evaluation/stability.parquet",
-        "csv": folder / f"{name}.csv",
-        "markdown": folder / f"{name}.md",
-        "latex": folder / f"{name}.tex",
-        "policies": rows_of(config),
-        "bootstrap_samples": 200,
-        "confidence": 0.9,
-    } | options
+    }
+    compositions = {"assessments": folder / "designs/assessments.parquet"}
+    arguments = (
+        (compositions if maker is make_composition_table else properties)
+        | {
+            "csv": folder / f"{name}.csv",
+            "markdown": folder / f"{name}.md",
+            "latex": folder / f"{name}.tex",
+            "policies": rows_of(config),
+            "bootstrap_samples": 200,
+            "confidence": 0.9,
+        }
+        | options
+    )
     maker(**arguments)  # type: ignore[operator]
     return folder / name
 
@@ -61,7 +72,7 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("maker", [make_table1, make_table2])
+@pytest.mark.parametrize("maker", [make_composition_table, make_table2])
 def test_every_number_has_interval_n_seeds_and_rule(run: tuple[Path, Config], maker: object) -> None:
     rows = read(make(run, maker))
     assert [row["policy"] for row in rows] == ["random", "bc", "ucql-w5", "ccql-1.12ev-w5", "ccql-3ev-w5"]
@@ -75,6 +86,21 @@ def test_every_number_has_interval_n_seeds_and_rule(run: tuple[Path, Config], ma
             if row[metric]:
                 assert float(row[f"{metric}_low"]) <= float(row[metric]) <= float(row[f"{metric}_high"])
                 assert row[f"{metric}_interval"]
+
+
+def test_table_1_needs_no_scf(run: tuple[Path, Config]) -> None:
+    """What compositions tell is the same before and after the SCFs."""
+    folder, config = run
+    policies = rows_of(config)
+    files = folder / "evaluation/evaluation.parquet", folder / "labels.parquet", folder / "evaluation/stability.parquet"
+    before = read_compositions(folder / "designs/assessments.parquet", policies)
+    for early, late in zip(before, read_policies(*files, policies), strict=True):
+        bootstraps = early.bootstrap(200, 0.9), late.bootstrap(200, 0.9)
+        for column in content("table1_composition").columns:
+            estimates = [column.estimate(*each) for each in zip((early, late), bootstraps, strict=True)]
+            assert estimates[0] == estimates[1]
+        assert not early.outcome_is_known.any()
+        assert late.outcome_is_known.all()
 
 
 def test_markdown_is_a_table_for_people(run: tuple[Path, Config]) -> None:
@@ -246,8 +272,9 @@ def test_settings_tables_have_the_papers_rows(tmp_path: Path) -> None:
 
 def test_external_crystals_alone(run: tuple[Path, Config]) -> None:
     """No policy, no label, no target: every table can be made, and says what it has."""
-    alone = {"policies": {"bc": None}, "labels": None}
-    assert read(make(run, make_table1, **alone))[0]["accuracy_pct_paper"] == ""
+    policies = {"policies": {"bc": None}}
+    alone = {**policies, "labels": None}
+    assert read(make(run, make_composition_table, **policies))[0]["accuracy_pct_paper"] == ""
     (row,) = read(make(run, make_table2, **alone))
     assert row["mean_band_gap_ev"]
     assert row["emd_band_gap_ev"] == ""

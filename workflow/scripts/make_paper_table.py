@@ -1,4 +1,4 @@
-"""Make one of the paper's Tables 1 to 4."""
+"""Make one of the paper's Tables 2 to 4."""
 
 from xtalrl.report.tables import make_paper_table
 from xtalrl.workflow import job

@@ -38,7 +38,7 @@ class PolicyDesigns:
     """Every design of one policy.
 
     Arrays are (n_seeds, n_crystals), `true_` ones (n_crystals,); NaN stands for what is unknown: where a seed has no design of a crystal,
-    `novel` of invalid designs or without a formula list, `converged` of a snapshot's designs that no SCF was run for, properties of
+    `novel` of invalid designs or without a formula list, `converged` of designs that no SCF was run for (yet), properties of
     designs whose SCF failed. Energies in eV/atom, gaps in eV
     and clipped at 0 but for `band_gap_raw`. `composition` numbers the reduced formulas.
     """
@@ -121,20 +121,38 @@ def read_policies(
         XtalrlError: a table cannot be read, a policy has no design in it, or its designs were judged by different rules.
     """
     frame = tables.read(evaluation, tables.EVALUATION).drop_columns(["species", "detail"]).to_pandas()
-    frame = frame[frame["sample"].fillna(0) == 0].copy()
     frame["converged"] = frame["outcome"].isin(SUCCESSFUL_OUTCOMES).astype(float).mask(frame["outcome"] == UNKNOWN)
-    frame["composition"] = pd.factorize(frame["formula"])[0]
     hull = tables.read(stability, tables.STABILITY).drop_columns(["decomposition"]).to_pandas().set_index("request_id")
     frame["energy_above_hull"] = frame["request_id"].map(hull["energy_above_hull"])
     frame["hull_is_complete"] = frame["request_id"].map(hull["flag"] == "")
-    groups = dict(iter(frame.groupby("policy")))
+    return _by_policy(frame, evaluation, policies, read_labels(labels) if labels else Labels())
+
+
+def read_compositions(assessments: str | Path, policies: Iterable[str]) -> list[PolicyDesigns]:
+    """As `read_policies`, before any SCF: all properties are unknown.
+
+    Args:
+        assessments: `ASSESSMENTS` table.
+        policies: names.
+
+    Raises:
+        XtalrlError: as `read_policies`.
+    """
+    frame = tables.read(assessments, tables.ASSESSMENTS).drop_columns(["species"]).to_pandas()
+    frame[[name for name in (*_COLUMNS, *_TRUE_COLUMNS) if name not in frame and name != "composition"]] = np.nan
+    return _by_policy(frame, assessments, policies, Labels())
+
+
+def _by_policy(frame: pd.DataFrame, path: str | Path, policies: Iterable[str], labels: Labels) -> list[PolicyDesigns]:
+    frame = frame[frame["sample"].fillna(0) == 0].copy()
+    frame["composition"] = pd.factorize(frame["formula"])[0]
+    groups = {str(name): group for name, group in frame.groupby("policy")}
     if missing := [policy for policy in policies if policy not in groups]:
         raise XtalrlError(
-            f"{evaluation} holds no design of the policy {missing[0]!r} (it has {', '.join(sorted(groups)) or 'none at all'}): "
+            f"{path} holds no design of the policy {missing[0]!r} (it has {', '.join(sorted(groups)) or 'none at all'}): "
             "run `snakemake evaluate` with the present configuration."
         )
-    known = read_labels(labels) if labels else Labels()
-    return [_designs(policy, groups[policy], evaluation, known) for policy in policies]
+    return [_designs(policy, groups[policy], path, labels) for policy in policies]
 
 
 def read_labels(labels: str | Path) -> Labels:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from xtalrl import tables
-from xtalrl.metrics.designs import PolicyDesigns, read_policies
+from xtalrl.metrics.designs import PolicyDesigns, read_compositions, read_policies
 from xtalrl.metrics.intervals import Bootstrap, Estimate
 from xtalrl.progress import Progress
 from xtalrl.report.contents import TABLES, Content, content
@@ -162,6 +162,24 @@ def _key_text(value: str | float | None) -> str:
     return "–" if value is None else value if isinstance(value, str) else f"{value:g}"
 
 
+def make_composition_table(
+    assessments: str | Path,
+    csv: str | Path,
+    markdown: str | Path,
+    latex: str | Path,
+    policies: Policies,
+    bootstrap_samples: int,
+    confidence: float,
+) -> None:
+    """Table 1 of the paper, with its values beside ours; needs no SCF. Further arguments and errors as for `make_paper_table`.
+
+    Args:
+        assessments: `ASSESSMENTS` table.
+    """
+    all_designs = read_compositions(assessments, policies)
+    _write_paper_table(1, all_designs, csv, markdown, latex, specs_of(policies), bootstrap_samples, confidence)
+
+
 def make_paper_table(
     evaluation: str | Path,
     labels: str | Path,
@@ -169,14 +187,14 @@ def make_paper_table(
     csv: str | Path,
     markdown: str | Path,
     latex: str | Path,
-    number: int,
+    number: Literal[2, 3, 4],
     policies: Policies,
     bootstrap_samples: int,
     confidence: float,
 ) -> None:
-    """Table 1, 2, 3 or 4 of the paper, with its values beside ours.
+    """Table 2, 3 or 4 of the paper, with its values beside ours.
 
-    Tables 1 and 2 have a row a policy, in the order given; Tables 3 and 4 the baselines, then every setting of the reward at
+    Table 2 has a row a policy, in the order given; Tables 3 and 4 the baselines, then every setting of the reward at
     their target gap.
 
     Args:
@@ -194,10 +212,24 @@ def make_paper_table(
     Raises:
         XtalrlError: see `read_policies`.
     """
+    target_ev = next(each.target_ev for each in PAPER_TABLES if each.number == number)
+    specs = specs_of(policies) if target_ev is None else settings_at(policies, target_ev)
+    all_designs = read_policies(evaluation, labels, stability, specs)
+    _write_paper_table(number, all_designs, csv, markdown, latex, specs, bootstrap_samples, confidence)
+
+
+def _write_paper_table(
+    number: int,
+    all_designs: Sequence[PolicyDesigns],
+    csv: str | Path,
+    markdown: str | Path,
+    latex: str | Path,
+    specs: Mapping[str, PolicySpec | None],
+    bootstrap_samples: int,
+    confidence: float,
+) -> None:
     paper = next(each for each in PAPER_TABLES if each.number == number)
     entry = next(each for each in TABLES if each.name.startswith(f"table{number}_"))
-    specs = specs_of(policies) if paper.target_ev is None else settings_at(policies, paper.target_ev)
-    all_designs = read_policies(evaluation, labels, stability, specs)
     progress = Progress(f"Table {number}", len(all_designs), "policies")
     rows = []
     for designs in all_designs:
