@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -61,6 +62,23 @@ def test_behavioural_cloning_is_cross_entropy() -> None:
     loss = behavioural_cloning_loss(values["q"], values["action"])
     torch.testing.assert_close(loss.total, nn.functional.cross_entropy(values["q"], values["action"]))
     assert loss.td is None
+
+
+def test_conservative_term_against_d3rlpy() -> None:
+    """Its TD term is another one: Huber loss and double Q-learning."""
+    cql_impl = pytest.importorskip("d3rlpy.algos.qlearning.torch.cql_impl", exc_type=ImportError)
+    theirs = object.__new__(cql_impl.DiscreteCQLImpl)
+    theirs._action_size = 88
+    theirs._q_func_forwarder = SimpleNamespace(compute_expected_q=lambda q_values: q_values)
+
+    values = batch()
+    q = values["q"].detach().clone().requires_grad_()
+    expected = theirs._compute_conservative_loss(q, values["action"])
+    expected.backward()
+    ours = conservative_term(values["q"], values["action"])
+    ours.backward()
+    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(values["q"].grad, q.grad)
 
 
 @pytest.mark.filterwarnings("ignore:No target network updater")
