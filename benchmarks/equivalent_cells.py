@@ -5,7 +5,7 @@ CACHE is the cache folder of a run with the embedded pw.x (or with pw.x on PATH)
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,4 +73,6 @@ def main(cache: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cache", help="cache folder of a run")
+    main(parser.parse_args().cache)

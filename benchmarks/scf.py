@@ -1,6 +1,7 @@
 """What an SCF costs: the paper's literal settings against ours, on twelve textbook crystals of 2 to 20 atoms, in one run.
 
     python benchmarks/scf.py SSSP_ARCHIVE            # the panel; writes docs/results/scf_benchmark.{md,csv}
+    python benchmarks/scf.py SSSP_ARCHIVE --only MgO AlN --try diagonalization="'paro'"    # another setting beside ours, printed
     python benchmarks/scf.py --machinery             # what planning, the ladder, the cache and parsing cost around pw.x
 
 From the literal settings to ours one choice changes at a time, so that the table tells what each brings:
@@ -9,7 +10,8 @@ literal      256 bands where the basis allows, conv_thr 1e-6, reference BLAS, th
 bands        occupied + 4 bands
 threshold    and conv_thr 1e-8, which is then `paper-fast`
 blas         and OpenBLAS
-ours         and the cell in standard orientation, where pw.x finds its symmetry
+orientation  and the cell in standard orientation, where pw.x finds its symmetry
+ours         and a malloc that keeps freed memory, as every run of the workflow has it
 
 Needs the embedded pw.x (both libraries come with it). CPU seconds are user and system time of pw.x. What was measured is kept in
 results/scf_benchmark/runs.jsonl and not measured again; delete it to start anew.
@@ -22,10 +24,12 @@ import itertools
 import json
 import logging
 import math
+import re
 import resource
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,13 +48,20 @@ from xtalrl.structures.crystals import parse_cif
 PROJECT = Path(__file__).resolve().parents[1]
 FAMILY = "sssp-1.3.0-efficiency"
 TIMEOUT_S = 3600.0
-STEPS = ("literal", "bands", "threshold", "blas", "ours")
+STEPS = ("literal", "bands", "threshold", "blas", "orientation", "ours")
 EXPLAINED = {
     "bands": "occupied + 4 instead of 256 bands",
     "threshold": "conv_thr 1e-8 instead of 1e-6",
     "blas": "OpenBLAS instead of the reference BLAS",
-    "ours": "standard orientation instead of the Niggli cell's",
+    "orientation": "standard orientation instead of the Niggli cell's",
+    "ours": "freed memory kept instead of returned to the kernel",
 }
+CLOCKS = {
+    "diagonalization": ("c_bands",),
+    "PAW spheres": ("PAW_pot",),
+    "density, potential": ("sum_band", "newd", "v_of_rho", "mix_rho"),
+}
+"""pw.x's own clocks; no two of them overlap. The rest is the start, mostly tables of the augmentation charges."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +122,19 @@ PANEL = (
 )  # fmt: skip
 
 
+class MemoryReturned(Engine):
+    """The engine without our settings of malloc."""
+
+    def _environment(self) -> Mapping[str, str]:
+        return {name: value for name, value in super()._environment().items() if not name.startswith("MALLOC_")}
+
+
 class Bench:
     """Runs of pw.x with their CPU seconds, each made once."""
 
-    def __init__(self, family: Family, family_folder: Path, cache: str, results: Path) -> None:
+    def __init__(
+        self, family: Family, family_folder: Path, cache: str, results: Path, commands: list[str] | None
+    ) -> None:
         self.family, self.family_folder = family, family_folder
         results.mkdir(parents=True, exist_ok=True)
         self.path = results / "runs.jsonl"
@@ -123,19 +143,25 @@ class Bench:
             for line in self.path.read_text().splitlines():
                 record = json.loads(line)
                 self.done[record["crystal"], record["step"]] = record
-        self.fast = find_engine(None, cache)
-        if self.fast.kind != "embedded":
-            sys.exit(
-                f"{self.fast.label} is on PATH: its BLAS cannot be changed; take it off PATH to measure with the embedded one."
-            )
-        # The same pw.x in a folder without OpenBLAS.
-        root = Path(self.fast.command[-1])
-        plain = results.absolute() / "reference-blas"
-        plain.mkdir(exist_ok=True)
-        for name in ("qepy", "qepy.libs"):
-            if not (plain / name).exists():
-                (plain / name).symlink_to(root / name)
-        self.plain = Engine("embedded", (*self.fast.command[:-1], str(plain)), self.fast.version)
+        if commands:
+            reference, self.fast = (find_engine(command, cache) for command in commands)
+            plain = reference.command
+        else:
+            self.fast = find_engine(None, cache)
+            if self.fast.kind != "embedded":
+                sys.exit(
+                    f"{self.fast.label} is on PATH: its BLAS cannot be changed. Take it off PATH, or name two of them with --commands."
+                )
+            # The same pw.x in a folder without OpenBLAS.
+            root = Path(self.fast.command[-1])
+            folder = results.absolute() / "reference-blas"
+            folder.mkdir(exist_ok=True)
+            for name in ("qepy", "qepy.libs"):
+                if not (folder / name).exists():
+                    (folder / name).symlink_to(root / name)
+            plain = (*self.fast.command[:-1], str(folder))
+        self.plain = MemoryReturned(self.fast.kind, plain, self.fast.version)
+        self.openblas = MemoryReturned(self.fast.kind, self.fast.command, self.fast.version)
 
     def run(self, crystal: Crystal, step: str) -> dict[str, Any]:
         """The record of a crystal at a step."""
@@ -144,9 +170,25 @@ class Bench:
         cell = crystal.cell()
         settings = self.settings(cell, step)
         text = render(cell, settings, self.family)
-        if step != "ours":
+        if STEPS.index(step) < STEPS.index("orientation"):
             text = _unoriented(text, cell)
-        engine = self.plain if step in ("literal", "bands", "threshold") else self.fast
+        engine = {"ours": self.fast, "orientation": self.openblas, "blas": self.openblas}.get(step, self.plain)
+        record = {
+            "crystal": crystal.name,
+            "step": step,
+            "n_sites": len(cell.species),
+            "n_electrons": self.family.n_electrons(cell.species),
+            "nbnd": settings.nbnd,
+            **self.measure(cell, text, engine),
+        }
+        with open(self.path, "a") as file:
+            file.write(json.dumps(record) + "\n")
+        self.done[crystal.name, step] = record
+        print(f"{crystal.name:8s} {step:10s} {record['cpu_s']:8.1f} s CPU  {record['outcome']}", flush=True)
+        return record
+
+    def measure(self, cell: Cell, text: str, engine: Engine) -> dict[str, Any]:
+        """What an input costs, and what comes of it."""
         with tempfile.TemporaryDirectory(prefix="xtalrl-bench-") as folder:
             for element in set(cell.species):
                 file = self.family.elements[element].file
@@ -155,12 +197,7 @@ class Bench:
             run = engine.run(text, folder, TIMEOUT_S)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             result = classify(run)
-        record = {
-            "crystal": crystal.name,
-            "step": step,
-            "n_sites": len(cell.species),
-            "n_electrons": self.family.n_electrons(cell.species),
-            "nbnd": settings.nbnd,
+        return {
             "outcome": str(result.outcome),
             "total_energy_ry": result.total_energy_ry,
             "band_gap_raw_ev": result.band_gap_raw_ev,
@@ -168,12 +205,27 @@ class Bench:
             "wall_s": round(run.wall_s, 2),
             "k_points": _number_after(run.stdout, "number of k points="),
             "iterations": run.stdout.count("estimated scf accuracy"),
+            **{f"{clock}_s": _seconds(run.stdout, clock) for clocks in CLOCKS.values() for clock in clocks},
         }
-        with open(self.path, "a") as file:
-            file.write(json.dumps(record) + "\n")
-        self.done[crystal.name, step] = record
-        print(f"{crystal.name:8s} {step:10s} {record['cpu_s']:8.1f} s CPU  {record['outcome']}", flush=True)
-        return record
+
+    def compare(self, crystal: Crystal, electrons: dict[str, str]) -> None:
+        """Print what ours costs now, and with other values in &ELECTRONS."""
+        cell = crystal.cell()
+        ours = render(cell, self.settings(cell, "ours"), self.family)
+        other = ours
+        for name, value in electrons.items():
+            other = re.sub(rf"^  {name} = .*\n", "", other, flags=re.MULTILINE)
+            other = other.replace("&ELECTRONS\n", f"&ELECTRONS\n  {name} = {value}\n")
+        one, two = (self.measure(cell, text, self.fast) for text in (ours, other))
+        label = " ".join(f"{name}={value}" for name, value in electrons.items())
+        if two["band_gap_raw_ev"] is None or two["total_energy_ry"] is None:
+            print(f"{crystal.name:8s} {label}: {two['outcome']}")
+            return
+        print(
+            f"{crystal.name:8s} {label}: {one['cpu_s']:.2f} -> {two['cpu_s']:.2f} s CPU, {one['iterations']} -> {two['iterations']} iterations, "
+            f"gap {1000 * (two['band_gap_raw_ev'] - one['band_gap_raw_ev']):+.2f} meV, energy {two['total_energy_ry'] - one['total_energy_ry']:+.1e} Ry",
+            flush=True,
+        )
 
     def settings(self, cell: Cell, step: str) -> Settings:
         """pw.x's settings at a step."""
@@ -198,12 +250,18 @@ def _number_after(text: str, mark: str) -> int | None:
     return int(words[0]) if words else None
 
 
+def _seconds(text: str, clock: str) -> float:
+    """CPU seconds of one of pw.x's clocks, 0 where it never ran; the last print counts."""
+    found = re.findall(rf"^ +{clock} +: +(?:(\d+)m *)?([\d.]+)s CPU", text, flags=re.MULTILINE)
+    return 60 * float(found[-1][0] or 0) + float(found[-1][1]) if found else 0.0
+
+
 def geometric_mean(values: list[float]) -> float:
     """Of positive numbers."""
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def document(table: dict[tuple[str, str], dict[str, Any]]) -> str:
+def document(table: dict[tuple[str, str], dict[str, Any]], engine: str) -> str:
     """The page: the two ends, what each step brings, and every run."""
     names = [crystal.name for crystal in PANEL if (crystal.name, "literal") in table]
     waiting = [crystal.name for crystal in PANEL if crystal.name not in names]
@@ -213,10 +271,10 @@ def document(table: dict[tuple[str, str], dict[str, Any]]) -> str:
     lines = [
         "# What an SCF costs",
         "",
-        "Written by `benchmarks/scf.py`: CPU seconds of the embedded pw.x 7.2 on one core, the literal settings of the paper against "
+        f"Written by `benchmarks/scf.py`: CPU seconds of {engine} on one core, the literal settings of the paper against "
         "`paper-fast` as the workflow runs it, on textbook crystals. Literal means 256 bands (fewer where the basis of a small cell holds fewer, which "
         "pw.x refuses otherwise), conv_thr 1e-6, the reference BLAS that a pw.x from a distribution is linked with, and the cell as the Niggli "
-        "reduction leaves it. Both sides ran in the same session on a machine that others were using too, so that the seconds are good to about a fifth.",
+        "reduction leaves it. The machine was used by others, too, and the sides were not measured at one time, so that the seconds are good to about a fifth.",
         "",
         f"**{geometric_mean(factors):.1f} times less CPU in the geometric mean of {len(names)} crystals** ({total['literal']:.0f} s against "
         f"{total['ours']:.0f} s in all; from {min(factors):.1f} to {max(factors):.1f} times). The gap differs by {max(gaps):.1f} meV at most, "
@@ -242,18 +300,9 @@ def document(table: dict[tuple[str, str], dict[str, Any]]) -> str:
             f"{factor:.1f} | {_gap(table, name, 'ours'):.4f} | {1000 * (_gap(table, name, 'ours') - _gap(table, name, 'literal')):.1f} | {1000 * energy:.3f} |"
         )
     steps = [step for step in STEPS if all((name, step) in table for name in names)]
-    lines += [
-        "",
-        "## Where it comes from",
-        "",
-        "One choice changes at a time, in this order; another order would share the same product out differently (OpenBLAS, for one, brings more at 256 bands).",
-        "",
-        "| step | times less CPU, geometric mean | smallest | largest |",
-        "|---|---|---|---|",
-    ]
-    for before, after in itertools.pairwise(steps):
-        ratios = [table[name, before]["cpu_s"] / table[name, after]["cpu_s"] for name in names]
-        lines.append(f"| {EXPLAINED[after]} | {geometric_mean(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |")
+    if steps == list(STEPS):
+        lines += _where_it_comes_from(table, names)
+    lines += _where_it_goes(table, names)
     lines += [
         "",
         "## Every run",
@@ -265,6 +314,53 @@ def document(table: dict[tuple[str, str], dict[str, Any]]) -> str:
         cells = [f"{r['cpu_s']:.1f}, {r['k_points']}, {r['iterations']}" for r in (table[name, step] for step in steps)]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _where_it_comes_from(table: dict[tuple[str, str], dict[str, Any]], names: list[str]) -> list[str]:
+    """What each step brings."""
+    lines = [
+        "",
+        "## Where it comes from",
+        "",
+        "One choice changes at a time, in this order; another order would share the same product out differently (OpenBLAS, for one, brings more at 256 bands).",
+        "",
+        "| step | times less CPU, geometric mean | smallest | largest |",
+        "|---|---|---|---|",
+    ]
+    for before, after in itertools.pairwise(STEPS):
+        ratios = [table[name, before]["cpu_s"] / table[name, after]["cpu_s"] for name in names]
+        lines.append(f"| {EXPLAINED[after]} | {geometric_mean(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |")
+    return lines
+
+
+def _where_it_goes(table: dict[tuple[str, str], dict[str, Any]], names: list[str]) -> list[str]:
+    """What is left of the cost, by pw.x's clocks, and what a diagonalization for nothing would bring."""
+    lines = [
+        "",
+        "## Where the rest goes",
+        "",
+        "CPU seconds of ours by pw.x's own clocks. The PAW spheres are integrals on radial grids around each atom, once an iteration; neither bands nor k points change them.",
+        "",
+        "| crystal | all | " + " | ".join(CLOCKS) + " | the rest |",
+        "|---" * (len(CLOCKS) + 3) + "|",
+    ]
+    literal, ours, parts = [], [], []
+    for name in names:
+        record = table[name, "ours"]
+        literal.append(table[name, "literal"]["cpu_s"])
+        ours.append(record["cpu_s"])
+        parts.append([sum(record[f"{clock}_s"] for clock in clocks) for clocks in CLOCKS.values()])
+        cells = [f"{seconds:.1f}" for seconds in (ours[-1], *parts[-1], ours[-1] - sum(parts[-1]))]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    without = [
+        geometric_mean([a / (b - sum(part[:n])) for a, b, part in zip(literal, ours, parts, strict=True)])
+        for n in (1, 2)
+    ]
+    return [
+        *lines,
+        "",
+        f"If the diagonalization cost nothing, the geometric mean would be {without[0]:.1f}; with the PAW spheres for nothing as well, {without[1]:.1f}.",
+    ]
 
 
 def _gap(table: dict[tuple[str, str], dict[str, Any]], name: str, step: str) -> float:
@@ -320,6 +416,23 @@ def main() -> None:
         default=1e9,
         help="start no further run after this many minutes (0: only what is done)",
     )
+    parser.add_argument(
+        "--try",
+        nargs="+",
+        dest="electrons",
+        metavar="NAME=VALUE",
+        help="only print what ours costs beside ours with these values in &ELECTRONS, on the crystals of --only",
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=[crystal.name for crystal in PANEL], help="crystals, instead of all"
+    )
+    parser.add_argument("--ends", action="store_true", help="only literal and ours, none of the steps between")
+    parser.add_argument(
+        "--commands",
+        nargs=2,
+        metavar=("REFERENCE", "FAST"),
+        help="two commands for one pw.x, linked with the reference BLAS and with a fast one, instead of the embedded pw.x; give --results a name of its own too",
+    )
     parser.add_argument("--results", type=Path, default=PROJECT / "results/scf_benchmark")
     parser.add_argument("--cache", default=str(PROJECT / "results/cache"))
     parser.add_argument("--docs", type=Path, default=PROJECT / "docs/results")
@@ -328,16 +441,21 @@ def main() -> None:
         time_machinery()
         return
     family, folder = load_family(fetch_family(FAMILY, args.sssp, args.cache))
-    bench = Bench(family, folder.absolute(), args.cache, args.results)
+    bench = Bench(family, folder.absolute(), args.cache, args.results, args.commands)
     deadline = time.monotonic() + 60 * args.stop_after
-    for crystal in PANEL:
-        for step in reversed(STEPS):
+    crystals = [crystal for crystal in PANEL if args.only is None or crystal.name in args.only]
+    if args.electrons:
+        for crystal in crystals:
+            bench.compare(crystal, dict(item.split("=", 1) for item in args.electrons))
+        return
+    for crystal in crystals:
+        for step in ("ours", "literal") if args.ends else reversed(STEPS):
             if time.monotonic() < deadline:
                 bench.run(crystal, step)
     rows = [bench.done[crystal.name, step] for crystal in PANEL for step in STEPS if (crystal.name, step) in bench.done]
-    text = document(bench.done)
-    write_csv(args.docs / "scf_benchmark.csv", list(rows[0]), rows)
-    write_text(args.docs / "scf_benchmark.md", text)
+    text = document(bench.done, bench.fast.label)
+    write_csv(args.docs / f"{args.results.name}.csv", list(dict.fromkeys(name for row in rows for name in row)), rows)
+    write_text(args.docs / f"{args.results.name}.md", text)
     print(text)
 
 

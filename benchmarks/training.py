@@ -10,6 +10,7 @@ tells something.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import resource
 import statistics
 import tempfile
@@ -27,7 +28,7 @@ from xtalrl.rl.learner import Learner, Stack, activation_bytes, soft_update
 from xtalrl.rl.policies import PolicySpec, Reward
 from xtalrl.rl.replay import Replay
 from xtalrl.rl.settings import TrainingSettings
-from xtalrl.rl.training import find_device
+from xtalrl.rl.training import find_device, keep_freed_memory
 
 REWARD = Reward()
 TABLE_1 = [
@@ -36,6 +37,12 @@ TABLE_1 = [
     PolicySpec("bc"),
 ]
 """The 11 policies of Table 1 that learn."""
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "compile": {"compile": True},
+    "bfloat16": {"precision": "bfloat16"},
+    "gaussian_basis": {"edge_features": "gaussian_basis"},
+}
 
 
 class Clock:
@@ -111,23 +118,24 @@ def main() -> None:
     parser.add_argument("--policies", type=int, default=4, help="in one pass, at most 11")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--options", nargs="*", default=[], choices=OPTIONS, help="beside the default, in turn with it")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
     device = find_device(arguments.device)
     with tempfile.TemporaryDirectory() as folder:
         files = (arguments.graphs, arguments.trajectories)
         if not arguments.graphs:
             files = write_synthetic_dataset(Path(folder), n_crystals=arguments.crystals)
         replay = Replay(*files, device=device)
-    settings = TrainingSettings(batch_size=arguments.batch_size, precision=arguments.precision)
+    settings = TrainingSettings(batch_size=arguments.batch_size)
     stack = Stack(settings, replay)
     specs = TABLE_1[: arguments.policies]
     clock = Clock(device)
 
     raw = replay.batch(replay.sample(arguments.batch_size, seed=0, step=0))
     batch = stack.draw_batch(0, 0, bootstrap=True)
-    print(f"device {device}, threads {arguments.threads}, torch {torch.__version__}, {settings.precision}")
+    print(f"device {device}, threads {arguments.threads}, torch {torch.__version__}")
     print(
         f"data set: {len(replay):,} transitions of {len(replay.graphs.material_ids):,} crystals, {replay.nbytes / 1e6:.1f} MB"
     )
@@ -139,10 +147,17 @@ def main() -> None:
     one, alone = Learner(specs[:1], stack, seed=0), Learner(specs[:1], stack, seed=0)
     stacked = Learner(specs, stack, seed=0)
     side_by_side = [Learner([spec], stack, seed=0) for spec in specs]
+    with_options = {
+        name: Learner(specs[:1], Stack(dataclasses.replace(settings, **OPTIONS[name]), replay), seed=0)
+        for name in arguments.options
+    }
     for step in range(arguments.steps + 1):
         step_in_parts(one, clock)
         with clock("step of one policy"):
             alone.update(stack.draw_batch(0, step, bootstrap=True))
+        for name, learner in with_options.items():
+            with clock(f"the same with {name}"):
+                learner.update(learner.stack.draw_batch(0, step, bootstrap=True))
         with clock(f"{len(specs)} policies as one stack"):
             stacked.update(stack.draw_batch(0, step, bootstrap=True))
         with clock(f"{len(specs)} policies, one batch"):

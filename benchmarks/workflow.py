@@ -7,6 +7,7 @@ submitted to SLURM, files made. Needs no SLURM and writes nothing.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -77,6 +78,7 @@ def measure(config: dict[str, object], over: list[str], target: str, folder: Pat
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print(
         f"{'run':<52}{'dry run':>9}{'memory':>9}{'SLURM jobs':>12}{'local jobs':>12}{'files':>9}{'+ records':>11}\n"
         f"{'':<52}{'CPU s':>9}{'MB':>9}"

@@ -29,7 +29,8 @@ def sssp() -> Family:
 
 
 # Speaks like pw.x 7.2 as far as this project listens. What it does is told by the letters of ATOMIC_SPECIES and the cutoff:
-# energy = -10 Ry per atom, odd electron counts (H) with fixed occupations and nspin 1 fail, He never ends, Ne is killed.
+# energy = -10 Ry per atom, odd electron counts (H) with fixed occupations and nspin 1 fail, He never ends, Ne is killed, Ar takes
+# 60 iterations of 0.05 s and can be interrupted.
 _FAKE_PW = """#!{python}
 import hashlib, os, re, signal, sys, time
 text = sys.stdin.read()
@@ -55,6 +56,27 @@ if "Ne" in elements:
     os.kill(os.getpid(), signal.SIGKILL)
 if "Kr" in elements:
     stop("check_tempdir", "temporary directory ./out/ cannot be created or accessed")
+if "Ar" in elements:
+    state, limit = "out/pw.restart_scf", re.search(r"max_seconds = ([\\d.]+)", text)
+    start, done = time.monotonic(), 0
+    if "restart_mode = 'restart'" in text:
+        with open(state) as file:
+            saved = file.read()
+        if not saved.isdigit():
+            stop("davcio", "error reading file ./out/pw.wfc")
+        done = int(saved)
+    while done < 60:
+        if limit and time.monotonic() - start > float(limit[1]):
+            os.makedirs("out", exist_ok=True)
+            with open(state, "w") as file:
+                file.write(str(done))
+            print("     Maximum CPU time exceeded\\n   JOB DONE.")
+            sys.exit(255)
+        done += 1
+        with open({log!r} + ".iterations", "a") as log:
+            log.write(str(done) + "\\n")
+        print("     iteration #%3d\\n     estimated scf accuracy    <       0.1 Ry" % done)
+        time.sleep(0.05)
 time.sleep(float(os.environ.get("FAKE_PW_SLEEP", "0")))
 if "H" in elements and "nspin = 2" not in text:
     stop("electrons", "charge is wrong: smearing is needed")

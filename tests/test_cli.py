@@ -41,10 +41,13 @@ def test_scf_parse_prints_one_json_line_a_file(cli: CliRunner, tmp_path: Path) -
     assert second["outcome"] == "converged_not_saved"
 
 
-def test_scf_parse_names_a_file_that_is_not_there(cli: CliRunner) -> None:
-    result = cli.invoke(app, ["scf-parse", "nowhere.pwo"])
+def test_scf_parse_names_a_file_that_is_not_there(cli: CliRunner, tmp_path: Path) -> None:
+    (tmp_path / "a.pwo").write_text(OUTPUT)
+    result = cli.invoke(app, ["scf-parse", "nowhere.pwo", str(tmp_path / "a.pwo")])
     assert result.exit_code == 1
-    assert "ERROR: nowhere.pwo cannot be read" in result.output
+    missing, read = (json.loads(line) for line in result.stdout.splitlines())
+    assert (missing["outcome"], read["outcome"]) == (None, "converged")
+    assert "ERROR: 1 of 2 are no outputs of pw.x, plain or .gz:\nnowhere.pwo cannot be read" in result.stderr
 
 
 def test_validity_reads_standard_input(cli: CliRunner) -> None:
@@ -92,9 +95,14 @@ def test_doctor_names_what_is_missing_and_the_command_that_mends_it(
     monkeypatch.delenv("MP_API_KEY", raising=False)
     config = tmp_path / "config.yaml"
     config.write_text(f"results: {tmp_path / 'results'}\ncache: {tmp_path / 'cache'}\nstructures: {{source: demo}}\n")
+    fresh = cli.invoke(app, ["doctor", "--configfile", str(config)], env={"COLUMNS": "300"})
+    assert fresh.exit_code == 0
+    assert "the embedded pw.x is fetched at the first run" in fresh.output
+    with config.open("a") as file:
+        file.write("dft: {command: pw-of-mine.x}\n")
     result = cli.invoke(app, ["doctor", "--configfile", str(config)], env={"COLUMNS": "300"})
     assert result.exit_code == 1
-    assert "There is no pw.x" in result.output
+    assert "pw-of-mine.x" in result.output
     assert "sbatch is not on PATH" in result.output
     assert "MP_API_KEY is not set" in result.output
     assert "snakemake" in result.output

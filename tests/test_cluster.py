@@ -101,7 +101,13 @@ def test_time_limits_of_slurm(limit: str, minutes: int | None) -> None:
             "slurm-status-command: sacct",
         ),
         (SACCT, {}, State.MISSING, "slurm-status-command: squeue"),
-        (SACCT, {"accounting": "accounting_storage/slurmdbd"}, State.OK, ""),
+        (
+            SACCT,
+            {"accounting": "accounting_storage/slurmdbd"},
+            State.OPTIONAL,
+            "slurm-status-command: squeue",
+        ),
+        (SACCT, {"accounting": "accounting_storage/slurmdbd", "age": 60}, State.OK, ""),
         (
             SACCT,
             {"accounting": "accounting_storage/slurmdbd", "sacct": "echo 'Connection refused' >&2; exit 1"},
@@ -151,6 +157,19 @@ def test_a_partition_that_does_not_exist(monkeypatch: pytest.MonkeyPatch, tmp_pa
     check = checks(monkeypatch, tmp_path, profile)["the other jobs"]
     assert (check.state, check.mend) == (State.MISSING, "slurm_partition: cpu")
     assert check.finding == "there is no partition gpu; there are: cpu"
+
+
+def test_an_account_that_slurm_does_not_know(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stand_ins(tmp_path)
+    # As SLURM 22.05 with slurmdbd says it.
+    refusal = "allocation failure: Invalid account or account/partition combination specified"
+    (tmp_path / "sbatch").write_text(f"#!/bin/sh\necho '{refusal}' >&2; exit 1\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    profile = {**SQUEUE, "default-resources": {"slurm_account": "wrong"}}
+    check = {check.name: check for check in check_cluster(config.validate({}), profile)}["the other jobs"]
+    assert check.state is State.MISSING
+    assert "Invalid account" in check.finding
+    assert check.mend.startswith("sacctmgr show associations user=$USER format=account,partition  ")
 
 
 @pytest.mark.parametrize(
@@ -217,6 +236,22 @@ def test_no_pw_x_after_the_module_load(root: Path, monkeypatch: pytest.MonkeyPat
     check = local_checks(root, monkeypatch, run_config(tmp_path, dft={"command": "pw-of-a-module.x"}))["pw.x"]
     assert check.state is State.MISSING
     assert "`pw-of-a-module.x -in pw.in` does not start pw.x" in check.finding
+
+
+def test_a_pw_x_that_the_run_fetches_itself_is_not_missing(
+    root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    check = local_checks(root, monkeypatch, run_config(tmp_path))["pw.x"]
+    assert (check.state, check.mend.partition("  ")[0]) == (
+        State.OPTIONAL,
+        f"snakemake --profile profiles/local {tmp_path}/cache/engine/engine.json",
+    )
+    # Once fetched, it must be there.
+    fetched = tmp_path / "cache/engine/engine.json"
+    fetched.parent.mkdir(parents=True)
+    fetched.write_text("{}")
+    assert local_checks(root, monkeypatch, run_config(tmp_path))["pw.x"].state is State.MISSING
 
 
 @pytest.mark.slow

@@ -51,6 +51,18 @@ def test_every_key_is_described() -> None:
         ({"dft": {"recovry": "paper"}}, ["`dft.recovry`", "did you mean 'recovery'?"]),
         ({"dft": {"recovery": "none"}}, ["`dft.recovery`", "'none'", "'paper' or 'extended'"]),
         ({"dft": {"shards": {"scf": 0}}}, ["`dft.shards.scf`", "0", "greater than or equal to 1"]),
+        ({"dft": {"time_limits": {"design": []}}}, ["`dft.time_limits.design`", "at least 1 item"]),
+        (
+            {"dft": {"time_limits": {"crystal": [30, 0]}}},
+            ["a mistake", "`dft.time_limits.crystal.1`", "greater than 0"],
+        ),
+        (
+            {"dft": {"recovery": "extended"}},
+            [
+                "mistake:\n  `dft`: `recovery: extended` needs a second number",
+                "`[15, 5]`, or `[10, 5]` to stay within 15",
+            ],
+        ),
         ({"policies": {"targets_ev": [1.12, -1]}}, ["`policies.targets_ev.1`", "-1"]),
         ({"training": {"device": "gpu"}}, ["`training.device`", "'gpu'", "'cuda'"]),
         ({"training": "fast"}, ["`training`", "'fast'"]),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
+import resource
 import shutil
+import sys
 import tarfile
 import threading
 import time
@@ -14,7 +17,7 @@ import pytest
 from dft_data import SHARED, SILICON, fake_pids, fake_pw, is_alive, needs_shared, sssp
 
 from xtalrl.dft import engines
-from xtalrl.dft.engines import describe_engine, find_engine, prepare_engine
+from xtalrl.dft.engines import Engine, describe_engine, find_engine, prepare_engine
 from xtalrl.dft.inputs import render, settings_for
 from xtalrl.dft.outcomes import Outcome, Run, classify
 from xtalrl.dft.protocols import load_protocol
@@ -108,11 +111,14 @@ def test_the_environment_of_a_run(tmp_path, monkeypatch, command: str) -> None:
     for name in ("SLURM_STEP_ID", "PMI_RANK", "PMIX_NAMESPACE"):
         monkeypatch.setenv(name, "7")
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "64")
     engine = find_engine(command.format(tmp_path / "pw.x"), tmp_path)
     run = engine.run("", tmp_path, 10)
     seen = set(run.stdout.splitlines())
     assert {"OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1", "OMPI_ALLOW_RUN_AS_ROOT=1"} <= seen
     assert {"OMPI_MCA_hwloc_base_binding_policy=none", "I_MPI_PIN=0"} <= seen
+    # Freed memory stays with pw.x, unless whoever started us has said how malloc is to behave.
+    assert {"MALLOC_MMAP_MAX_=64", f"MALLOC_TRIM_THRESHOLD_={2**30}"} <= seen
     step = {"SLURM_STEP_ID=7", "PMI_RANK=7", "PMIX_NAMESPACE=7"}
     launched = command.startswith(("mpirun", "srun"))
     assert seen & step == (step if launched else set())
@@ -134,6 +140,25 @@ def test_a_run_ends_with_all_its_children(tmp_path, how: str) -> None:
     assert time.monotonic() - start < 5
     assert run.timed_out == (how == "timeout")
     assert not any(is_alive(pid, patience_s=3) for pid in fake_pids(log))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are those of glibc's malloc")
+def test_freed_memory_is_kept(tmp_path) -> None:
+    """An array that is allocated and freed again and again, as pw.x does in each iteration, costs page faults only the first time."""
+    lines = (
+        "import ctypes, resource",
+        "libc = ctypes.CDLL(None)",
+        "libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)",
+        "for _ in range(20):",
+        "    array = libc.malloc(ctypes.c_size_t(48 * 2**20))",  # the augmentation charges of SrTiO3
+        "    ctypes.memset(array, 1, 48 * 2**20)",
+        "    libc.free(array)",
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)",
+    )
+    (tmp_path / "churn.py").write_text("\n".join(lines))
+    (tmp_path / "empty").mkdir()
+    run = Engine("command", (sys.executable, "-I", "-S", str(tmp_path / "churn.py"))).run("", tmp_path / "empty", 60)
+    assert int(run.stdout) < 2 * 48 * 2**20 / resource.getpagesize(), run.stderr
 
 
 def fetched_cache() -> Path | None:

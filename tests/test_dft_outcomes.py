@@ -12,7 +12,6 @@ import pytest
 from dft_data import SHARED, needs_shared
 
 from xtalrl.dft.outcomes import Category, Outcome, Run, classify, clip_gap, read_xml, scf_parse
-from xtalrl.errors import XtalrlError
 
 FAILURES = SHARED / "pw_failures"
 OUTPUTS = SHARED / "pw_outputs"
@@ -207,6 +206,29 @@ def test_text_and_xml_that_differ_are_told(tmp_path) -> None:
     assert "differs from the printed" in classify(run).detail
 
 
+def test_a_restarted_run_counts_its_iterations_on() -> None:
+    lines = [
+        f"     iteration #{n:3d}     ecut=    30.00 Ry\n     estimated scf accuracy    <  0.1 Ry\n" for n in range(1, 6)
+    ]
+    end = "     Maximum CPU time exceeded\n     Calculation stopped in scf loop at iteration #     5\n"
+    whole, later = (classify(Run("     Program PWSCF\n" + "".join(part) + end, "", 2)) for part in (lines, lines[3:]))
+    assert whole == later
+    assert whole.detail == "5 iterations done"
+
+
+@pytest.mark.parametrize(
+    ("routine", "message", "outcome"),
+    [  # Quoted from pw.x 7.2 restarted on torn files, and from pw.x 6.7 on a full disk.
+        ("davcio", 'error reading file "./out/pw.wfc"', Outcome.SCRATCH_UNUSABLE),
+        ("read_rhog", "error reading file ./out/pw.save/charge-density", Outcome.SCRATCH_UNUSABLE),
+        ("write_rhog", "error writing file ./out/pw.save/charge-density", Outcome.DISK_FULL),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_no_full_disk(routine: str, message: str, outcome: Outcome) -> None:
+    text = f"     Program PWSCF v.7.2 starts\n %%%\n     Error in routine {routine} (1):\n     {message}\n %%%\n     stopping ...\n"
+    assert classify(Run(text, "", 1)).outcome is outcome
+
+
 def test_an_output_from_before_the_end_is_not_a_result() -> None:
     banner = "     Program PWSCF v.7.2 starts on today\n"
     assert classify(Run(banner, "", exit_code=0)).outcome is Outcome.OUTPUT_LOST
@@ -226,12 +248,19 @@ def test_only_usable_outcomes_have_a_verdict_on_metals() -> None:
     assert [clip_gap(gap) for gap in (None, -0.5, 0.0, 1.5)] == [None, 0.0, 0.0, 1.5]
 
 
-def test_files_that_cannot_be_read_get_a_sentence(tmp_path) -> None:
-    broken = tmp_path / "broken.pwo.gz"
-    broken.write_bytes(b"not gzip")
-    for path in (broken, tmp_path / "missing.pwo"):
-        with pytest.raises(XtalrlError, match=path.name):
-            list(scf_parse([path]))
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_file_that_cannot_be_read_does_not_stop_the_others(tmp_path, jobs: int) -> None:
+    whole = gzip.compress(b"     Program PWSCF v.7.2 starts\n" * 100)
+    for name, content in {"broken": b"not gzip", "cut": whole[:-20], "whole": whole}.items():
+        (tmp_path / f"{name}.pwo.gz").write_bytes(content)
+    names = ["broken.pwo.gz", "missing.pwo", "cut.pwo.gz", "whole.pwo.gz"]
+    rows = list(scf_parse([tmp_path / name for name in names], jobs))
+    assert [Path(row["file"]).name for row in rows] == names
+    assert [row["outcome"] for row in rows] == [None, None, None, "killed"]
+    assert [row["reason"][:20] for row in rows[:3]] == [
+        "cannot be read (Not ", "cannot be read ([Err", "cannot be read (Comp",
+    ]  # fmt: skip
+    assert len({tuple(row) for row in rows}) == 1, "the same keys"
 
 
 def test_the_documents_list_every_outcome_as_it_is(root) -> None:

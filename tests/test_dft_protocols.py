@@ -32,11 +32,15 @@ def _leaves(content: dict, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 
 
 def test_the_digest_changes_with_every_setting_and_with_the_family() -> None:
-    protocol, family = load_protocol("paper-fast"), sssp()
-    content = protocol.model_dump()
+    content, family = load_protocol("paper-fast").model_dump(), sssp()
+    content["references"] |= {
+        "starting_magnetization": {"Fe": 0.5},
+        "atom": {"box_angstrom": 10, "starting_magnetization": 0.5},
+    }
+    protocol = Protocol.model_validate(content)
     digests = {protocol.digest(family)}
     leaves = [leaf for leaf in _leaves(content) if leaf[0] not in ("name", "description", "nbnd", "occupations")]
-    other = {"insulators": ("H",), "smearing": "gaussian", "diagonalization": "cg", "kpoints": (4, 4, 4)}
+    other = {"insulators": ("H",), "smearing": "methfessel-paxton", "diagonalization": "cg", "kpoints": (4, 4, 4)}
     for leaf in leaves:
         changed = protocol.model_dump()
         section = changed
@@ -62,6 +66,12 @@ def test_the_digest_changes_with_every_setting_and_with_the_family() -> None:
         ({"ecutwfc_ry": "sssp"}, "`ecutwfc_ry` is 'sssp': it must be a number of Ry, or `family`"),
         ({"ecutrho_ry": 100}, "`ecutrho_ry` is 100: at least 4 times `ecutwfc_ry` is needed"),
         ({"conv_thr_ry": -1}, "`conv_thr_ry` is -1: input should be greater than 0"),
+        ({"ecutrho_ry": float("inf")}, "`ecutrho_ry` is inf: it must be a number of Ry"),
+        ({"mixing_beta": 2}, "`mixing_beta` is 2: input should be less than or equal to 1"),
+        (
+            {"references.starting_magnetization": {"Fe": 3}},
+            r"`references.starting_magnetization` is \{'Fe': 3\}: it must be",
+        ),
         ({"extra_bands": 0}, "`extra_bands` is 0: input should be greater than or equal to 1"),
         ({"occupations": "smearing"}, "`occupations` is 'smearing': input should be 'fixed'"),
         ({"kpoints": [3, 3]}, r"`kpoints` is \[3, 3\]: it must be three whole numbers"),
@@ -81,6 +91,13 @@ def test_a_wrong_file_gets_a_sentence(tmp_path, change: dict, message: str) -> N
     with pytest.raises(XtalrlError, match=message) as error:
         load_protocol(str(path))
     assert str(error.value).startswith(f"{path} is not a valid protocol")
+
+
+def test_a_file_that_is_no_text_gets_a_sentence(tmp_path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(XtalrlError, match=r"mine\.yaml is not valid YAML"):
+        load_protocol(str(path))
 
 
 def test_an_unknown_protocol_names_the_known_ones() -> None:

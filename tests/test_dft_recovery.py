@@ -13,6 +13,7 @@ from test_dft_engines import fetched_cache, needs_embedded
 from test_dft_shards import crystal
 
 from xtalrl import tables
+from xtalrl.dft import recovery as recovery_module
 from xtalrl.dft.inputs import Cell
 from xtalrl.dft.outcomes import Outcome, Result, Run, classify
 from xtalrl.dft.protocols import PROTOCOLS, load_protocol
@@ -24,6 +25,7 @@ from xtalrl.dft.recovery import (
     STUCK_ITERATIONS,
     Attempt,
     Recovery,
+    Rung,
     Situation,
     final_result,
     first_attempt,
@@ -109,6 +111,18 @@ REAL: dict[str, tuple[Cell, list[str], list[str]]] = {
         ["nitrogen_charge_wrong", "silicon_converged"],
         ["unpolarised", "fewer_bands"],
     ),
+    "no moment that would do": (
+        ODD,
+        ["nitrogen_charge_wrong"] * 3 + ["nitrogen_3_bohr_imposed"],
+        ["low_spin", "fewer_bands", "smear_to_find_moment", "scan_moments"],
+    ),
+    "too little time": (SILICON, ["silicon_out_of_time", "silicon_converged"], ["unpolarised", "more_time"]),
+    "stuck, and a metal": (
+        SILICON,
+        ["silicon_stuck", "aluminium_smearing_finds_a_metal", "aluminium_smearing_finds_a_metal"],
+        ["unpolarised", "smear_to_find_moment", "converge_as_a_metal"],
+    ),
+    "killed from outside": (SILICON, ["silicon_killed", "silicon_converged"], ["unpolarised", "again"]),
 }
 
 
@@ -120,13 +134,32 @@ def test_real_outputs_climb_the_ladder(case: str) -> None:
     assert [attempt.strategy for attempt in climb(s, *results)] == strategies
     attempt, result = final_result(s)
     assert result.outcome is Outcome.CONVERGED
-    assert attempt.settings.smearing is None
-    assert result.total_energy_ry == min(r.total_energy_ry for r in results if r.outcome.usable and not r.smearing)
+    assert not attempt.searches
+    assert (attempt.settings.smearing is not None) == (attempt.strategy == "converge_as_a_metal")
+    assert result.total_energy_ry == min(
+        result.total_energy_ry for attempt, result in s.history if result.outcome.usable and not attempt.searches
+    )
 
 
-def test_every_rung_says_what_it_mends() -> None:
+def test_every_rung_says_what_it_mends_and_is_climbed_by_a_real_output(monkeypatch: pytest.MonkeyPatch) -> None:
     rungs = {rung for table in RUNGS.values() for rungs in table.values() for rung in rungs}
     assert all(rung.__doc__ for rung in rungs)
+    climbed = set()
+
+    def noted(rung: Rung) -> Rung:
+        def offer(s: Situation) -> Attempt | None:
+            attempt = rung(s)
+            if attempt is not None:
+                climbed.add(rung)
+            return attempt
+
+        return offer
+
+    table = {outcome: tuple(map(noted, some)) for outcome, some in RUNGS["extended"].items()}
+    monkeypatch.setattr(recovery_module, "RUNGS", {"extended": table})
+    for cell, outputs, _ in REAL.values():
+        climb(situation(cell, "extended"), *map(recorded, outputs))
+    assert climbed == rungs
 
 
 @needs_shared
@@ -194,7 +227,7 @@ def test_where_low_spin_is_gapless_smearing_finds_the_moment() -> None:
     assert [attempt.strategy for attempt in attempts] == ["low_spin", "smear_to_find_moment", "impose_found_moment"]
     assert [attempt.settings.tot_magnetization for attempt in attempts] == [1, None, 7]
     search = attempts[1].settings
-    assert (search.nspin, search.smearing, search.starting_magnetization) == (2, "marzari-vanderbilt", 0.5)
+    assert (search.nspin, search.smearing, search.starting_magnetization) == (2, PAPER_FAST.references.smearing, 0.5)
     assert search.conv_thr_ry > attempts[0].settings.conv_thr_ry
     assert attempts[2].settings.smearing is None
     assert final_result(s)[0] is attempts[2]

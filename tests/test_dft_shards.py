@@ -19,7 +19,7 @@ from dft_data import SILICON, SSSP, fake_pids, fake_pw, is_alive, sssp
 
 from xtalrl import tables
 from xtalrl.dft.pseudopotentials import load_family, md5_of
-from xtalrl.dft.requests import plan_crystal_scf, plan_design_scf, plan_reference_scf
+from xtalrl.dft.requests import cost_of, plan_crystal_scf, plan_design_scf, plan_reference_scf
 from xtalrl.dft.shards import TimeLimits, count_outcomes, gather_outcomes, run_shard
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
@@ -351,6 +351,25 @@ def test_what_the_cache_had_says_nothing_about_the_pace(caplog: pytest.LogCaptur
     first, second = (record.message for record in caplog.records)
     assert first == "Shard 0: 9 of 12 SCFs"
     assert second == "Shard 0: 10 of 12 SCFs, 10.0 s each, 20 s left, 10 converged"
+
+
+def test_the_time_left_goes_by_the_cost_and_not_by_the_number(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "xtalrl"):
+        progress = Progress("Shard 0", 100, "SCFs", every_s=0, work=1000.0)
+        progress.advance(at_once=True, work=300.0)
+        progress.start -= 60
+        progress.advance(work=600.0)  # The largest first: what is left is 98 small ones.
+    assert caplog.records[-1].message == "Shard 0: 2 of 100 SCFs, 60.0 s each, 10 s left"
+
+
+def test_a_shard_tells_what_its_calculations_cost(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    crystals = [crystal("large", "Na", "Cl", "Na", "Cl", size=3), crystal("small", "Si", "Si")]
+    place.plan(*crystals, crystal("same", "Si", "Si"))
+    made: list[Progress] = []
+    monkeypatch.setattr(Progress, "show", lambda self, note="": made.append(self))
+    place.run()
+    assert made[-1].work_done == pytest.approx(sum(map(cost_of, crystals)))
+    assert made[-1].work_left == pytest.approx(0, abs=1e-6)
 
 
 def test_references_of_the_data(place: Place) -> None:

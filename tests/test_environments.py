@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -84,6 +86,58 @@ print(*(name for name, file in folders.items() if "site-packages" in file))
     assert "torch" in imported
     assert not imported & {"pymatgen", "pydantic", "snakemake", "ase", "spglib", "smact", "pandas"}
     assert {"torch", "numpy", "pyarrow", "safetensors"} <= allowed
+
+
+def scripts_by_environment(root: Path) -> dict[str, set[str]]:
+    """Which scripts the rules run in which of envs/."""
+    found: dict[str, set[str]] = {}
+    for path in (root / "rules").glob("*.smk"):
+        for rule in re.split(r"\n(?=\s*rule \w+:)", path.read_text()):
+            if script := re.search(r"scripts/(\w+\.py)", rule):
+                environment = re.search(r"envs/(\w+)\.yaml", rule)
+                assert environment, f"{path}: the rule of {script[1]} has no environment"
+                found.setdefault(environment[1], set()).add(script[1])
+    return found
+
+
+def imports_of(path: Path) -> set[str]:
+    """All modules that a file imports, within functions too, but for those that only a type checker reads."""
+    found: set[str] = set()
+    todo: list[ast.AST] = [ast.parse(path.read_text())]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            todo += ast.iter_child_nodes(node)
+    return found
+
+
+@pytest.mark.parametrize("name", ["workflow", "train"])
+def test_an_environment_has_all_that_its_scripts_import(root: Path, name: str) -> None:
+    todo, seen, packages = (
+        {root / "workflow/scripts" / script for script in scripts_by_environment(root)[name]},
+        set(),
+        set(),
+    )
+    while todo:
+        path = todo.pop()
+        seen.add(path)
+        for module in imports_of(path):
+            file = root / "src" / module.replace(".", "/")
+            todo |= {f for f in (file.with_suffix(".py"), file / "__init__.py") if f.is_file() and f not in seen}
+            if (package := module.partition(".")[0]) not in {"xtalrl", *sys.stdlib_module_names}:
+                packages.add(package)
+    content = yaml.safe_load((root / f"envs/{name}.yaml").read_text())["dependencies"]
+    entries = [e for entry in content for e in (entry["pip"] if isinstance(entry, dict) else [entry])]
+    named = {re.split("=+", entry)[0] for entry in entries} - {"python", "pip"}
+    installed = {CONDA_NAMES.get(entry, entry) for entry in named} | {"markupsafe", "urllib3"}  # of jinja2 and requests
+    distributions = importlib.metadata.packages_distributions()
+    assert "numpy" in packages
+    for package in packages:
+        assert {d.lower().replace("_", "-") for d in distributions[package]} & installed, package
 
 
 _CONDA = """#!{python}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -64,17 +65,40 @@ def test_one_filled_site_splits_a_ring_by_distance(rounds: int, kinds: int) -> N
         assert kind[[2, 1, 0, 7]].tolist() == kind[[4, 5, 6, 7]].tolist()
 
 
+def test_the_first_block_sees_lengths_and_types_alone() -> None:
+    """Where one site of a ring is filled, a bond starts there, ends there or neither, and a self-loop is there or not: five kinds."""
+    node_types = torch.full((16,), UNFILLED)
+    node_types[[3, 9]] = 5
+    graphs, types, _ = compress(load([ring(8), ring(8)]), node_types, rounds=3)
+    kinds = graphs.edge_kinds
+    assert kinds is not None
+    assert len(kinds.length) == 2 * 5 < len(graphs.edge_source)
+    assert torch.equal(kinds.length[kinds.of_edge], graphs.edge_length)
+    assert torch.equal(types[kinds.source][kinds.of_edge], types[graphs.edge_source])
+    assert torch.equal(types[kinds.target][kinds.of_edge], types[graphs.edge_target])
+    assert torch.equal(graphs.node_graph[kinds.source][kinds.of_edge], graphs.edge_graph)
+
+
 @settings(max_examples=8)
-@given(seed=st.integers(0, 2**32 - 1), focus=st.sampled_from(["index", "node"]), n_filled=st.integers(0, 3))
-def test_values_and_gradients_are_those_of_the_whole_graph(seed: int, focus: Any, n_filled: int) -> None:
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    focus=st.sampled_from(["index", "node"]),
+    n_filled=st.integers(0, 3),
+    n_blocks=st.sampled_from([1, 3]),
+)
+def test_values_and_gradients_are_those_of_the_whole_graph(seed: int, focus: Any, n_filled: int, n_blocks: int) -> None:
     generator = np.random.default_rng(seed)
     rows = [ring(8, "a"), random_graph(generator, "b", "train", 7), ring(5, "c")]
     types = torch.full((20,), UNFILLED)
     types[generator.permutation(20)[:n_filled]] = 5
     graphs = load(rows)
-    graphs = GraphBatch(**{k: v.double() if v.is_floating_point() else v for k, v in vars(graphs).items()})
+    doubled = {
+        name: getattr(graphs, name).double()
+        for name in ("lengths", "state", "multiplicity", "node_multiplicity", "in_degree")
+    }
+    graphs = dataclasses.replace(graphs, **doubled)
     torch.manual_seed(0)
-    q_network = QNetwork(Architecture(conditional=True, focus=focus)).double()
+    q_network = QNetwork(Architecture(conditional=True, focus=focus, n_blocks=n_blocks)).double()
 
     def values_and_gradients() -> list[torch.Tensor]:
         q = q_network(graphs, types, torch.tensor([1, 2, 0]), 2.0)

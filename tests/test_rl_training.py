@@ -4,12 +4,14 @@ import csv
 import json
 import math
 import os
+import platform
 import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,8 +22,9 @@ from safetensors.torch import load_file
 from xtalrl import config
 from xtalrl.errors import XtalrlError
 from xtalrl.rl import training
+from xtalrl.rl.activation import compiled_values
 from xtalrl.rl.learner import STATISTICS, Learner, Stack, activation_bytes, soft_update
-from xtalrl.rl.network import QNetwork
+from xtalrl.rl.network import MLP, QNetwork
 from xtalrl.rl.policies import PolicySpec, Reward
 from xtalrl.rl.replay import Replay
 from xtalrl.rl.settings import TrainingSettings, snapshot_steps
@@ -514,6 +517,24 @@ def test_bfloat16_is_close(dataset: dict[str, Path]) -> None:
     assert one[0] != other[0]
 
 
+@pytest.mark.slow
+def test_compiled_learns_the_same(dataset: dict[str, Path]) -> None:
+    plain, compiled = (make_learner(dataset, "ccql", compile=option) for option in (False, True))
+    for _ in range(5):
+        torch.testing.assert_close(update(compiled), update(plain), rtol=1e-4, atol=1e-5)
+    assert all(
+        module.softplus2_values is compiled_values()
+        for module in compiled.stack.network.modules()
+        if isinstance(module, MLP)
+    )
+
+
+def test_compiling_is_for_cpus() -> None:
+    replay: Any = SimpleNamespace(graphs=SimpleNamespace(device=torch.device("meta")))
+    with pytest.raises(XtalrlError, match=r"for CPUs, and this is to train on meta: set `training.compile: false`"):
+        Stack(TrainingSettings(compile=True), replay)
+
+
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
 def test_a_tracker_that_is_not_installed(
     tmp_path: Path, dataset: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
@@ -555,3 +576,24 @@ def test_a_gpu_node_needs_torch_and_arrow_only() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == ""
+
+
+def test_freed_memory_is_kept() -> None:
+    """A tensor as large as those of a step costs new pages once, not every time."""
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("the C library is not glibc, whose malloc this is about")
+    code = """
+import resource, torch
+from xtalrl.rl.training import keep_freed_memory
+keep_freed_memory()
+faults = []
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    parts = [torch.ones(2**22) for _ in range(8)]
+    del parts
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(*faults)
+"""
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    first, *later = map(int, result.stdout.split())
+    assert max(later) < 0.2 * first

@@ -71,7 +71,9 @@ def test_the_released_labels(root, shared, tmp_path):
     graphs = tables.read_rows(tmp_path / "run/structures/graphs.parquet", tables.GRAPHS)
     labelled = {graph["material_id"] for graph in graphs} & set(published)
     connected = {graph["material_id"] for graph in graphs if n_parts(graph) == 1}
-    assert labelled - connected, "without a graph in several parts this says nothing about paper.yaml's leaving them out"
+    assert labelled - connected, (
+        "without a graph in several parts this says nothing about paper.yaml's leaving them out"
+    )
     rows = tables.read_rows(tmp_path / "run/trajectories.parquet", tables.TRAJECTORIES)
     assert {row["material_id"] for row in rows} == labelled & connected
     assert {row["split"] for row in rows} == {"train", "val"}

@@ -6,19 +6,18 @@ the accidents quick and repeatable; the real pw.x is tried through SLURM on a fe
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from slurm_run import STATE, Run, jobs, running_cluster, stand_in, wait_for
 
 from xtalrl import tables
 from xtalrl.cluster import check_cluster
@@ -30,92 +29,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def cluster(root: Path) -> Iterator[None]:
-    """A running SLURM."""
-    if os.geteuid() != 0:
-        pytest.skip("starting SLURM's daemons needs root")
-    if missing := [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name)]:
-        pytest.skip(f"SLURM is not installed ({', '.join(missing)}): apt-get install slurm-wlm munge")
-    script = str(root / "tests/slurm/cluster.sh")
-    started = subprocess.run([script, "start"], capture_output=True, text=True, timeout=120)
-    assert started.returncode == 0, started.stderr
-    yield
-    subprocess.run([script, "stop"], check=True, timeout=120)
-
-
-class Run:
-    """A run of config/test.yaml in a folder of its own, with what the network gave taken from the checkout."""
-
-    def __init__(self, root: Path, folder: Path, config: dict[str, object]) -> None:
-        self.root, self.folder = root, folder
-        self.results, self.cache = folder / "results", folder / "cache"
-        for name in ("downloads", "engine", "families"):
-            if (root / "results/cache" / name).is_dir():
-                shutil.copytree(root / "results/cache" / name, self.cache / name)
-        self.config = folder / "config.yaml"
-        self.config.write_text(yaml.safe_dump({"results": str(self.results), "cache": str(self.cache), **config}))
-
-    def command(self, *arguments: str, profile: str = "slurm") -> list[str]:
-        quick = (
-            "--slurm-init-seconds-before-status-checks", "2", "--max-status-checks-per-second", "2",
-            "--set-threads", "run_scf_shard=1", "build_graphs=1", "train_policy=1",
-        ) if profile == "slurm" else ("--cores", "2")  # fmt: skip
-        return [
-            sys.executable, "-m", "snakemake", "--profile", f"profiles/{profile}", *quick,
-            "--configfile", "config/test.yaml", str(self.config), "--", *arguments,
-        ]  # fmt: skip
-
-    def snakemake(self, *arguments: str, profile: str = "slurm") -> str:
-        options = [argument for argument in arguments if argument.startswith("--")]
-        targets = [argument for argument in arguments if not argument.startswith("--")]
-        command = self.command(*targets, profile=profile)
-        command[3:3] = options
-        result = subprocess.run(command, cwd=self.root, capture_output=True, text=True, timeout=900)
-        assert result.returncode == 0, result.stdout + result.stderr
-        return result.stdout + result.stderr
-
-    def start(self, *targets: str) -> subprocess.Popen[bytes]:
-        with open(self.folder / "snakemake.log", "wb") as log:
-            return subprocess.Popen(
-                self.command(*targets), cwd=self.root, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
-
-    def log(self) -> str:
-        return (self.folder / "snakemake.log").read_text()
-
-    def kill(self, process: subprocess.Popen[bytes]) -> None:
-        """The login node dies and somebody cancels every job; then the user has the folder unlocked."""
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        subprocess.run(["scancel", "--user=root"], check=True)
-        wait_for(lambda: not jobs("RUNNING", "PENDING", "COMPLETING"), "the jobs to end")
-        self.snakemake("--unlock")
-
-    def tables(self) -> dict[str, str]:
-        """The text of every table, and of the numbers behind every figure."""
-        return {path.name: path.read_text() for path in self.results.glob("*/*.csv")}
-
-    def records(self) -> list[str]:
-        """The key of every finished SCF in the cache."""
-        lines = [line for path in (self.cache / "scf").glob("*.jsonl") for line in path.read_text().splitlines()]
-        return [json.loads(line)["key"] for line in lines]
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 180) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited {seconds} s in vain for {what}"
-        time.sleep(0.5)
-
-
-def jobs(*states: str) -> dict[str, str]:
-    """Comment (rule and wildcards) and id of the jobs in these states."""
-    lines = subprocess.run(
-        ["squeue", "--noheader", "--states", ",".join(states), "--format=%k %i"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    return dict(line.split() for line in lines)
+    """A running SLURM that samples the memory of jobs."""
+    with running_cluster(root):
+        yield
 
 
 def job_field(path: Path, name: str) -> str:
@@ -137,7 +53,7 @@ def test_jobs_ask_for_what_the_profile_says(root: Path, cluster: None, tmp_path:
             "--slurm-init-seconds-before-status-checks", "2", "--max-status-checks-per-second", "2",
         ],
         cwd=tmp_path, capture_output=True, text=True, timeout=300,
-        env={**os.environ, "PATH": f"{squeue.parent}:{os.environ['PATH']}"},
+        env={**os.environ, "PATH": f"{squeue.parent}:{os.environ['PATH']}", "LOADED_BY_MODULE": "qe"},
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
     expected = {
@@ -154,6 +70,7 @@ def test_jobs_ask_for_what_the_profile_says(root: Path, cluster: None, tmp_path:
         assert job_field(path, "JobName").startswith("xtalrl_")
         assert job_field(path, "Partition") == "main"
     assert (tmp_path / "local.txt").read_text() == "SLURM_JOB_ID=\n"
+    assert job_field(tmp_path / "other.txt", "LOADED_BY_MODULE") == "qe"
 
 
 @pytest.mark.parametrize(
@@ -176,6 +93,56 @@ def test_doctor_asks_slurm(
     assert all(expected in check.finding for check in wrong if expected)
 
 
+def test_a_controller_that_is_away(root: Path, cluster: None, tmp_path: Path) -> None:
+    """Asked at that moment, the plugin (2.8.0) turns to sacct, which never answers here: the user has to start Snakemake again."""
+    settings = {
+        "structures": {"source": "demo", "limit": 1},
+        "dft": {"command": stand_in(root, tmp_path / "pw"), "shards": {"scf": 1, "references": 1, "evaluation": 1}},
+    }
+    run = Run(root, tmp_path / "run", settings)
+    run.snakemake(str(run.results / "scf/requests.parquet"))
+    (tmp_path / "pw/seconds").write_text("600")
+    process = run.start("scf", quick=False)
+    try:
+        log = run.results / "logs/run_scf_shard.scf.0000.log"
+        wait_for(lambda: log.exists() and "running" in log.read_text(), "the job's first SCF")
+        daemon = int((STATE / "slurmctld.pid").read_text())
+        os.kill(daemon, signal.SIGTERM)
+        wait_for(lambda: not Path(f"/proc/{daemon}").exists(), "the controller's end")
+        (tmp_path / "pw/seconds").write_text("0")
+        wait_for((run.results / "scf/shards/0000.parquet").exists, "the end of the job, which needs no controller")
+        wait_for(lambda: "Falling back to 'sacct'" in run.log(), "the next question about the job")
+        subprocess.run(["slurmctld"], check=True)
+        wait_for(lambda: not jobs("RUNNING", "COMPLETING"), "the controller to know of the end of the job")
+        assert process.poll() is None
+    finally:
+        run.kill(process)
+    finished = run.records()
+    run.snakemake("scf")
+    assert finished and run.records() == finished
+
+
+def test_a_job_that_fails_three_times(root: Path, cluster: None, tmp_path: Path) -> None:
+    """A pw.x that is gone: what does not need it is finished, and once it is back the same command goes on."""
+    program = tmp_path / "pw-of-a-module"
+    command = stand_in(root, tmp_path / "pw")
+    program.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    program.chmod(0o755)
+    settings = {
+        "structures": {"source": "demo", "limit": 1},
+        "dft": {"command": str(program), "shards": {"scf": 1, "references": 1, "evaluation": 1}},
+    }
+    run = Run(root, tmp_path / "run", settings)
+    run.snakemake(str(run.cache / "engine/engine.json"))
+    program.rename(tmp_path / "gone")
+    said = run.snakemake("scf", "structures", fails=True)
+    assert len(re.findall("SLURM-job '[0-9]+' failed", said)) == 3
+    assert f"ERROR: `{program} -in pw.in` does not start" in said
+    assert (run.results / "structures/graphs.parquet").exists()
+    (tmp_path / "gone").rename(program)
+    run.snakemake("scf")
+
+
 def test_a_real_scf_through_slurm(root: Path, cluster: None, tmp_path: Path) -> None:
     run = Run(root, tmp_path, {"structures": {"source": "demo", "limit": 1}})
     run.snakemake("scf")
@@ -184,12 +151,10 @@ def test_a_real_scf_through_slurm(root: Path, cluster: None, tmp_path: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def stand_in(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[Path, dict[str, object]]:
+def setting(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[Path, dict[str, object]]:
     """The folder that steers the stand-in for pw.x, and the configuration that uses it."""
     folder = tmp_path_factory.mktemp("pw")
-    (folder / "seconds").write_text("0")
-    (folder / "hungry").write_text("nothing")
-    command = f"{sys.executable} {root / 'tests/slurm/pw.py'} {folder}"
+    command = stand_in(root, folder)
     shards = {"scf": 3, "references": 1, "evaluation": 2}
     return folder, {
         "structures": {"source": "demo", "limit": 6},
@@ -199,19 +164,19 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[Path
 
 
 @pytest.fixture(scope="module")
-def undisturbed(root: Path, stand_in: tuple[Path, dict[str, object]], tmp_path_factory: pytest.TempPathFactory) -> Run:
+def undisturbed(root: Path, setting: tuple[Path, dict[str, object]], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The same run on this machine alone, without SLURM and without accidents."""
-    run = Run(root, tmp_path_factory.mktemp("undisturbed"), stand_in[1])
+    run = Run(root, tmp_path_factory.mktemp("undisturbed"), setting[1])
     run.snakemake("all", profile="local")
     return run
 
 
 @pytest.fixture(scope="module")
 def disturbed(
-    root: Path, cluster: None, stand_in: tuple[Path, dict[str, object]], tmp_path_factory: pytest.TempPathFactory
+    root: Path, cluster: None, setting: tuple[Path, dict[str, object]], tmp_path_factory: pytest.TempPathFactory
 ) -> Run:
     """A run to which everything happens that happens to jobs, and which is then simply started again."""
-    folder, config = stand_in
+    folder, config = setting
     run = Run(root, tmp_path_factory.mktemp("disturbed"), config)
     requests = run.results / "scf/requests.parquet"
     run.snakemake(str(requests))

@@ -94,6 +94,54 @@ def test_quick_with_36000_crystals(root: Path, run: Path) -> None:
     assert after.children_user + after.children_system - before.children_user - before.children_system < 2
 
 
+def training(results: Path, **settings: object) -> Stage:
+    training = {"device": "cuda", "steps": 1000, **settings}
+    config = Config.model_validate({"results": str(results), "cache": str(results / "cache"), "training": training})
+    return next(stage for stage in stages(config) if stage.name == "train")
+
+
+def test_a_job_that_trains_all_policies_of_a_seed(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    names = list(Config().trained_specs())
+    seeds = Config().policies.seeds
+    jobs = [tmp_path / f"logs/train_policy.all.seed{seed}.log" for seed in seeds]
+    jobs[0].write_text(
+        f"10:00:00  {len(names)} policies, seed 0: 100 of 1,000 steps, 20.0/s, 45 s left\n"
+        f"10:00:03  {len(names)} policies, seed 0: 160 of 1,000 steps, 20.0/s, 42 s left, loss 0.3\n"
+    )
+    total = len(names) * len(seeds)
+    stage = training(tmp_path)
+    assert (stage.state, stage.done, stage.total, stage.running, stage.stopped) == ("running", 0, total, 1, 0)
+    assert stage.left_s == pytest.approx((total * 1000 - len(names) * 160) / (20 * len(names)))
+
+    # The first of two passes is over: its policies are written, and the second has fewer.
+    first = names[: len(names) // 2]
+    for name in first:
+        (tmp_path / f"policies/{name}/seed{seeds[0]}").mkdir(parents=True)
+        (tmp_path / f"policies/{name}/seed{seeds[0]}/weights.safetensors").touch()
+    second = len(names) - len(first)
+    jobs[0].write_text(f"10:01:00  {second} policies, seed 0: 500 of 1,000 steps, 1.0/s, 8 min 20 s left\n")
+    stage = training(tmp_path)
+    assert (stage.done, stage.running) == (len(first), 1)
+    assert stage.left_s == pytest.approx(((total - len(first)) * 1000 - second * 500) / second)
+
+    long_ago = time.time() - 3600
+    os.utime(jobs[0], (long_ago, long_ago))
+    stage = training(tmp_path)
+    assert (stage.state, stage.running, stage.stopped, stage.left_s) == ("stopped", 0, 1, None)
+
+
+def test_a_job_for_each_policy(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    for name in ("bc", "ucql-w5"):
+        text = f"10:00:00  {name}, seed 0: 400 of 1,000 steps, 2.0 s each, 20 min left\n"
+        (tmp_path / f"logs/train_policy.{name}.seed0.log").write_text(text)
+    (tmp_path / "logs/train_policy.all.seed0.log").write_text("of a run on a GPU\n")
+    stage = training(tmp_path, device="cpu")
+    assert (stage.running, stage.stopped) == (2, 0)
+    assert stage.left_s == pytest.approx(((stage.total or 0) * 1000 - 800) / 1.0)
+
+
 def test_outcomes_of_an_earlier_plan_do_not_count(tmp_path: Path) -> None:
     folder = tmp_path / "evaluation"
     folder.mkdir()

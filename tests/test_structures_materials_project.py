@@ -214,7 +214,7 @@ def test_elemental_ground_states_are_what_references_accept(server: MaterialsPro
     )
     crystals = _read_elemental_crystals(str(tmp_path / "elements.csv"))
     assert crystals["Li"].matches(bcc("Li"))
-    assert crystals["Na"].volume == pytest.approx(27.0 / 2)
+    assert crystals["Na"].volume == pytest.approx(27.0), "the cell as it was served, though it is not the primitive one"
     assert (
         pq.read_schema(tmp_path / "cache/materials_project/elements.parquet").metadata[b"database_version"]
         == b"2025.11.20"

@@ -63,6 +63,25 @@ def test_reading_a_missing_broken_or_foreign_file_gets_a_sentence(tmp_path: Path
         tables.read(tmp_path / "foreign.parquet", tables.LABELS)
 
 
+def test_outcomes_of_an_older_version_are_read_or_get_a_sentence(tmp_path: Path) -> None:
+    row = {field.name: "x" if pa.types.is_string(field.type) else None for field in tables.SCF_OUTCOMES}
+    attempt = {"number": 1, "strategy": "s", "outcome": "o", "detail": "", "nspin": 1, "wall_s": 1.0, "key": "k"}
+    row |= {"species": ["Si"], "wall_s": 1.0, "attempts": [attempt]}
+    path = tmp_path / "outcomes.parquet"
+    new = tables.SCF_OUTCOMES.field("attempts")
+    for lacks in ("restarted", "key"):
+        struct = pa.struct([field for field in new.type.value_type if field.name != lacks])
+        older = tables.SCF_OUTCOMES.set(
+            tables.SCF_OUTCOMES.get_field_index("attempts"), new.with_type(pa.list_(struct))
+        )
+        pq.write_table(pa.Table.from_pylist([row], older), path)
+        if lacks == "restarted":
+            assert tables.read_rows(path, tables.SCF_OUTCOMES)[0]["attempts"][0]["restarted"] is None
+        else:
+            with pytest.raises(XtalrlError, match="was written by another version of xtalrl"):
+                tables.read(path, tables.SCF_OUTCOMES)
+
+
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     table = pa.table({"element": ["Si"]})
     with pytest.raises(KeyError):

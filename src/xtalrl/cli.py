@@ -157,8 +157,15 @@ def scf_parse(
     """Print how pw.x outputs ended, one JSON line a file, in the order given."""
     from xtalrl.dft.outcomes import scf_parse as parse
 
+    unread = []
     for result in parse(files, jobs):
         typer.echo(json.dumps(result))
+        if result["outcome"] is None:
+            unread.append(f"{result['file']} {result['reason']}")
+    if unread:
+        from xtalrl.dft.exchange import shown
+
+        raise XtalrlError(f"{len(unread):,} of {len(files):,} are no outputs of pw.x, plain or .gz:\n{shown(unread)}")
 
 
 @partial(_command, group=cache_app)
@@ -170,7 +177,10 @@ def stats(configfile: ConfigFile = None) -> None:
     typer.echo(
         f"{found.folder}: {found.files:,} files, {found.megabytes:,.1f} MB, {found.lines:,} lines, {found.torn:,} torn"
     )
-    typer.echo(f"{found.calculations:,} calculations, {found.wall_hours:,.2f} h of pw.x")
+    typer.echo(
+        f"{found.calculations:,} calculations, {found.wall_hours:,.2f} h of pw.x"
+        + (f"; {found.unfinished:,} cut off by the end of their job wait for the next" if found.unfinished else "")
+    )
     for counts in (found.outcomes, found.engines):
         typer.echo("\n".join(f"{n:>9,}  {name}" for name, n in counts.items()))
 

@@ -22,6 +22,8 @@ from xtalrl.progress import format_seconds
 
 LONGEST_PAUSE_S = 180
 """Snakemake's SLURM plugin asks for its jobs at least this often; squeue must remember finished jobs for longer."""
+_FROM_SACCT = "from sacct, where Snakemake waits for ever for a job that somebody cancels"
+"""The state is then `CANCELLED by <user id>`, which the plugin (2.8.0) does not know."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,9 @@ def _check_status_command(profile: Mapping[str, Any], settings: Mapping[str, str
             _ask("sacct", "--allocations", "--noheader", "--starttime=now")
         except XtalrlError as error:
             return Check("job states", State.MISSING, str(error), "slurm-status-command: squeue  (in the profile)")
-        return Check("job states", State.OK, "from sacct")
+        if squeue_works:
+            return Check("job states", State.OPTIONAL, _FROM_SACCT, "slurm-status-command: squeue")
+        return Check("job states", State.OK, f"{_FROM_SACCT}: Ctrl-C, and the same command again")
     return Check(
         "job states",
         State.MISSING,
@@ -158,10 +162,14 @@ def _check_request(first: Request, last: Request, limits: Mapping[str, str], def
     if first.partition and (unknown := set(first.partition.split(",")) - set(limits)):
         finding = f"there is no partition {', '.join(sorted(unknown))}; there are: {', '.join(limits)}"
         return Check(first.rule, State.MISSING, finding, f"slurm_partition: {default or next(iter(limits), '')}")
-    size = f"{first.threads} CPUs, {first.mem_mb / 1000:g} GB{', ' + first.gres if first.gres else ''}"
+    size = f"{first.threads} CPU{'s' if first.threads > 1 else ''}, {first.mem_mb / 1000:g} GB{', ' + first.gres if first.gres else ''}"
     if complaint := _refusal(first):
         mend = "sinfo; then the lines of your cluster at the top of the profile"
-        if first.gres:
+        if "account" in complaint:
+            mend = (
+                "sacctmgr show associations user=$USER format=account,partition  (then `slurm_account` in the profile)"
+            )
+        elif first.gres:
             mend += " (no GPU nodes: delete `gres`)"
         return Check(first.rule, State.MISSING, f"{size}: {complaint}", mend)
     partition = last.partition or default or ""

@@ -64,15 +64,21 @@ class StructuresConfig(_Section):
     )
 
 
+Minutes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class TimeLimits(_Section):
     """Minutes of wall time a pw.x attempt may take; one number an attempt, the last repeats."""
 
-    crystal: tuple[float, ...] = Field((30, 120, 480), description="Data crystals: the flexible limit of the paper.")
-    reference: tuple[float, ...] = Field((30, 120, 480), description="Elemental references.")
-    design: tuple[float, ...] = Field(
+    crystal: tuple[Minutes, ...] = Field(
+        (30, 120, 480), min_length=1, description="Data crystals: the flexible limit of the paper."
+    )
+    reference: tuple[Minutes, ...] = Field((30, 120, 480), min_length=1, description="Elemental references.")
+    design: tuple[Minutes, ...] = Field(
         (15,),
-        description="Designs: 15 minutes in all attempts together, as in the paper. A second number is what the attempts after the first may add: "
-        "`[15, 5]` leaves `recovery: extended` time for what is stuck.",
+        min_length=1,
+        description="Designs: 15 minutes in all attempts together, as in the paper. A second number is what the attempts after the first may add; "
+        "`recovery: extended` needs one.",
     )
 
 
@@ -110,6 +116,17 @@ class DftConfig(_Section):
         description="Whether to take what was printed by a pw.x that converged and then failed to save (a full disk, mostly): the outcome "
         "is then `converged_not_saved`, else `not_saved`.",
     )
+
+    @model_validator(mode="after")
+    def _recovery_has_time(self) -> DftConfig:
+        """A design that is stuck uses all its time up in the first attempt: the others need some of their own."""
+        first, *others = self.time_limits.design
+        if self.recovery == "extended" and not others:
+            raise ValueError(
+                f"`recovery: extended` needs a second number in `time_limits.design`, the minutes that the attempts after the first may add: "
+                f"`[{first:g}, {first / 3:g}]`, or `[{first * 2 / 3:g}, {first / 3:g}]` to stay within {first:g} minutes in all"
+            )
+        return self
 
 
 class ReferencesConfig(_Section):
@@ -227,6 +244,11 @@ class TrainingConfig(_Section):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="Of the products of matrices; `bfloat16` by autocast, weights and sums stay in single precision.",
+    )
+    compile: bool = Field(
+        False,
+        description="Have torch compile the activation, which takes a few seconds and a C++ compiler; for CPUs. docs/policies-and-rollout.md "
+        "tells what it saves.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a GPU where there is one.")
     policies_per_pass: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
@@ -383,7 +405,8 @@ def validate(config: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(dict(config))
     except ValidationError as error:
-        lines = [_sentence(item) for item in error.errors()]
+        # Where the items of a list are wrong, pydantic also calls it too short.
+        lines = [_sentence(item) for item in error.errors() if not (item["type"] == "too_short" and item["input"])]
         raise XtalrlError(
             "The configuration has "
             + ("a mistake" if len(lines) == 1 else f"{len(lines)} mistakes")
@@ -425,6 +448,8 @@ def _sentence(item: Any) -> str:
         close = difflib.get_close_matches(str(item["loc"][-1]), names, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
         return f"`{where}` is not a known key: {hint}Allowed here: {', '.join(names)}."
+    if item["type"] == "value_error" and isinstance(item["input"], Mapping):  # Of keys that do not go together.
+        return f"`{where}`: {item['msg'].removeprefix('Value error, ')}."
     return f"`{where}` is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}."
 
 

@@ -187,12 +187,15 @@ def _check_engine(config: Config) -> Check:
     from xtalrl.dft.engines import describe_engine, find_engine
     from xtalrl.dft.selftest import compute_silicon
 
+    fetched = Path(config.cache) / "engine/engine.json"
+    fetch = f"snakemake --profile profiles/local {fetched}"
+    if not config.dft.command and not shutil.which("pw.x") and not fetched.exists():
+        finding = "none here: the embedded pw.x is fetched at the first run, unless you name yours in `dft.command`"
+        return Check("pw.x", State.OPTIONAL, finding, f"{fetch}  (to fetch it now)")
     try:
         engine = find_engine(config.dft.command, config.cache)
     except XtalrlError as error:
-        return Check(
-            "pw.x", State.MISSING, str(error), f"snakemake --profile profiles/local {config.cache}/engine/engine.json"
-        )
+        return Check("pw.x", State.MISSING, str(error), fetch)
     if not engine.version:
         return Check("pw.x", State.OK, f"`{config.dft.command}` starts only in a job, and was not tried here")
     finding = describe_engine(engine, config.cache)

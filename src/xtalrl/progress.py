@@ -19,17 +19,28 @@ def format_seconds(seconds: float) -> str:
 
 
 class Progress:
-    """Counts finished items and logs a line at most every `every_s` seconds, and at the end."""
+    """Counts finished items and logs a line at most every `every_s` seconds, and at the end.
 
-    def __init__(self, label: str, total: int, unit: str, every_s: float = 3.0, done: int = 0) -> None:
+    Where items take unequal time, `work` says how much all are together, in any unit, and `advance` how much of it is done: the time left
+    goes by that.
+    """
+
+    def __init__(
+        self, label: str, total: int, unit: str, every_s: float = 3.0, done: int = 0, work: float | None = None
+    ) -> None:
         self.label, self.total, self.unit, self.every_s = label, total, unit, every_s
         self.done = self.first = done
+        self.work_left = total - done if work is None else work
+        self.work_done = 0.0
         self.start = self.last = time.monotonic()
 
-    def advance(self, n: int = 1, note: str = "", at_once: bool = False) -> None:
+    def advance(self, n: int = 1, note: str = "", at_once: bool = False, work: float | None = None) -> None:
         """Count n more items; `note` is shown on the line if one is due. Those that were there `at_once` say nothing about the pace."""
         self.done += n
         self.first += n if at_once else 0
+        work = n if work is None else work
+        self.work_left -= work
+        self.work_done += 0 if at_once else work
         if self.done >= self.total or time.monotonic() - self.last >= self.every_s:
             self.show(note)
 
@@ -47,8 +58,8 @@ class Progress:
         if finished and elapsed > 0.5:
             rate = finished / elapsed
             parts.append(f"{rate:,.1f}/s" if rate >= 1 else f"{1 / rate:,.1f} s each")
-            if self.done < self.total:
-                parts.append(f"{format_seconds((self.total - self.done) / rate)} left")
+            if self.done < self.total and self.work_done:
+                parts.append(f"{format_seconds(elapsed * self.work_left / self.work_done)} left")
         if note:
             parts.append(note)
         logger.info(", ".join(parts))

@@ -134,6 +134,12 @@ ATTEMPT = pa.struct(
         _field("tot_magnetization", pa.float64(), "Imposed total magnetization", "µB", nullable=True),
         _field("exit_code", pa.int32(), "Exit status of pw.x; negative for a signal", nullable=True),
         _field("wall_s", pa.float64(), "Wall time", "s"),
+        _field(
+            "restarted",
+            pa.bool_(),
+            "It went on from what a run that was cut off had saved; null where that was not recorded",
+            nullable=True,
+        ),
         _field("key", pa.string(), "Its record in the cache of finished runs"),
     ]
 )
@@ -171,7 +177,7 @@ REFERENCES = _schema(
     "references",
     "Energy per atom of each element in its reference form (eq. 15)",
     _field("element", pa.string(), "Chemical symbol"),
-    _field("form", pa.string(), "crystal, atom (one atom in a 10 Å box), imported, or none where nothing was run"),
+    _field("form", pa.string(), "crystal, atom (one atom in a box), imported, or none where nothing was run"),
     _field("n_sites", pa.int32(), "Atoms in the reference cell", nullable=True),
     _field("energy_per_atom", pa.float64(), "Total energy per atom", "eV/atom", nullable=True),
     _field("energy_per_atom_ry", pa.float64(), "Total energy per atom", "Ry/atom", nullable=True),
@@ -388,6 +394,11 @@ def _open(path: str | Path, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
     except pa.ArrowInvalid as error:
         raise XtalrlError(
             f"{path} is not a readable Parquet file ({error}): delete it and run `snakemake {path}` again."
+        ) from None
+    except pa.ArrowTypeError as error:
+        raise XtalrlError(
+            f"{path} was written by another version of xtalrl ({error}): delete it and run "
+            f"`snakemake {path}` again; what the cache holds is not computed again."
         ) from None
 
 

@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
-# A real SLURM on this one machine, for the tests: `cluster.sh start`, `cluster.sh stop`. Needs root and `apt-get install slurm-wlm munge`.
+# A real SLURM on this one machine, for the tests: `cluster.sh start [cgroup]`, `cluster.sh stop`. Needs root and
+# `apt-get install slurm-wlm munge`.
 #
-# Without systemd, cgroups or an accounting database, so that it runs in a container and in CI. Two partitions as on many clusters:
-# `main`, the default, and `gpu`, whose GPU exists only in SLURM's books. The CPUs and the memory it offers are more than the machine has.
+# Without systemd or an accounting database, so that it runs in a container and in CI. Two partitions as on many clusters: `main`, the
+# default, and `gpu`, whose GPU exists only in SLURM's books. The CPUs and the memory it offers are more than the machine has.
+# A job above its memory is killed by SLURM, which samples it, or with `cgroup` by the kernel, as on most clusters; that needs the memory
+# controller of cgroup v1, writable: without it, the start ends with exit code 77.
 set -euo pipefail
 
 STATE=${XTALRL_SLURM_STATE:-/tmp/xtalrl-slurm}
 # The compiled-in path: inside a job, the plugin keeps no SLURM_* variable but the job's id, so that SLURM_CONF would be lost.
 CONF=/etc/slurm/slurm.conf
+CGROUPS=/sys/fs/cgroup
 MARK="# written by tests/slurm/cluster.sh"
 DAEMONS="slurmd slurmctld munged"
 
@@ -18,8 +22,19 @@ alive() {  # a daemon that we started
   pid=$(cat "$STATE/$1.pid" 2>/dev/null) && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$1" ]
 }
 
+can_limit_memory() {
+  local probe=$CGROUPS/memory/xtalrl-probe
+  mkdir "$probe" 2>/dev/null && rmdir "$probe"
+}
+
 write_config() {
-  local host; host=$(hostname -s)
+  local host memory; host=$(hostname -s)
+  if [ "$1" = cgroup ]; then
+    memory=$'ProctrackType=proctrack/cgroup\nTaskPlugin=task/cgroup'
+    printf '%s\n' "$MARK" CgroupPlugin=cgroup/v1 CgroupMountpoint=$CGROUPS ConstrainRAMSpace=yes >/etc/slurm/cgroup.conf
+  else
+    memory=$'ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\nJobAcctGatherParams=OverMemoryKill'
+  fi
   cat >"$CONF" <<CONFIG
 $MARK; removed by \`cluster.sh stop\`
 ClusterName=xtalrl-test
@@ -29,12 +44,9 @@ SlurmdUser=root
 AuthType=auth/munge
 CryptoType=crypto/munge
 MpiDefault=none
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-# Memory is sampled and a job above its request is killed, as cgroups would.
+$memory
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=1
-JobAcctGatherParams=OverMemoryKill
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/filetxt
 JobCompLoc=$STATE/jobs.log
@@ -68,6 +80,10 @@ start() {
     command -v "$program" >/dev/null || fail "$program is not installed: apt-get install slurm-wlm munge"
   done
   [ "$(id -u)" = 0 ] || fail "root is needed"
+  if [ "$1" = cgroup ] && ! can_limit_memory; then
+    echo "no memory controller of cgroup v1 that can be written in $CGROUPS" >&2
+    exit 77
+  fi
   [ ! -e "$CONF" ] || grep -qs "^$MARK" "$CONF" || fail "$CONF belongs to another SLURM: this machine is part of a cluster"
   mkdir -p "$STATE"/{ctld,slurmd} /run/munge /etc/slurm
   chmod 755 "$STATE" /run/munge
@@ -77,7 +93,7 @@ start() {
     munged --key-file="$STATE/munge.key" --pid-file="$STATE/munged.pid" --log-file="$STATE/munged.log" \
       --seed-file="$STATE/munge.seed" --force 2>/dev/null
   fi
-  write_config
+  write_config "$1"
   alive slurmctld || slurmctld -i
   alive slurmd || slurmd
   for _ in $(seq 60); do
@@ -105,12 +121,13 @@ stop() {
     if kill -0 "$pid" 2>/dev/null; then kill -9 "$pid"; fi
   done
   # Left behind, they would make every SLURM client, and so every start of Snakemake, wait for a controller.
-  for file in "$CONF" /etc/slurm/gres.conf; do if grep -qs "^$MARK" "$file"; then rm -f "$file"; fi; done
+  for file in "$CONF" /etc/slurm/{gres,cgroup}.conf; do if grep -qs "^$MARK" "$file"; then rm -f "$file"; fi; done
   rm -rf "$STATE"
 }
 
-case ${1:-} in
-  start) start ;;
+case $* in
+  start) start sampling ;;
+  "start cgroup") start cgroup ;;
   stop) stop ;;
-  *) fail "usage: $0 start|stop" ;;
+  *) fail "usage: $0 start [cgroup] | stop" ;;
 esac

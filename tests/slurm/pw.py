@@ -1,7 +1,7 @@
 """A stand-in for pw.x where what happens to jobs matters and physics does not: `pw.py FOLDER -in pw.in`.
 
 Energies and gaps are made up from the input. FOLDER/seconds says how long a run takes, those under way included, FOLDER/hungry names an
-element whose crystals take 2 GB; both may change while the workflow runs.
+element whose crystals take 2 GB, FOLDER/hanging one whose crystals never end; all may change while the workflow runs.
 """
 
 import hashlib
@@ -11,13 +11,23 @@ import time
 from pathlib import Path
 
 folder, text = Path(sys.argv[1]), sys.stdin.read()
+
+
+def holds(effect: str) -> bool:
+    """Whether the crystal holds the element that is to have this effect."""
+    path = folder / effect
+    return path.exists() and re.search(rf"^{path.read_text()} ", text, re.MULTILINE) is not None
+
+
 print("     Program PWSCF v.0.0 starts", flush=True)
 if "ATOMIC_SPECIES" not in text:
     sys.exit("Error in routine read_namelists (1): could not find namelist &control")
-if re.search(rf"^{(folder / 'hungry').read_text()} ", text, re.MULTILINE):
+if holds("hungry"):
     memory = bytearray(2 * 10**9)
     memory[::4096] = b"x" * len(memory[::4096])
     time.sleep(5)
+while holds("hanging"):
+    time.sleep(0.2)
 start = time.monotonic()
 while time.monotonic() - start < float((folder / "seconds").read_text() or "inf"):  # empty while it is being written
     time.sleep(0.2)

@@ -57,6 +57,8 @@ class Record:
     pseudopotential_md5s: dict[str, str] | None = None
     generation: int | None = None
     """How often the run had been asked for again; None for never."""
+    restarted: bool | None = None
+    """It went on from what an earlier run had saved, to the same energy within conv_thr."""
 
     @classmethod
     def of(
@@ -69,6 +71,7 @@ class Record:
         protocol: str,
         family: str,
         content: dict[str, Any],
+        restarted: bool = False,
     ) -> Record:
         """The record of a run of the calculation `content` that has just ended."""
         return cls(
@@ -86,6 +89,7 @@ class Record:
             ended=datetime.now(UTC).isoformat(timespec="seconds"),
             protocol=protocol,
             family=family,
+            restarted=restarted,
             **content,
         )
 

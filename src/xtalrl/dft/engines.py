@@ -58,6 +58,12 @@ _ONE_CORE_EACH = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
 }
+_MALLOC_KEEPS_ITS_MEMORY = {
+    # glibc gives large arrays back to the kernel when pw.x frees them, and gets them again, zeroed page by page, in the next iteration.
+    # No array of its own mapping, and no heap that shrinks before 1 GiB of it is free (the value must fit 32 bits in older glibc).
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}
 _TERM_GRACE_S = 5.0
 _PROBE_TIMEOUT_S = 120.0
 _BANNER = re.compile(r"Program PWSCF v\.(\S+) starts")
@@ -132,7 +138,7 @@ class Engine:
         )
 
     def _environment(self) -> Mapping[str, str]:
-        environment = dict(os.environ) | _ONE_CORE_EACH
+        environment = _MALLOC_KEEPS_ITS_MEMORY | dict(os.environ) | _ONE_CORE_EACH
         if not _LAUNCHER.search(shlex.join(self.command)):
             # A job step of SLURM looks to MPI as if it had been started by srun: Open MPI without SLURM's PMI refuses to run
             # (open-mpi/ompi#3778), and with it all pw.x of the shard would be one and the same rank.
@@ -262,7 +268,8 @@ def _fetch_embedded(cache: str | Path) -> None:
         raise XtalrlError(f"There is no pw.x, and the embedded one runs on Linux on x86-64 only. {_MISSING}.")
     downloads = Path(cache) / "downloads"
     logger.info(
-        "No pw.x is configured or on PATH: fetching the embedded one, pw.x %s from the wheel of qepy", QEPY.version
+        "No pw.x is configured or on PATH: fetching the embedded one, pw.x %s from the wheel of qepy; one of your own takes half the CPU",
+        QEPY.version,
     )
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=".unpack-") as scratch:
         try:

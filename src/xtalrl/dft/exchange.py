@@ -17,6 +17,7 @@ from ase.formula import Formula
 from xtalrl.dft.cache import Record, read_records, record_from, records_folder, to_line
 from xtalrl.dft.inputs import Settings, key_of
 from xtalrl.dft.outcomes import Category, Outcome
+from xtalrl.dft.unfinished import Unfinished
 from xtalrl.errors import XtalrlError
 
 SAME_ENERGY_RY = 1e-5
@@ -45,6 +46,8 @@ class Stats:
     """Of the lines."""
     wall_hours: float
     """Of all lines."""
+    unfinished: int
+    """Runs that the end of a job cut off; their state waits for the next."""
 
 
 def cache_stats(cache: str | Path) -> Stats:
@@ -66,6 +69,7 @@ def cache_stats(cache: str | Path) -> Stats:
         outcomes=dict(Counter(record.outcome for record in kept.values()).most_common()),
         engines=dict(Counter(record.engine for record in records).most_common()),
         wall_hours=sum(record.wall_s for record in records) / 3600,
+        unfinished=len(Unfinished(cache).keys()),
     )
 
 
@@ -248,6 +252,7 @@ SCHEMA = pa.schema(
         ("wall_s", pa.float64()),
         ("timeout_s", pa.float64()),
         ("engine", pa.string()),
+        ("restarted", pa.bool_()),
         ("ended", pa.string()),
         ("protocol", pa.string()),
         ("family", pa.string()),

@@ -104,7 +104,7 @@ def settings_for(cell: Cell, form: Form, protocol: Protocol, family: Family) -> 
     )
     return replace(
         common,
-        kpoints=None
+        kpoints=references.atom.kpoints
         if form == "atom"
         else common.kpoints
         if species[0] in references.insulators

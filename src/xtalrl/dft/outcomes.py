@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xtalrl.errors import XtalrlError
-
 HARTREE_EV = 27.211386245988
 """CODATA 2018; pw.x writes its XML in Hartree and its stdout in eV."""
 
@@ -106,7 +104,11 @@ class Outcome(enum.StrEnum):
         "A pseudopotential file is damaged.",
     )
     INPUT_NOT_FOUND = "input_not_found", Category.ENVIRONMENT, "pw.x did not find the input file."
-    SCRATCH_UNUSABLE = "scratch_unusable", Category.ENVIRONMENT, "The scratch folder could not be made or written."
+    SCRATCH_UNUSABLE = (
+        "scratch_unusable",
+        Category.ENVIRONMENT,
+        "The scratch folder could not be made, or what was written to it could not be read.",
+    )
     DISK_FULL = "disk_full", Category.ENVIRONMENT, "The disk of the scratch folder is full."
     OUT_OF_MEMORY = "out_of_memory", Category.ENVIRONMENT, "There was not enough memory."
     KILLED = "killed", Category.ENVIRONMENT, "pw.x was killed by a signal."
@@ -178,6 +180,7 @@ _MAGNETIZATION = re.compile(rf"total magnetization\s+=\s*{_FLOAT}\s+Bohr")
 _SPIN_POLARISED = ("Starting magnetic structure", "lsda need tot_magnetization", "too few spin ")
 _SCF_BEGINS = "Self-consistent Calculation"
 _CONVERGED = "convergence has been achieved in"
+_ITERATION = re.compile(r"^ +iteration # *(\d+)", re.M)
 _NOT_CONVERGED = "convergence NOT achieved after"
 _ERROR = re.compile(r"Error in routine\s+(\S+) \(\s*(-?\d+)\):\s*\n\s*(.*?)\s*\n")
 
@@ -199,7 +202,7 @@ _ERRORS: tuple[tuple[re.Pattern[str], Outcome], ...] = tuple(
         (r"^readpp.*not found", Outcome.PSEUDOPOTENTIAL_NOT_FOUND),
         (r"^(readpp|read_pseudo|upf|read_upf)", Outcome.PSEUDOPOTENTIAL_UNREADABLE),
         (r"opening input file", Outcome.INPUT_NOT_FOUND),
-        (r"^check_tempdir", Outcome.SCRATCH_UNUSABLE),
+        (r"^check_tempdir|^(davcio|read_rhog|read_wfc|read_collected_wfc): error reading", Outcome.SCRATCH_UNUSABLE),
         (r"^(write_rhog|davcio|diropn|pw_restart|write_collected_wfc|write_wfc|buffers|qexsd)|error writing", Outcome.DISK_FULL),
         (r"cannot allocate|error allocating", Outcome.OUT_OF_MEMORY),
         (r"^mp_start|^mp_init|number of pools", Outcome.MPI_FAILED),
@@ -258,7 +261,7 @@ def classify(run: Run) -> Result:
     if _NOT_CONVERGED in text:
         return Result(Outcome.NOT_CONVERGED, _line_with(text, _NOT_CONVERGED))
     if run.timed_out or run.exit_code == _TIMEOUT_EXIT_CODE or _CPU_TIME_EXCEEDED in text:
-        return Result(Outcome.TIME_LIMIT, f"{text.count('estimated scf accuracy')} iterations done")
+        return Result(Outcome.TIME_LIMIT, f"{_iterations(text)} iterations done")
     if _STOP_REQUESTED in text:
         return Result(Outcome.KILLED, _line_with(text, _STOP_REQUESTED))
     if errors:
@@ -331,6 +334,12 @@ def _band_gap(text: str, xml: XmlResult | None) -> tuple[float | None, str]:
     return round(printed, 4), ""
 
 
+def _iterations(text: str) -> int:
+    """SCF iterations that were completed; a run that goes on from a saved state counts on from those before it."""
+    first = _ITERATION.search(text)
+    return text.count("estimated scf accuracy") + (int(first[1]) - 1 if first else 0)
+
+
 def _line_with(text: str, mark: str) -> str:
     return next((line.strip() for line in text.splitlines() if mark in line), mark)
 
@@ -345,10 +354,7 @@ def scf_parse(files: Iterable[str | Path], jobs: int = 1) -> Iterator[dict[str, 
 
     Yields:
         One dictionary a file: file, outcome, total_energy_ry, band_gap_ev (clipped), band_gap_raw_ev, nspin,
-        total_magnetization, reason.
-
-    Raises:
-        XtalrlError: a file is missing or cannot be read.
+        total_magnetization, reason. A file that is missing or cannot be read has no outcome, and the reason says why.
     """
     paths = [str(path) for path in files]
     if jobs <= 1 or len(paths) < 2 * jobs:
@@ -360,12 +366,17 @@ def scf_parse(files: Iterable[str | Path], jobs: int = 1) -> Iterator[dict[str, 
         yield from pool.map(_parse_file, paths, chunksize=16)
 
 
+_PARSED = (
+    "file", "outcome", "total_energy_ry", "band_gap_ev", "band_gap_raw_ev", "nspin", "total_magnetization", "reason",
+)  # fmt: skip
+
+
 def _parse_file(path: str) -> dict[str, Any]:
     try:
         data = Path(path).read_bytes()
         data = gzip.decompress(data) if path.endswith(".gz") else data
     except (OSError, EOFError, zlib.error) as error:
-        raise XtalrlError(f"{path} cannot be read ({error}): give outputs of pw.x, plain or .gz.") from None
+        return dict.fromkeys(_PARSED) | {"file": path, "reason": f"cannot be read ({error})"}
     text = data.decode(errors="replace")
     result = classify(Run(stdout=text, stderr="", exit_code=None))
     return {

@@ -21,7 +21,8 @@ from xtalrl.resources import RESOURCES
 
 PROTOCOLS = RESOURCES / "protocols"
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Mesh = tuple[Count, Count, Count]
 
@@ -40,10 +41,11 @@ class _Strict(BaseModel):
 
 
 class AtomSettings(_Strict):
-    """One atom in a cubic box at the gamma point: the reference of an element without an elemental crystal."""
+    """One atom in a cubic box: the reference of an element without an elemental crystal."""
 
     box_angstrom: Positive
-    starting_magnetization: float = Field(ge=0, le=1)
+    kpoints: Mesh | None = Field(None, description="three whole numbers, a mesh without offset; null: the gamma point")
+    starting_magnetization: Fraction
 
 
 class ReferenceSettings(_Strict):
@@ -57,7 +59,7 @@ class ReferenceSettings(_Strict):
     insulators: tuple[Element, ...] = Field(
         description="elements whose crystals have a gap: computed on the k points of crystals"
     )
-    starting_magnetization: dict[Element, float] = Field(
+    starting_magnetization: dict[Element, Fraction] = Field(
         description="elements whose crystals are computed with nspin 2, each with a number from 0 to 1"
     )
     atom: AtomSettings
@@ -80,7 +82,7 @@ class Protocol(_Strict):
     occupations: Literal["fixed"]
     conv_thr_ry: Positive
     electron_maxstep: int = Field(ge=1)
-    mixing_beta: Positive
+    mixing_beta: float = Field(gt=0, le=1)
     diagonalization: Literal["david", "cg", "ppcg", "paro"]
     references: ReferenceSettings
 
@@ -131,7 +133,7 @@ def load_protocol(name: str) -> Protocol:
         )
     try:
         content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise XtalrlError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise XtalrlError(f"{path} must hold `key: value` pairs.")

@@ -100,7 +100,7 @@ def describe_family(name: str) -> Family:
         )
     try:
         return Family.model_validate(yaml.safe_load(path.read_text()))
-    except (ValidationError, yaml.YAMLError) as error:
+    except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise XtalrlError(f"{path} does not describe a pseudopotential family: {error}") from None
 
 

@@ -215,6 +215,9 @@ def _cell_of_structure(structure: Structure) -> Cell:
 def _read_elemental_crystals(path: str) -> dict[str, Structure]:
     """Elemental crystals by element, from a CSV with the columns `element` (or `symbol`) and `cif`.
 
+    The cell stays as it is: with a fixed number of k points a primitive one has another energy (beryllium of the Materials
+    Project: 4 atoms where 2 would do, and the released energy is that of the 4).
+
     Raises:
         XtalrlError: the file is missing, lacks a column, or a CIF is unreadable or holds another element.
     """
@@ -235,7 +238,7 @@ def _read_elemental_crystals(path: str) -> dict[str, Structure]:
     for number, row in enumerate(rows, start=2):
         element = row[name].strip()
         try:
-            structure = Structure.from_str(row["cif"], fmt="cif").get_primitive_structure()
+            structure = Structure.from_str(row["cif"], fmt="cif")
         except Exception as error:  # pymatgen's CIF reader raises whatever its parts raise.
             raise XtalrlError(f"{path}, row {number}: the CIF of {element!r} is unreadable ({error}).") from None
         found = {site.specie.symbol for site in structure}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import signal
 import threading
@@ -28,6 +29,7 @@ from xtalrl.dft.pseudopotentials import Pseudopotential, load_family, md5_of
 from xtalrl.dft.recovery import Attempt, Recovery, Situation, final_result, first_attempt, next_attempt
 from xtalrl.dft.requests import cell_of, cost_of, form_of
 from xtalrl.dft.scratch import scratch_folder
+from xtalrl.dft.unfinished import State, Unfinished
 from xtalrl.energies import RYDBERG_EV_PAPER
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress, format_seconds
@@ -35,7 +37,9 @@ from xtalrl.progress import Progress, format_seconds
 logger = logging.getLogger(__name__)
 
 SAVE_MARGIN_S = 30.0
-"""How long before its time limit pw.x is told to save its state and stop."""
+"""How long before its time limit pw.x is told to save its state and stop; a run of less than four times this is not worth it."""
+KEEP_MARGIN_S = 30.0
+"""How long before a job stops the last pw.x must have saved its state, so that it can be copied into the cache."""
 BUDGET_MARGIN_S = 90.0
 """How long before the end of its wall time a job stops: a start of Snakemake, the end of every pw.x and the scratch folder's take less.
 A tenth of the wall time where that is shorter."""
@@ -56,6 +60,9 @@ _FATAL = frozenset(
         Outcome.DISK_FULL,
     )
 )
+_NOT_FROM_A_STATE = frozenset((Outcome.TIME_LIMIT, Outcome.NOT_CONVERGED))
+"""Failures that a saved state cannot bring about. All others can: pw.x with a torn one fails to read it, in words that are also those of
+other failures (measured: `davcio`, `read_rhog`), so that they count only in a run from the start."""
 
 
 @dataclass(frozen=True)
@@ -95,35 +102,41 @@ def run_shard(
         workers: pw.x processes at a time.
         time_limits_min: minutes an attempt may take, the last number repeats; for `design` all attempts together take no longer than the numbers together.
         accept_not_saved: take what was printed by a pw.x that converged and then failed to save.
-        runtime_min: wall time of the job in minutes; it stops in order before, and what has finished is kept.
+        runtime_min: wall time of the job in minutes; it stops in order before. What has finished is kept, and the state of what has run long.
 
     Raises:
         XtalrlError: pw.x or a pseudopotential is missing, the scratch disk is full, or the wall time is over.
     """
-    start = time.monotonic()
+    end = math.inf if runtime_min is None else time.monotonic() + _budget_s(runtime_min)
     wanted = [row for row in tables.read_rows(requests, tables.SCF_REQUESTS) if row["shard"] == shard]
-    runner = _Runner(family, protocol, recovery, time_limits_min, command, cache, accept_not_saved)
+    runner = _Runner(family, protocol, recovery, time_limits_min, command, cache, accept_not_saved, end)
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in wanted:
         groups[row["key"], row["kind"]].append(row)
     todo = sorted((rows[0] for rows in groups.values()), key=cost_of, reverse=True)
     ended: dict[tuple[str, str], dict[str, Any]] = {}
     with _ended_by_signal(runner.stop), scratch_folder() as scratch, ThreadPoolExecutor(workers) as pool:
-        progress = Progress(f"Shard {shard}", len(todo), "SCFs", every_s=2.0)
+        progress = Progress(f"Shard {shard}", len(todo), "SCFs", every_s=2.0, work=sum(map(cost_of, todo)))
         pending = {pool.submit(runner.settle, row, scratch): row for row in todo}
         try:
             while pending:
                 finished, _ = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in finished:
                     row = pending.pop(future)
-                    ended[row["key"], row["kind"]], ran = future.result()
-                    progress.advance(note=runner.note(ended.values()), at_once=not ran)
+                    try:
+                        ended[row["key"], row["kind"]], ran = future.result()
+                    except _OutOfTime:
+                        continue
+                    progress.advance(note=runner.note(ended.values()), at_once=not ran, work=cost_of(row))
                 progress.beat(runner.note(ended.values()))
-                if pending and runtime_min is not None and time.monotonic() - start > _budget_s(runtime_min):
+                out_of_time = time.monotonic() > end if pending else len(ended) < len(todo)
+                if out_of_time:
                     raise XtalrlError(
                         f"Shard {shard}: the job's wall time of {runtime_min:g} min is nearly over. {len(ended)} of {len(todo)} "
-                        "SCFs are done and kept; the same command goes on from there, and Snakemake's next attempt gets more time."
-                        + ("" if runner.runs else f" Not one ended in this job: {_TOO_SHORT}")
+                        "SCFs are done and kept"
+                        + (f", and what {runner.kept} more had reached" if runner.kept else "")
+                        + "; the same command goes on from there, and Snakemake's next attempt gets more time."
+                        + ("" if runner.runs or runner.kept else f" Not one ended in this job: {_TOO_SHORT}")
                     )
         except BaseException as error:
             runner.stop.set()
@@ -188,6 +201,7 @@ class _Runner:
         command: str | None,
         cache: str,
         accept_not_saved: bool,
+        end: float,
     ) -> None:
         self.family, self.family_folder = load_family(family)
         self.protocol = load_protocol(protocol)
@@ -198,9 +212,14 @@ class _Runner:
         }
         self.command, self.cache_folder = command, cache
         self.cache = Cache(cache)
+        self.unfinished = Unfinished(cache)
         self.accept_not_saved = accept_not_saved
+        self.end = end
+        """When the job stops, on the monotonic clock."""
         self.stop = threading.Event()
         self.runs = 0
+        self.kept = 0
+        """Runs cut off by the end of the job whose state was saved."""
         self._engine: Engine | None = None
         self._lock = threading.Lock()
         self._running: dict[str, tuple[float, str]] = {}
@@ -276,32 +295,59 @@ class _Runner:
         folder: Path,
     ) -> Record:
         """The record of an attempt that pw.x makes now."""
-        cell = cell_of(request)
+        cell, key = cell_of(request), key_of(content)
         engine = self.engine()
-        resumable = attempt.strategy == "more_time" and (folder / "out").is_dir()
-        if not resumable:
+        here = folder / key[:16]
+        out = here / "out"
+        job_s = self.end - time.monotonic() - KEEP_MARGIN_S
+        state: State | None
+        if attempt.strategy == "more_time" and out.is_dir():
+            state = State(0.0, str(engine))
+            if not _can_be_saved(job_s):
+                raise self._cut_off(request, key, out, state)
+        else:
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            here.mkdir(parents=True)
             for element in sorted(set(cell.species)):
                 pseudo = self.family.elements[element]
-                (folder / pseudo.file).write_bytes(self._pseudopotential(pseudo))
-        max_seconds = int(limit_s - SAVE_MARGIN_S) if limit_s > 4 * SAVE_MARGIN_S else None
-        text = render(cell, attempt.settings, self.family, max_seconds, restart=resumable)
+                (here / pseudo.file).write_bytes(self._pseudopotential(pseudo))
+            if (state := self.unfinished.restore(key, out, str(engine))) is not None:
+                logger.info(
+                    "%s, %s: going on from the state that an earlier job saved", request["request_id"], attempt.strategy
+                )
+        # Where the limits were lowered meanwhile they count anew: without time, a state would never lead to an end.
+        spent_s = state.spent_s if state is not None and _can_be_saved(limit_s - state.spent_s) else 0.0
+        left_s = limit_s - spent_s
+        stop_s = min(left_s, job_s)
+        max_seconds = int(stop_s - SAVE_MARGIN_S) if _can_be_saved(stop_s) else None
+        text = render(cell, attempt.settings, self.family, max_seconds, restart=state is not None)
         self._running[request["request_id"]] = (time.monotonic(), attempt.strategy)
         try:
-            run = engine.run(text, folder, limit_s, self.stop)
+            run = engine.run(text, here, left_s, self.stop)
         finally:
             del self._running[request["request_id"]]
         result = classify(run)
+        run = replace(run, wall_s=spent_s + run.wall_s)
+        if result.outcome is Outcome.TIME_LIMIT and stop_s < left_s and _can_be_saved(limit_s - run.wall_s):
+            raise self._cut_off(request, key, out, State(run.wall_s, str(engine)))
         if self.stop.is_set() and result.outcome is not Outcome.CONVERGED:
-            raise _Stopped
+            raise _OutOfTime
+        if state is not None and not (result.outcome.usable or result.outcome in _NOT_FROM_A_STATE):
+            logger.info(
+                "%s, %s: %s when it went on from a saved state (%s): begun anew",
+                request["request_id"], attempt.strategy, result.outcome, result.detail,
+            )  # fmt: skip
+            self.unfinished.drop(key)
+            shutil.rmtree(folder)
+            return self._run(request, attempt, content, limit_s, folder)
         record = Record.of(
-            key_of(content), run, result, limit_s, engine.label, self.protocol.name, self.family.name, content
+            key, run, result, limit_s, engine.label, self.protocol.name, self.family.name, content, state is not None
         )
         with self._lock:
             self.runs += 1
             self.cache.add(record)
-        cause = Outcome.DISK_FULL if self._met_a_full_disk(result, folder) else result.outcome
+        self.unfinished.drop(key)
+        cause = Outcome.DISK_FULL if self._met_a_full_disk(result, here) else result.outcome
         if cause in _FATAL:
             raise XtalrlError(
                 f"{request['request_id']}: {cause.sentence} ({result.detail}) The shard stops, because every further SCF "
@@ -309,10 +355,20 @@ class _Runner:
                 f"(pw.x: {' '.join(engine.command)}; scratch: {folder.parent}, set TMPDIR to choose another)."
             )
         logger.info(
-            "%s, %s: %s after %s%s", request["request_id"], attempt.strategy, result.outcome, format_seconds(run.wall_s),
-            f" ({result.detail})" if result.detail else "",
+            "%s, %s: %s after %s%s%s", request["request_id"], attempt.strategy, result.outcome, format_seconds(run.wall_s),
+            " in all, gone on from a saved state" if state is not None else "", f" ({result.detail})" if result.detail else "",
         )  # fmt: skip
         return record
+
+    def _cut_off(self, request: Mapping[str, Any], key: str, out: Path, state: State) -> _OutOfTime:
+        """Save the state of a run that the end of the job cuts off."""
+        if self.unfinished.keep(key, out, state):
+            with self._lock:
+                self.kept += 1
+            logger.info(
+                "%s: cut off by the end of the job; its state is saved, and the next job goes on", request["request_id"]
+            )
+        return _OutOfTime()
 
     def _met_a_full_disk(self, result: Result, folder: Path) -> bool:
         """Whether a result that is not taken was not saved because nothing more fits on the scratch disk."""
@@ -382,6 +438,7 @@ class _Runner:
                     "tot_magnetization": tried.settings.tot_magnetization,
                     "exit_code": record.exit_code,
                     "wall_s": record.wall_s,
+                    "restarted": record.restarted,
                     "key": record.key,
                 }
                 for number, ((tried, _), record) in enumerate(zip(situation.history, records, strict=True), start=1)
@@ -394,8 +451,13 @@ def _credited_gap(situation: Situation, result: Result) -> float | None:
     return 0.0 if result.smearing and situation.form == "crystal" else clip_gap(result.band_gap_raw_ev)
 
 
-class _Stopped(Exception):
-    """The shard is being stopped; a run that was cut off for that is not a result."""
+class _OutOfTime(Exception):
+    """The job ends or is being stopped; a run that was cut off for that is not a result."""
+
+
+def _can_be_saved(seconds: float) -> bool:
+    """Whether pw.x can be told to save its state in a run of this length, and it is worth it."""
+    return seconds > 4 * SAVE_MARGIN_S
 
 
 def _paper_has_it(situation: Situation) -> bool:

@@ -4,6 +4,9 @@ A node's features after k blocks depend on the types and edge lengths within k e
 finds the nodes whose surroundings agree that far; one of each kind is kept and counted, and with it only the edges that end at it.
 The Q-values stay the same (exact compression: Bollen, Steegmans, Van den Bussche, Vansummeren, arXiv:2304.14793). In half filled
 crystals of MP-20 symmetry lets a fifth of the nodes and a quarter of the edges go.
+
+The first block sees less than the last: to it an edge is its length and the types at its ends. Of the edges kept, these are about
+six kinds in ten, and it works on one of each (`EdgeKinds`). From the second block on hardly any edges are alike.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from xtalrl.rl.graphs import GraphBatch
+from xtalrl.rl.graphs import EdgeKinds, GraphBatch
 
 # Multipliers of the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), as signed numbers.
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
@@ -43,11 +46,9 @@ def compress(graphs: GraphBatch, node_types: Tensor, rounds: int) -> tuple[Graph
         colour = _mix(colour * _GOLDEN + torch.zeros_like(colour).index_add_(0, graphs.edge_target, message))
 
     _, kind = colour.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-    position = torch.arange(n_nodes, device=device)
     n_kinds = int(kind.max()) + 1
-    first = position.new_full((n_kinds,), n_nodes).scatter_reduce_(0, kind, position, "amin")
     # Number the kinds by their first node, so that the nodes of a graph stay together.
-    kept, order = first.sort()
+    kept, order = _first_of_each(kind, n_kinds).sort()
     kind = order.argsort().index_select(0, kind)
 
     is_kept = torch.zeros(n_nodes, dtype=torch.bool, device=device).index_fill_(0, kept, True)
@@ -63,6 +64,7 @@ def compress(graphs: GraphBatch, node_types: Tensor, rounds: int) -> tuple[Graph
         0, merged, graphs.multiplicity.index_select(0, edge)
     )
     node_graph = graphs.node_graph.index_select(0, kept)
+    node_types = node_types.index_select(0, kept)
     smaller = dataclasses.replace(
         graphs,
         first_node=kind.index_select(0, graphs.first_node),
@@ -74,8 +76,29 @@ def compress(graphs: GraphBatch, node_types: Tensor, rounds: int) -> tuple[Graph
         edge_graph=node_graph.index_select(0, target),
         multiplicity=multiplicity,
         edge_length=edge_length,
+        edge_kinds=_edge_kinds(node_types, source, target, edge_length),
     )
-    return smaller, node_types.index_select(0, kept), kind
+    return smaller, node_types, kind
+
+
+def _edge_kinds(node_types: Tensor, source: Tensor, target: Tensor, edge_length: Tensor) -> EdgeKinds:
+    """Those of edges whose lengths are numbered crystal by crystal, so that no two crystals share a number."""
+    n_types = int(node_types.max()) + 1
+    key = (edge_length * n_types + node_types.index_select(0, target)) * n_types + node_types.index_select(0, source)
+    key, of_edge = key.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    edge = _first_of_each(of_edge, len(key))
+    return EdgeKinds(
+        source=source.index_select(0, edge),
+        target=target.index_select(0, edge),
+        length=edge_length.index_select(0, edge),
+        of_edge=of_edge,
+    )
+
+
+def _first_of_each(kind: Tensor, n_kinds: int) -> Tensor:
+    """(n_kinds,) position of the first item of each kind (0 to n_kinds - 1) in (n,)."""
+    position = torch.arange(len(kind), device=kind.device)
+    return position.new_full((n_kinds,), len(kind)).scatter_reduce_(0, kind, position, "amin")
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from dgl import ops
 from torch import Tensor, nn
 
 from xtalrl.rl.graphs import GraphBatch
-from xtalrl.rl.network import MEGNetBlock, QNetwork, Set2Set
+from xtalrl.rl.network import Bonds, MEGNetBlock, QNetwork, Set2Set
 
 
 def dgl_network(network: QNetwork) -> QNetwork:
@@ -36,21 +36,27 @@ class DGLBlock(nn.Module):
         super().__init__()
         self.block = block
 
-    def forward(self, graphs: GraphBatch, edges: Tensor, nodes: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, graphs: GraphBatch, bonds: Bonds, edges: Tensor, nodes: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """As `MEGNetBlock.forward`, of one network."""
         block = self.block
+        if bonds.origin is not None:
+            edges = edges[bonds.origin]
         old_edges, old_nodes, old_state = edges, nodes, state
         edges, nodes, state = block.edge_dense(edges), block.node_dense(nodes), block.state_dense(state)
-        graph = dgl.graph((graphs.edge_source, graphs.edge_target), num_nodes=len(nodes))
+        graph = dgl.graph((bonds.source, bonds.target), num_nodes=len(nodes))
         graph.ndata["v"], graph.edata["e"] = nodes, edges
         graph.ndata["u"] = state[graphs.node_graph]
 
         graph.apply_edges(
             lambda edge: {"e": block.edge_update(_beside(edge.src["v"], edge.dst["v"], edge.data["e"], edge.src["u"]))}
         )
-        graph.edata["counted"] = graph.edata["e"] * graphs.multiplicity[:, None]
-        graph.update_all(fn.copy_e("counted", "m"), fn.sum("m", "received"))
-        received = graph.ndata["received"]
+        edges = graph.edata["e"]
+        messages = dgl.graph((graphs.edge_source, graphs.edge_target), num_nodes=len(nodes))
+        messages.edata["m"] = (edges if bonds.of_edge is None else edges[bonds.of_edge]) * graphs.multiplicity[:, None]
+        messages.update_all(fn.copy_e("m", "m"), fn.sum("m", "received"))
+        received = messages.ndata["received"]
         nodes = block.node_update(_beside(nodes, received / graphs.in_degree[:, None], graph.ndata["u"]))
 
         count = graphs.node_multiplicity[:, None]
@@ -58,7 +64,7 @@ class DGLBlock(nn.Module):
         mean_edge = ops.segment_reduce(kept, received * count) / graphs.n_edges[:, None]
         mean_node = ops.segment_reduce(kept, nodes * count) / graphs.n_nodes[:, None]
         state = block.state_update(_beside(state, mean_edge, mean_node))
-        return graph.edata["e"] + old_edges, nodes + old_nodes, state + old_state
+        return edges + old_edges, nodes + old_nodes, state + old_state
 
 
 class DGLSet2Set(nn.Module):

@@ -31,6 +31,20 @@ N_STATE_FEATURES = 7
 
 
 @dataclass(frozen=True)
+class EdgeKinds:
+    """The kinds of edges that the first block of a network cannot tell apart: same crystal, length and types at both ends."""
+
+    source: Tensor
+    """(K,) node that an edge of each kind starts from."""
+    target: Tensor
+    """(K,) node that it ends at."""
+    length: Tensor
+    """(K,) position of its length in `GraphBatch.lengths`."""
+    of_edge: Tensor
+    """(E,) kind of each edge of the batch."""
+
+
+@dataclass(frozen=True)
 class GraphBatch:
     """B crystal graphs as one disjoint graph of N nodes and E edges with D distinct edge lengths.
 
@@ -63,6 +77,8 @@ class GraphBatch:
     """(D,) distinct edge lengths in Å."""
     state: Tensor
     """(B, 7) a, b, c in Å, α, β, γ in degrees, space group number."""
+    edge_kinds: EdgeKinds | None = None
+    """Known after `xtalrl.rl.compression`."""
 
     def head(self, n_graphs: int, n_nodes: int, n_edges: int) -> GraphBatch:
         """The first graphs, which have `n_nodes` nodes and `n_edges` merged edges, as views."""
@@ -179,26 +195,27 @@ class CrystalGraphs:
         def spread(counts: Tensor, total: int, shift: Tensor) -> tuple[Tensor, Tensor]:
             """Graph of each item, and the item's position among the resident ones."""
             owner = torch.repeat_interleave(graph, counts, output_size=total)
-            return owner, torch.arange(total, device=device) + shift[owner]
+            # `index_select` takes half the time of `x[index]`.
+            return owner, shift.index_select(0, owner).add_(torch.arange(total, device=device))
 
         node_graph, node = spread(nodes, int(n_nodes.sum()), node_shift)
         edge_graph, edge = spread(edges, int(n_edges.sum()), edge_shift)
         _, length = spread(lengths, int(n_lengths.sum()), length_shift)
-        edge_first_node = first_node_[edge_graph]
+        edge_first_node = first_node_.index_select(0, edge_graph)
         return GraphBatch(
             n_nodes=nodes,
-            n_edges=self._n_raw_edges[crystal],
+            n_edges=self._n_raw_edges.index_select(0, crystal),
             first_node=first_node_,
             node_graph=node_graph,
             node_multiplicity=torch.ones(len(node), device=device),
-            in_degree=self._in_degree[node],
-            edge_source=self._source[edge] + edge_first_node,
-            edge_target=self._target[edge] + edge_first_node,
+            in_degree=self._in_degree.index_select(0, node),
+            edge_source=self._source.index_select(0, edge).add_(edge_first_node),
+            edge_target=self._target.index_select(0, edge).add_(edge_first_node),
             edge_graph=edge_graph,
-            multiplicity=self._multiplicity[edge],
-            edge_length=self._length[edge] + first_length_[edge_graph],
-            lengths=self._lengths[length],
-            state=self.state[crystal],
+            multiplicity=self._multiplicity.index_select(0, edge),
+            edge_length=self._length.index_select(0, edge).add_(first_length_.index_select(0, edge_graph)),
+            lengths=self._lengths.index_select(0, length),
+            state=self.state.index_select(0, crystal),
         )
 
     def _check(self, good: NDArray[np.bool_], fault: str) -> None:

@@ -58,6 +58,12 @@ class Stack:
         if settings.focus == "node":
             self.network.standardise(replay.graphs.state.cpu())
         self.network.to(self.device).requires_grad_(False)
+        if settings.compile:
+            if self.device.type != "cpu":
+                raise XtalrlError(
+                    f"`training.compile` is for CPUs, and this is to train on {self.device.type}: set `training.compile: false`."
+                )
+            self.network.compile_activations()
         self._shapes = {name: value.shape for name, value in self.network.named_parameters()}
         self._values = _QValues(self.network)
 

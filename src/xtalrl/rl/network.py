@@ -9,16 +9,15 @@ or (P, n, width), and indices into a batch, which all networks of a stack share,
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from xtalrl.elements import N_ELEMENTS, UNFILLED
+from xtalrl.rl.activation import Values, compiled_values, softplus2, torch_values
 from xtalrl.rl.compression import compress
 from xtalrl.rl.graphs import MAX_SITES, N_STATE_FEATURES, GraphBatch
 from xtalrl.rl.settings import EdgeFeatures, Focus
@@ -95,6 +94,17 @@ class QNetwork(nn.Module):
         self.state_mean.copy_(mean)
         self.state_scale.copy_(scale.where(scale > 0, 1.0))
 
+    def compile_activations(self) -> None:
+        """Have the activations done by a compiled loop.
+
+        Raises:
+            XtalrlError: torch cannot compile here.
+        """
+        values = compiled_values()
+        for module in self.modules():
+            if isinstance(module, MLP):
+                module.softplus2_values = values
+
     def forward(
         self, graphs: GraphBatch, node_types: Tensor, focus: Tensor, target_ev: float | Tensor | None
     ) -> Tensor:
@@ -140,11 +150,11 @@ class QNetwork(nn.Module):
         if self.focus_embedding is not None:
             parts.append(self.focus_embedding.weight.index_select(-2, focus))
         # A crystal has few distinct bond lengths and a node few types: encode those, then spread.
-        edges = self.edge_encoder(self._edge_features(graphs.lengths)).index_select(-2, graphs.edge_length)
+        edges = self.edge_encoder(self._edge_features(graphs.lengths))
         nodes = self.node_encoder(self.node_embedding.weight).index_select(-2, node_types)
         state = self.state_encoder(_concatenate(parts))
-        for block in self.blocks:
-            edges, nodes, state = block(graphs, edges, nodes, state)
+        for block, bonds in zip(self.blocks, _bonds(graphs, len(self.blocks)), strict=True):
+            edges, nodes, state = block(graphs, bonds, edges, nodes, state)
         n_graphs = state.shape[-2]
         edge_multiplicity = graphs.multiplicity * graphs.node_multiplicity.index_select(0, graphs.edge_target)
         readout = [
@@ -161,6 +171,35 @@ class QNetwork(nn.Module):
             return torch.exp(-lengths.square() / self.architecture.rho)[:, None]
         centres = torch.linspace(0.0, LAST_GAUSSIAN, N_GAUSSIANS, dtype=lengths.dtype, device=lengths.device)
         return torch.exp(-((lengths[:, None] - centres) / GAUSSIAN_WIDTH).square())
+
+
+@dataclass(frozen=True)
+class Bonds:
+    """The edges that a block works on: those of the batch, or fewer that stand for them."""
+
+    source: Tensor
+    """(K,) node each starts from."""
+    target: Tensor
+    """(K,) node each ends at."""
+    origin: Tensor | None = None
+    """(K,) row of the features that each has before the block; None: they are in the same order."""
+    of_edge: Tensor | None = None
+    """(E,) which of them each edge of the batch is; None: they are the edges of the batch."""
+
+
+def _bonds(graphs: GraphBatch, n_blocks: int) -> list[Bonds]:
+    """Of one block after another. The first starts from the features of the distinct lengths, the last ends at the edges of the batch."""
+    source, target, kinds = graphs.edge_source, graphs.edge_target, graphs.edge_kinds
+    if kinds is None or n_blocks == 1:
+        first = [Bonds(source, target, graphs.edge_length)]
+    else:
+        first = [Bonds(kinds.source, kinds.target, kinds.length, kinds.of_edge), Bonds(source, target, kinds.of_edge)]
+    return first + [Bonds(source, target)] * (n_blocks - len(first))
+
+
+def _spread(x: Tensor, index: Tensor | None) -> Tensor:
+    """Rows of x (…, n, width) by an index, or x where there is none."""
+    return x if index is None else x.index_select(-2, index)
 
 
 def _concatenate(parts: Sequence[Tensor]) -> Tensor:
@@ -199,6 +238,7 @@ class MLP(nn.Module):
         self.first, *rest = (Linear(n_in, n_out) for n_in, n_out in itertools.pairwise(widths))
         self.rest = nn.ModuleList(rest)
         self.activate_last = activate_last
+        self.softplus2_values: Values = torch_values
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, n, first width) to (…, n, last width)."""
@@ -207,8 +247,8 @@ class MLP(nn.Module):
     def after_first(self, x: Tensor) -> Tensor:
         """All that follows the first linear layer, given its output."""
         for layer in self.rest:
-            x = layer(softplus2(x))
-        return softplus2(x) if self.activate_last else x
+            x = layer(softplus2(x, self.softplus2_values))
+        return softplus2(x, self.softplus2_values) if self.activate_last else x
 
 
 class MEGNetBlock(nn.Module):
@@ -229,8 +269,13 @@ class MEGNetBlock(nn.Module):
         self.state_update = MLP(3 * width, *update)
         self.width = width
 
-    def forward(self, graphs: GraphBatch, edges: Tensor, nodes: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Edge (…, E, width), node (…, N, width) and state (…, B, width) features before and after the block."""
+    def forward(
+        self, graphs: GraphBatch, bonds: Bonds, edges: Tensor, nodes: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Edge, node (…, N, width) and state (…, B, width) features before and after the block.
+
+        Those of edges are before it (…, n, width) with any n that `bonds.origin` refers to, after it those of the `bonds`.
+        """
         old_edges, old_nodes, old_state = edges, nodes, state
         edges, nodes, state = self.edge_dense(edges), self.node_dense(nodes), self.state_dense(state)
         n_nodes, n_graphs = nodes.shape[-2], state.shape[-2]
@@ -238,10 +283,15 @@ class MEGNetBlock(nn.Module):
         first = self.edge_update.first
         source_weight, target_weight, edge_weight, state_weight = torch.split(first.weight, self.width, -1)
         of_state = linear(state, state_weight, first.bias).index_select(-2, graphs.node_graph)
-        of_target = add_product_(of_state, nodes, target_weight).index_select(-2, graphs.edge_target)
-        of_source = (nodes @ source_weight.mT).index_select(-2, graphs.edge_source)
-        edges = self.edge_update.after_first(add_product_(of_target.add_(of_source), edges, edge_weight))
-        received = segment_sum(edges * graphs.multiplicity[:, None], graphs.edge_target, n_nodes)
+        of_edge = add_product_(of_state, nodes, target_weight).index_select(-2, bonds.target)
+        of_edge.add_((nodes @ source_weight.mT).index_select(-2, bonds.source))
+        if bonds.origin is None:
+            of_edge = add_product_(of_edge, edges, edge_weight)
+        else:
+            of_edge.add_((edges @ edge_weight.mT).index_select(-2, bonds.origin))
+        edges = self.edge_update.after_first(of_edge)
+        messages = _spread(edges, bonds.of_edge) * graphs.multiplicity[:, None]
+        received = segment_sum(messages, graphs.edge_target, n_nodes)
 
         first = self.node_update.first
         node_weight, received_weight, state_weight = torch.split(first.weight, self.width, -1)
@@ -255,7 +305,7 @@ class MEGNetBlock(nn.Module):
         mean_edge = segment_sum(received * count, graphs.node_graph, n_graphs) / graphs.n_edges[:, None]
         mean_node = segment_sum(nodes * count, graphs.node_graph, n_graphs) / graphs.n_nodes[:, None]
         state = self.state_update(torch.cat([state, mean_edge, mean_node], -1))
-        return edges + old_edges, nodes + old_nodes, state + old_state
+        return edges + _spread(old_edges, bonds.origin), nodes + old_nodes, state + old_state
 
 
 class Set2Set(nn.Module):
@@ -279,17 +329,17 @@ class Set2Set(nn.Module):
         Returns:
             (…, n_sets, 2 width) query and attended feature.
         """
-        shape = (*x.shape[:-2], n_sets)
-        readout = x.new_zeros(*shape, 2 * self.width)
-        hidden = cell = x.new_zeros(*shape, self.width)
-        for _ in range(self.steps):
+        # Nothing is read yet, so that the first query is the same for all sets: one row.
+        readout = x.new_zeros(*x.shape[:-2], 1, 2 * self.width)
+        hidden = cell = x.new_zeros(*x.shape[:-2], 1, self.width)
+        for step in range(self.steps):
             hidden, cell = self._lstm(readout, hidden, cell)
-            score = (x * hidden.index_select(-2, owner)).sum(-1)
+            score = (x @ hidden.mT)[..., 0] if step == 0 else (x * hidden.index_select(-2, owner)).sum(-1)
             highest = segment_max(score.detach(), owner, n_sets)
             weight = (score - highest.index_select(-1, owner)).exp() * multiplicity
             total = segment_sum(weight[..., None], owner, n_sets)
             attended = segment_sum(x * weight[..., None], owner, n_sets) / total
-            readout = torch.cat([hidden, attended], -1)
+            readout = torch.cat([hidden.expand_as(attended), attended], -1)
         return readout
 
     def _lstm(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
@@ -299,28 +349,6 @@ class Set2Set(nn.Module):
         enter, forget, candidate, leave = gates.chunk(4, -1)
         cell = forget.sigmoid() * cell + enter.sigmoid() * candidate.tanh()
         return leave.sigmoid() * cell.tanh(), cell
-
-
-class _Softplus2(torch.autograd.Function):
-    """Keeps one tensor and passes over memory once less, each way, than the two operations autograd would record."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        with torch.autocast(x.device.type, enabled=False):  # it would widen the largest tensors
-            return functional.softplus(x).sub_(math.log(2.0))
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        derivative: Tensor = torch.ops.aten.softplus_backward(gradient, x, 1.0, 20.0)  # beta and threshold of softplus
-        return derivative
-
-
-def softplus2(x: Tensor) -> Tensor:
-    """log(1 + exp(x)) - log 2, MEGNet's activation."""
-    y: Tensor = _Softplus2.apply(x)  # type: ignore[no-untyped-call]
-    return y
 
 
 def segment_sum(x: Tensor, owner: Tensor, n: int) -> Tensor:

@@ -215,10 +215,11 @@ class Replay:
         trajectory_, step_, first_step, first_site = send(per_graph, device)
         done_ = send(done, device)
         # Site of each node within its crystal, then its true element and the step at which it is filled.
-        site = torch.arange(len(graphs.node_graph), device=device) - graphs.first_node[graphs.node_graph]
-        element = self.graphs.actions[site + first_site[graphs.node_graph]]
-        filled_at = orders.rank[site + first_step[graphs.node_graph]]
-        now = step_[graphs.node_graph]
+        graph = graphs.node_graph
+        site = torch.arange(len(graph), device=device) - graphs.first_node.index_select(0, graph)
+        element = self.graphs.actions.index_select(0, site + first_site.index_select(0, graph))
+        filled_at = orders.rank.index_select(0, site + first_step.index_select(0, graph))
+        now = step_.index_select(0, graph)
         focus = orders.order[first_step + step_]
         n_next_nodes = int(self.graphs.n_sites[crystal[:n_continuing]].sum())
         n_next_edges = int(self.graphs.n_edges[crystal[:n_continuing]].sum())

@@ -27,7 +27,7 @@ from xtalrl.rl.network import Architecture, QNetwork
 from xtalrl.rl.neutrality import NeutralCompletions
 from xtalrl.rl.policies import PolicySpec
 from xtalrl.rl.replay import Orders, read_trajectories
-from xtalrl.rl.training import find_device
+from xtalrl.rl.training import find_device, keep_freed_memory
 
 STATES_AT_ONCE = 1024
 """Bounds the memory of a rollout; a design depends on its own crystal only."""
@@ -89,6 +89,7 @@ def rollout_policy(
     Raises:
         XtalrlError: a file is missing or malformed, there is no such device, or no element may be placed.
     """
+    keep_freed_memory()
     record = _read_record(Path(folder) / "policy.json")
     spec, seed = PolicySpec.from_dict(record["spec"]).at(target_ev), record["seed"]
     weights = Path(folder) / ("weights.safetensors" if snapshot is None else f"snapshots/{snapshot}.safetensors")

@@ -22,6 +22,7 @@ class TrainingSettings:
     focus: Focus = "index"
     edge_features: EdgeFeatures = "paper"
     precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     policies_per_pass: Literal["auto"] | int = "auto"
     checkpoint_every: int = 10_000
