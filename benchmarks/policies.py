@@ -278,9 +278,11 @@ def main() -> None:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    text = markdown(config, policies)
-    (folder / "policies.md").write_text(text)
-    print(text)
+    page = folder / "policies.md"
+    # What people wrote below the tables stays.
+    _, mark, words = (page.read_text() if page.is_file() else "").partition("\n## What this says\n")
+    page.write_text(markdown(config, policies) + mark + words)
+    print(page.read_text())
 
 
 if __name__ == "__main__":
