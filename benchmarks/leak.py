@@ -127,10 +127,10 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         "# What the order of the sites tells a policy",
         "",
         f"Written by `benchmarks/leak.py`. Each policy was trained on {int(first['train_crystals']):,} random crystals of MP-20's train split with "
-        f"the paper's labels, with {first['batch_size']} transitions a step at a learning rate of {first['learning_rate']} (seed {first['seed']}): "
+        f"the paper's labels, with {first['batch_size']} transitions a step at a learning rate of {first['learning_rate']}: "
         f"far less than the paper's 250,000 steps of 1,024. It then filled {int(first['skeletons']):,} random validation skeletons "
-        f"({int(first['atoms']):,} atoms). Accuracy is in percent of atoms with 95 % intervals from resampling crystals; there is one seed, "
-        "so that the spread between seeds is not in them.",
+        f"(some {int(first['atoms']):,} atoms). A seed draws the crystals, the skeletons, the first weights and the batches. Accuracy is in percent of atoms with 95 % intervals from "
+        "resampling crystals; the spread between seeds is not in them.",
         "",
         "- `file`: sites as the file has them, ties of the breadth-first search broken by their number.",
         "- `scrambled`: the same, after the sites of every crystal were permuted at random, in training and test.",
@@ -139,10 +139,10 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         "The last two columns are of the same policy on the same skeletons with their sites scrambled at test alone; a design that stays the same has "
         "the same elements in the order they are placed.",
         "",
-        "| policy | focus | sites | steps | accuracy | accuracy, scrambled at test | designs that stay the same |",
-        "|---|---|---|---|---|---|---|",
+        "| policy | focus | sites | seed | steps | accuracy | accuracy, scrambled at test | designs that stay the same |",
+        "|---|---|---|---|---|---|---|---|",
         *(
-            f"| {row['policy']} | {row['focus']} | {row['sites']} | {int(row['steps']):,} | {percent(row)} | {percent(row, '_scrambled')} "
+            f"| {row['policy']} | {row['focus']} | {row['sites']} | {row['seed']} | {int(row['steps']):,} | {percent(row)} | {percent(row, '_scrambled')} "
             f"| {100 * float(row['same_designs']):.1f} % |"
             for row in rows
         ),
@@ -181,18 +181,22 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "leak.csv"
     rows: list[dict[str, Any]] = list(csv.DictReader(path.open())) if path.exists() else []
-    done = {(row["policy"], row["focus"], row["sites"]) for row in rows}
+    done = {(row["policy"], row["focus"], row["sites"], int(row["seed"])) for row in rows}
     for name in options.policies:
         for focus, sites in (setting.split("/") for setting in options.settings):
-            if (POLICIES[name].name, focus, sites) in done:
+            if (POLICIES[name].name, focus, sites, options.seed) in done:
                 continue
             rows.append(run(name, focus, sites, graphs, labels, options))
+            rows.sort(key=lambda row: (row["policy"], SETTINGS.index((row["focus"], row["sites"])), int(row["seed"])))
             with path.open("w", newline="") as file:
                 writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)
-            (options.output / "leak.md").write_text(markdown(rows))
-            print(f"{name} {focus}/{sites}: {percent(rows[-1])}, {rows[-1]['wall_s']:.0f} s", flush=True)
+            page = options.output / "leak.md"
+            # What people wrote below the table stays.
+            _, mark, words = (page.read_text() if page.is_file() else "").partition("\n## What this says\n")
+            page.write_text(markdown(rows) + mark + words)
+            print(f"{name} {focus}/{sites}: done", flush=True)
 
 
 if __name__ == "__main__":
