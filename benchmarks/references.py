@@ -315,7 +315,7 @@ def document(rows: list[dict[str, Any]], variants: list[str], mp20: str, minutes
     lines = [
         "# Reference energies of the elements against the released ones",
         "",
-        f"Written by `benchmarks/references.py` with the protocol `{PROTOCOL}`, SSSP and the embedded pw.x 7.2. The truth are the 88 energies that the released formation energies imply "
+        f"Written by `benchmarks/references.py` with the protocol `{PROTOCOL}`, SSSP and the embedded pw.x 7.2, and for the f elements and Ag Debian's pw.x 6.7. The truth are the 88 energies that the released formation energies imply "
         "(they solve for them exactly, to 2e-10 eV/atom). Differences are ours minus released.",
         "",
         "**Found: what the authors computed.** The paper names neither the settings nor the cells of its references. They are the crystals that the Materials Project serves today, many of them relaxed "
