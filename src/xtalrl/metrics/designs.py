@@ -125,7 +125,7 @@ def read_policies(
     hull = tables.read(stability, tables.STABILITY).drop_columns(["decomposition"]).to_pandas().set_index("request_id")
     frame["energy_above_hull"] = frame["request_id"].map(hull["energy_above_hull"])
     frame["hull_is_complete"] = frame["request_id"].map(hull["flag"] == "")
-    return _by_policy(frame, evaluation, policies, read_labels(labels) if labels else Labels())
+    return _by_policy(frame, evaluation, "evaluate", policies, read_labels(labels) if labels else Labels())
 
 
 def read_compositions(assessments: str | Path, policies: Iterable[str]) -> list[PolicyDesigns]:
@@ -140,17 +140,19 @@ def read_compositions(assessments: str | Path, policies: Iterable[str]) -> list[
     """
     frame = tables.read(assessments, tables.ASSESSMENTS).drop_columns(["species"]).to_pandas()
     frame[[name for name in (*_COLUMNS, *_TRUE_COLUMNS) if name not in frame and name != "composition"]] = np.nan
-    return _by_policy(frame, assessments, policies, Labels())
+    return _by_policy(frame, assessments, "rollout", policies, Labels())
 
 
-def _by_policy(frame: pd.DataFrame, path: str | Path, policies: Iterable[str], labels: Labels) -> list[PolicyDesigns]:
+def _by_policy(
+    frame: pd.DataFrame, path: str | Path, stage: str, policies: Iterable[str], labels: Labels
+) -> list[PolicyDesigns]:
     frame = frame[frame["sample"].fillna(0) == 0].copy()
     frame["composition"] = pd.factorize(frame["formula"])[0]
     groups = {str(name): group for name, group in frame.groupby("policy")}
     if missing := [policy for policy in policies if policy not in groups]:
         raise XtalrlError(
             f"{path} holds no design of the policy {missing[0]!r} (it has {', '.join(sorted(groups)) or 'none at all'}): "
-            "run `snakemake evaluate` with the present configuration."
+            f"run `snakemake {stage}` with the present configuration."
         )
     return [_designs(policy, groups[policy], path, labels) for policy in policies]
 
