@@ -29,6 +29,7 @@ import numpy as np
 from xtalrl import tables
 from xtalrl.elements import ACTION
 from xtalrl.metrics.intervals import Bootstrap
+from xtalrl.report.files import write_csv, write_text
 from xtalrl.rl.policies import PolicySpec, Reward
 from xtalrl.rl.rollout import rollout_policy
 from xtalrl.rl.settings import TrainingSettings
@@ -57,6 +58,26 @@ def scrambled(graph: Mapping[str, Any], seed: int) -> dict[str, Any]:
         "edge_source": [new[site] for site in graph["edge_source"]],
         "edge_target": [new[site] for site in graph["edge_target"]],
     }
+
+
+def sample(results: Path, crystals: int, skeletons: int, seed: int) -> list[dict[str, Any]]:
+    """Graphs of random labelled crystals of the train split, and of random labelled skeletons of the validation split."""
+    known = {
+        row["material_id"]
+        for row in tables.read_rows(results / "labels.parquet", tables.LABELS)
+        if row["band_gap"] is not None and row["formation_energy_per_atom"] is not None
+    }
+    candidates = tables.read_rows(results / "structures/graphs.parquet", tables.GRAPHS)
+    graphs: list[dict[str, Any]] = []
+    for split, n in (("train", crystals), ("val", skeletons)):
+        found = [row for row in candidates if row["split"] == split and row["material_id"] in known]
+        graphs += random.Random(seed).sample(found, min(n, len(found)))
+    return graphs
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a CSV, none where there is no such file."""
+    return list(csv.DictReader(path.open())) if path.exists() else []
 
 
 def write_data(graphs: Iterable[Mapping[str, Any]], labels: Path, folder: Path, ties: str) -> dict[str, Path]:
@@ -167,20 +188,9 @@ def main() -> None:
     options = parser.parse_args()
 
     labels = options.results / "labels.parquet"
-    known = {
-        row["material_id"]
-        for row in tables.read_rows(labels, tables.LABELS)
-        if row["band_gap"] is not None and row["formation_energy_per_atom"] is not None
-    }
-    candidates = tables.read_rows(options.results / "structures/graphs.parquet", tables.GRAPHS)
-    graphs: list[dict[str, Any]] = []
-    for split, n in (("train", options.crystals), ("val", options.skeletons)):
-        found = [row for row in candidates if row["split"] == split and row["material_id"] in known]
-        graphs += random.Random(options.seed).sample(found, min(n, len(found)))
-
-    options.output.mkdir(parents=True, exist_ok=True)
+    graphs = sample(options.results, options.crystals, options.skeletons, options.seed)
     path = options.output / "leak.csv"
-    rows: list[dict[str, Any]] = list(csv.DictReader(path.open())) if path.exists() else []
+    rows = read_rows(path)
     done = {(row["policy"], row["focus"], row["sites"], int(row["seed"])) for row in rows}
     for name in options.policies:
         for focus, sites in (setting.split("/") for setting in options.settings):
@@ -188,14 +198,11 @@ def main() -> None:
                 continue
             rows.append(run(name, focus, sites, graphs, labels, options))
             rows.sort(key=lambda row: (row["policy"], SETTINGS.index((row["focus"], row["sites"])), int(row["seed"])))
-            with path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+            write_csv(path, COLUMNS, rows)
             page = options.output / "leak.md"
             # What people wrote below the table stays.
             _, mark, words = (page.read_text() if page.is_file() else "").partition("\n## What this says\n")
-            page.write_text(markdown(rows) + mark + words)
+            write_text(page, markdown(rows) + mark + words)
             print(f"{name} {focus}/{sites}: done", flush=True)
 
 

@@ -10,9 +10,7 @@ as soon as it is known; rows that the CSV holds are not run again.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import random
 import statistics
 import tempfile
 import time
@@ -20,10 +18,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from leak import PROJECT, fill, percent, write_data
+from leak import PROJECT, fill, percent, read_rows, sample, write_data
 
-from xtalrl import tables
 from xtalrl.metrics.intervals import Bootstrap
+from xtalrl.report.files import write_csv, write_text
 from xtalrl.rl.policies import PolicySpec
 from xtalrl.rl.settings import TrainingSettings
 from xtalrl.rl.training import train_policy
@@ -55,8 +53,7 @@ def run(option: str, seed: int, data: Mapping[str, Path], settings: TrainingSett
             **data,
         )
         cpu = time.process_time() - start
-        with (folder / "training.csv").open() as file:
-            losses = [float(row["loss"]) for row in csv.DictReader(file)]
+        losses = [float(row["loss"]) for row in read_rows(folder / "training.csv")]
         correct, atoms, _ = fill(folder, data, folder / "designs.parquet")
     accuracy = Bootstrap(1, correct.shape[1], samples=2000, confidence=0.95).proportion(correct, atoms)
     return {
@@ -101,17 +98,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=PROJECT / "docs/results")
     arguments = parser.parse_args()
 
-    labels = arguments.results / "labels.parquet"
-    known = {
-        row["material_id"]
-        for row in tables.read_rows(labels, tables.LABELS)
-        if row["band_gap"] is not None and row["formation_energy_per_atom"] is not None
-    }
-    candidates = tables.read_rows(arguments.results / "structures/graphs.parquet", tables.GRAPHS)
-    graphs: list[dict[str, Any]] = []
-    for split, n in (("train", arguments.crystals), ("val", arguments.skeletons)):
-        found = [row for row in candidates if row["split"] == split and row["material_id"] in known]
-        graphs += random.Random(0).sample(found, min(n, len(found)))
+    graphs = sample(arguments.results, arguments.crystals, arguments.skeletons, seed=0)
     settings = TrainingSettings(
         steps=arguments.steps,
         batch_size=arguments.batch_size,
@@ -124,22 +111,18 @@ def main() -> None:
         **{name: getattr(settings, name) for name in ("steps", "batch_size", "learning_rate")},
     }
 
-    arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "options.csv"
-    rows: list[dict[str, Any]] = list(csv.DictReader(path.open())) if path.exists() else []
+    rows = read_rows(path)
     done = {(row["option"], int(row["seed"])) for row in rows}
     with tempfile.TemporaryDirectory() as temporary:
-        data = write_data(graphs, labels, Path(temporary), "index")
+        data = write_data(graphs, arguments.results / "labels.parquet", Path(temporary), "index")
         for seed in arguments.seeds:
             for option in OPTIONS:
                 if (option, seed) in done:
                     continue
                 rows.append(run(option, seed, data, settings) | common)
-                with path.open("w", newline="") as file:
-                    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                    writer.writeheader()
-                    writer.writerows(rows)
-                (arguments.output / "options.md").write_text(markdown(rows))
+                write_csv(path, COLUMNS, rows)
+                write_text(arguments.output / "options.md", markdown(rows))
                 print(
                     f"{option}, seed {seed}: {percent(rows[-1])}, {rows[-1]['cpu_ms_per_step']:.0f} ms a step",
                     flush=True,

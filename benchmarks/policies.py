@@ -9,7 +9,6 @@ the reduced formula of a design is that of labelled crystals, the mean of their 
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from xtalrl.metrics.intervals import Bootstrap, Estimate, paired_difference
 from xtalrl.metrics.properties import in_window
 from xtalrl.report.columns import LEARNING_CURVE, TABLE1, Column
 from xtalrl.report.comparisons import verdict
+from xtalrl.report.files import write_csv, write_text
 from xtalrl.report.layout import format_estimate
 from xtalrl.report.paper import PAPER_TABLES, paper_values
 from xtalrl.rl.policies import PolicySpec
@@ -274,14 +274,11 @@ def main() -> None:
     policies = read(config)
     folder = PROJECT / "docs/results"
     rows = list(table_of_compositions(policies))
-    with (folder / "policies.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(folder / "policies.csv", list(rows[0]), rows)
     page = folder / "policies.md"
     # What people wrote below the tables stays.
     _, mark, words = (page.read_text() if page.is_file() else "").partition("\n## What this says\n")
-    page.write_text(markdown(config, policies) + mark + words)
+    write_text(page, markdown(config, policies) + mark + words)
     print(page.read_text())
 
 
