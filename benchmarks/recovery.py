@@ -189,7 +189,8 @@ def document(
         "",
         f"Written by `benchmarks/recovery.py` (seed {args.seed}). {len(extended)} random valid designs on cells of "
         f"{' and '.join(f'{n} sites ({count})' for n, count in sorted(sites.items()))} of at most {args.largest_volume:g} Å³ from the validation "
-        f"split, protocol `{BASE_PROTOCOL}` with Marzari-Vanderbilt smearing on a mesh of {args.mesh}x{args.mesh}x{args.mesh}, SSSP; {args.engine}. "
+        f"split, protocol `{BASE_PROTOCOL}` with Marzari-Vanderbilt smearing on a mesh of {args.mesh}x{args.mesh}x{args.mesh}, SSSP; "
+        f"{', '.join(f'{count} with {engine}' for engine, count in Counter(o['engine'] for o in extended).items())}, on cores that other work shared. "
         f"`dft.time_limits.design` is {args.minutes}: minutes of wall time for the first attempt, and what all others together may add (the paper: 15 minutes on 32 cores). Elements are drawn uniformly from the 88"
         f"{'' if args.f_block else ' without lanthanides and actinides, whose SCFs take many times longer'}. A success is an SCF that ended with an energy.{left_out}",
         "",
@@ -285,9 +286,6 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=PROJECT / "results/recovery")
     parser.add_argument("--cache", default=str(PROJECT / "results/cache"))
     parser.add_argument("--docs", type=Path, default=PROJECT / "docs/results")
-    parser.add_argument(
-        "--engine", default="the pw.x that was found", help="what the page says of the pw.x and the machine"
-    )
     parser.add_argument("--list", action="store_true", help="show the designs and stop")
     args = parser.parse_args()
     args.deadline = deadline = time.time() + 60 * args.stop_after
