@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from dft_data import SHARED, SSSP, needs_shared
 from test_dft_engines import fetched_cache, needs_embedded
 from test_dft_shards import LIMITS, Place, crystal
 
@@ -19,11 +20,11 @@ from xtalrl import tables
 from xtalrl.dft import shards, unfinished
 from xtalrl.dft.exchange import cache_stats
 from xtalrl.dft.outcomes import Result, Run, classify
+from xtalrl.dft.pseudopotentials import fetch_family
 from xtalrl.dft.requests import plan_crystal_scf
 from xtalrl.dft.shards import run_shard
 from xtalrl.dft.unfinished import State, Unfinished
 from xtalrl.errors import XtalrlError
-from xtalrl.resources import PROJECT
 
 JOB_MIN = 0.05
 """It stops after 2.7 s, 2 of which are left to pw.x, while argon takes its stand-in 3 s."""
@@ -190,14 +191,14 @@ def test_a_disk_without_room_for_a_state_costs_only_time(tmp_path: Path, monkeyp
     assert list((tmp_path / "unfinished").iterdir()) == []
 
 
+@needs_shared
 @needs_embedded
 @pytest.mark.slow
 def test_a_crystal_in_two_jobs_has_the_energy_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gallium arsenide with the real pw.x, cut off in the middle; conv_thr is 1e-8 Ry."""
     fetched = fetched_cache()
-    family = next((PROJECT / "results").glob("**/families/sssp-1.3.0-efficiency/family.json"), None)
-    if fetched is None or family is None:
-        pytest.skip("SSSP is not fetched (`snakemake …/family.json`)")
+    assert fetched is not None
+    family = fetch_family(SSSP, str(SHARED / "sssp/SSSP_1.3.0_PBE_efficiency.tar.gz"), tmp_path)
     monkeypatch.setattr(shards, "SAVE_MARGIN_S", 0.5)
     monkeypatch.setattr(shards, "KEEP_MARGIN_S", 0.5)
     half = 5.653 / 2
