@@ -2,10 +2,12 @@
 
     python benchmarks/references.py REFERENCE_ENERGIES.csv SSSP_ARCHIVE MatPES=PATH.json.gz MP-20=PATH.csv --stop-after 20
 
-Each NAME=PATH is a list of elemental crystals, the most likely first: a CSV (symbol, material_id, cif), or MatPES's elemental references, cells
-of the Materials Project that the package matcalc carries (`MatPES-r2SCAN-Element-Refs.json.gz`). Every crystal is computed as its list gives it
-with the references' settings of `paper-fast`, one atom in a box where the paper says so; an element's further crystals where the first does not
-agree, and at the end those of the others. Writes docs/results/references.{md,csv,png}. What the cache holds is not run again.
+Each NAME=PATH is a list of elemental crystals, the most likely first: a CSV (symbol, material_id, cif), or elemental references that the package
+matcalc carries: MatPES's, cells of the Materials Project (`MatPES-r2SCAN-Element-Refs.json.gz`), or the Materials Project's with all forms of each
+element (`MP-PBE-Element-Refs.json.gz`). Every crystal is computed as its list gives it with the references' settings of `paper-fast`, one atom in a
+box where the paper says so; an element's further crystals where the first does not agree, and at the end those of the others. Where none agrees, an
+isolated atom is tried and the forms of lists with many, cheapest first. Writes docs/results/references.{md,csv,png}. What the cache holds is not run
+again.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,9 @@ ATOMS = ("Lu", "P", "Se")
 MOST_SITES = 20
 """Larger crystals are not run."""
 
+FORMS_WITHIN_EV = 0.1
+"""Per atom: of a list of all forms those are tried that are this far above the lowest (energies of the list)."""
+
 AGREES_EV = 0.005
 """Per atom."""
 EXACT_EV = 0.001
@@ -67,19 +72,32 @@ class Candidate:
     cell: Cell
     key: str
     cost: float
+    last_resort: bool = False
+    """To be computed only where no other form agrees."""
 
 
-def read_crystals(path: Path) -> dict[str, tuple[str, Structure]]:
-    """Identifier and structure by element, from a CSV or matcalc's JSON."""
-    if path.name.endswith(".json.gz"):
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            return {e: (row["matpes_id"], Structure.from_dict(row["structure"])) for e, row in json.load(file).items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return {
-            symbol: (row["material_id"], Structure.from_str(row["cif"], fmt="cif"))
-            for symbol, row in read_by_symbol(path).items()
-        }
+def read_crystals(path: Path) -> dict[str, list[tuple[str, Structure]]]:
+    """Identifiers and structures by element, from a CSV or matcalc's JSON. A list of all forms has no identifiers: their ranks in energy."""
+    if not path.name.endswith(".json.gz"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return {
+                symbol: [(row["material_id"], Structure.from_str(row["cif"], fmt="cif"))]
+                for symbol, row in read_by_symbol(path).items()
+            }
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        crystals: dict[str, list[tuple[str, Structure]]] = {}
+        for element, row in json.load(file).items():
+            if isinstance(row["structure"], dict):
+                crystals[element] = [(row["matpes_id"], Structure.from_dict(row["structure"]))]
+                continue
+            forms = sorted(zip(row["energy_per_atom"], row["structure"], strict=True), key=lambda form: form[0])
+            crystals[element] = [
+                (f"form {rank}", Structure.from_dict(structure))
+                for rank, (energy, structure) in enumerate(forms, 1)
+                if energy <= forms[0][0] + FORMS_WITHIN_EV
+            ]
+        return crystals
 
 
 def read_by_symbol(path: Path) -> dict[str, dict[str, str]]:
@@ -91,7 +109,13 @@ def read_by_symbol(path: Path) -> dict[str, dict[str, str]]:
 
 def candidates_of(lists: dict[str, Path], protocol: Protocol, family: Family) -> list[list[Candidate]]:
     """The forms of each element in the order of the lists; elements by their cheapest, lanthanides and actinides last."""
-    crystals_of = {name: read_crystals(path) for name, path in lists.items()}
+    # Lists of all forms last: where another list has the same crystal, that one names it.
+    crystals_of = dict(
+        sorted(
+            ((name, read_crystals(path)) for name, path in lists.items()),
+            key=lambda item: len(max(item[1].values(), key=len)),
+        )
+    )
     box = float(protocol.references.atom.box_angstrom)
     elements = []
     for element in ELEMENTS:
@@ -107,22 +131,22 @@ def candidates_of(lists: dict[str, Path], protocol: Protocol, family: Family) ->
         if element in ATOMS:
             forms[()] = atom
         for name, crystals in crystals_of.items():
-            if element not in crystals:
-                continue
-            material_id, structure = crystals[element]
-            same = (len(structure), *(round(x, 3) for x in sorted(structure.lattice.parameters)))
-            if same in forms:
-                forms[same] = replace(forms[same], source=f"{forms[same].source}, {name}")
-            elif len(structure) <= MOST_SITES:
-                cell = Cell(
-                    (element,) * len(structure),
-                    tuple(map(float, structure.lattice.matrix.flatten())),
-                    tuple(map(float, structure.frac_coords.flatten())),
-                )
-                forms[same] = candidate(element, name, material_id, cell, protocol, family)
-        elements.append(list(({**forms, (): atom}).values()))
+            for material_id, structure in crystals.get(element, []):
+                same = (len(structure), *(round(x, 3) for x in sorted(structure.lattice.parameters)))
+                if same in forms:
+                    forms[same] = replace(forms[same], source=f"{forms[same].source}, {name}")
+                elif len(structure) <= MOST_SITES:
+                    cell = Cell(
+                        (element,) * len(structure),
+                        tuple(map(float, structure.lattice.matrix.flatten())),
+                        tuple(map(float, structure.frac_coords.flatten())),
+                    )
+                    form = candidate(element, name, material_id, cell, protocol, family)
+                    forms[same] = replace(form, last_resort=len(crystals[element]) > 1)
+        forms.setdefault((), replace(atom, last_resort=True))
+        elements.append(list(forms.values()))
     heavy = {e: 57 <= atomic_numbers[e] <= 71 or atomic_numbers[e] >= 89 for e in ELEMENTS}
-    return sorted(elements, key=lambda forms: (heavy[forms[0].element], min(f.cost for f in forms)))
+    return sorted(elements, key=lambda forms: (heavy[forms[0].element], min((f.last_resort, f.cost) for f in forms)))
 
 
 def candidate(element: str, source: str, material_id: str, cell: Cell, protocol: Protocol, family: Family) -> Candidate:
@@ -147,11 +171,12 @@ def run(
     limits = {kind: [args.minutes] for kind in ("crystal", "reference", "design")}
     rows: dict[str, dict[str, Any]] = {}
     for others_too in (False, True):
-        for form in ordered:
+        for form in sorted(ordered, key=lambda form: form.cost) if others_too else ordered:
             path = Path(args.results / f"{form.element}-{form.key[:12]}.parquet")
             agreed = any(row["element"] == form.element and agrees(row) for row in rows.values())
-            last_resort = not form.material_id and form.element not in ATOMS
-            wanted = (others_too or not last_resort) and (not agreed or (others_too and not last_resort))
+            wanted = (
+                others_too if not agreed and form.last_resort else not form.last_resort and (others_too or not agreed)
+            )
             if form.key in rows or not (path.exists() or (wanted and time.time() < deadline)):
                 continue
             request = path.with_suffix(".request.parquet")
@@ -192,6 +217,7 @@ def row_of(form: Candidate, outcome: dict[str, Any], released_ry: float) -> dict
         "energy_per_atom_ry": energy,
         "difference_ev_per_atom": None if energy is None else (energy - released_ry) * RYDBERG_EV_PAPER,
         "wall_s": outcome["wall_s"],
+        "engine": outcome["engine"],
     }
 
 
@@ -315,7 +341,7 @@ def document(rows: list[dict[str, Any]], variants: list[str], mp20: str, minutes
     lines = [
         "# Reference energies of the elements against the released ones",
         "",
-        f"Written by `benchmarks/references.py` with the protocol `{PROTOCOL}`, SSSP and the embedded pw.x 7.2, and for the f elements and Ag Debian's pw.x 6.7. The truth are the 88 energies that the released formation energies imply "
+        f"Written by `benchmarks/references.py` with the protocol `{PROTOCOL}`, SSSP; {', '.join(f'{count} SCFs with {engine}' for engine, count in Counter(row['engine'] for row in rows).items())}. The truth are the 88 energies that the released formation energies imply "
         "(they solve for them exactly, to 2e-10 eV/atom). Differences are ours minus released.",
         "",
         "**Found: what the authors computed.** The paper names neither the settings nor the cells of its references. They are the crystals that the Materials Project serves today, many of them relaxed "

@@ -83,7 +83,7 @@ class Protocol(_Strict):
     conv_thr_ry: Positive
     electron_maxstep: int = Field(ge=1)
     mixing_beta: float = Field(gt=0, le=1)
-    diagonalization: Literal["david", "cg", "ppcg", "paro"]
+    diagonalization: Literal["david", "cg", "paro"]
     references: ReferenceSettings
 
     @model_validator(mode="after")
