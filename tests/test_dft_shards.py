@@ -362,13 +362,21 @@ def test_the_time_left_goes_by_the_cost_and_not_by_the_number(caplog: pytest.Log
     assert caplog.records[-1].message == "Shard 0: 2 of 100 SCFs, 60.0 s each, 10 s left"
 
 
+def test_the_cost_goes_by_electrons_and_volume() -> None:
+    small = cost_of(crystal("small", "Si", "Si"), sssp())
+    assert cost_of(crystal("heavy", "Pb", "Pb"), sssp()) / small == pytest.approx(28 / 8), "electrons of SSSP's Pb and Si"
+    assert cost_of(crystal("large", "Si", "Si", size=2), sssp()) / small == pytest.approx(8)
+    assert cost_of(crystal("unknown", "Og", "Si"), sssp()) == 0, "pw.x will not run"
+
+
 def test_a_shard_tells_what_its_calculations_cost(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     crystals = [crystal("large", "Na", "Cl", "Na", "Cl", size=3), crystal("small", "Si", "Si")]
     place.plan(*crystals, crystal("same", "Si", "Si"))
     made: list[Progress] = []
     monkeypatch.setattr(Progress, "show", lambda self, note="": made.append(self))
     place.run()
-    assert made[-1].work_done == pytest.approx(sum(map(cost_of, crystals)))
+    family, _ = load_family(place.family)
+    assert made[-1].work_done == pytest.approx(sum(cost_of(row, family) for row in crystals))
     assert made[-1].work_left == pytest.approx(0, abs=1e-6)
 
 

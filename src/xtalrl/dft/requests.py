@@ -105,9 +105,10 @@ def cell_of(row: Mapping[str, Any]) -> Cell:
     return Cell(tuple(row["species"]), tuple(row["lattice"]), tuple(row["frac_coords"]))
 
 
-def cost_of(request: Mapping[str, Any]) -> float:
-    """Roughly how long an SCF takes, in no unit: sites squared times volume."""
-    return float(len(request["species"]) ** 2 * cell_of(request).volume)
+def cost_of(request: Mapping[str, Any], family: Family) -> float:
+    """Roughly how long an SCF takes, in no unit: valence electrons (bands) times volume (plane waves). 0 where a pseudopotential is missing."""
+    species = request["species"]
+    return 0.0 if family.missing(species) else family.n_electrons(species) * cell_of(request).volume
 
 
 def form_of(kind: str, cell: Cell, protocol: Protocol) -> Form:
@@ -176,7 +177,7 @@ class _Planner:
         the same time and as many shards as calculations give one each.
         """
         by_key = {row["key"]: row for row in rows}
-        order = sorted(by_key, key=lambda key: (-cost_of(by_key[key]), key))
+        order = sorted(by_key, key=lambda key: (-cost_of(by_key[key], self.family), key))
         shard = {key: number % self.shards for number, key in enumerate(order)}
         rows = [row | {"shard": shard[row["key"]]} for row in rows]
         tables.write_rows(rows, tables.SCF_REQUESTS, path)

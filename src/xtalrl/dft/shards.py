@@ -113,10 +113,11 @@ def run_shard(
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in wanted:
         groups[row["key"], row["kind"]].append(row)
-    todo = sorted((rows[0] for rows in groups.values()), key=cost_of, reverse=True)
+    cost = {key: cost_of(rows[0], runner.family) for key, rows in groups.items()}
+    todo = sorted((rows[0] for rows in groups.values()), key=lambda row: cost[row["key"], row["kind"]], reverse=True)
     ended: dict[tuple[str, str], dict[str, Any]] = {}
     with _ended_by_signal(runner.stop), scratch_folder() as scratch, ThreadPoolExecutor(workers) as pool:
-        progress = Progress(f"Shard {shard}", len(todo), "SCFs", every_s=2.0, work=sum(map(cost_of, todo)))
+        progress = Progress(f"Shard {shard}", len(todo), "SCFs", every_s=2.0, work=sum(cost.values()))
         pending = {pool.submit(runner.settle, row, scratch): row for row in todo}
         try:
             while pending:
@@ -127,7 +128,9 @@ def run_shard(
                         ended[row["key"], row["kind"]], ran = future.result()
                     except _OutOfTime:
                         continue
-                    progress.advance(note=runner.note(ended.values()), at_once=not ran, work=cost_of(row))
+                    progress.advance(
+                        note=runner.note(ended.values()), at_once=not ran, work=cost[row["key"], row["kind"]]
+                    )
                 progress.beat(runner.note(ended.values()))
                 out_of_time = time.monotonic() > end if pending else len(ended) < len(todo)
                 if out_of_time:
