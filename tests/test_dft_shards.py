@@ -364,7 +364,9 @@ def test_the_time_left_goes_by_the_cost_and_not_by_the_number(caplog: pytest.Log
 
 def test_the_cost_goes_by_electrons_and_volume() -> None:
     small = cost_of(crystal("small", "Si", "Si"), sssp())
-    assert cost_of(crystal("heavy", "Pb", "Pb"), sssp()) / small == pytest.approx(28 / 8), "electrons of SSSP's Pb and Si"
+    assert cost_of(crystal("heavy", "Pb", "Pb"), sssp()) / small == pytest.approx(28 / 8), (
+        "electrons of SSSP's Pb and Si"
+    )
     assert cost_of(crystal("large", "Si", "Si", size=2), sssp()) / small == pytest.approx(8)
     assert cost_of(crystal("unknown", "Og", "Si"), sssp()) == 0, "pw.x will not run"
 
