@@ -35,12 +35,18 @@ def test_the_digest_changes_with_every_setting_and_with_the_family() -> None:
     content, family = load_protocol("paper-fast").model_dump(), sssp()
     content["references"] |= {
         "starting_magnetization": {"Fe": 0.5},
-        "atom": {"box_angstrom": 10, "starting_magnetization": 0.5},
+        "atom": {"box_angstrom": 10, "starting_magnetization": 0.5, "elements": ("P",)},
     }
     protocol = Protocol.model_validate(content)
     digests = {protocol.digest(family)}
     leaves = [leaf for leaf in _leaves(content) if leaf[0] not in ("name", "description", "nbnd", "occupations")]
-    other = {"insulators": ("H",), "smearing": "methfessel-paxton", "diagonalization": "cg", "kpoints": (4, 4, 4)}
+    other = {
+        "insulators": ("H",),
+        "elements": ("H",),
+        "smearing": "methfessel-paxton",
+        "diagonalization": "cg",
+        "kpoints": (4, 4, 4),
+    }
     for leaf in leaves:
         changed = protocol.model_dump()
         section = changed
@@ -53,6 +59,8 @@ def test_the_digest_changes_with_every_setting_and_with_the_family() -> None:
     assert len(digests) == len(leaves) + 1
     fewer = family.model_copy(update={"elements": {"Si": family.elements["Si"]}})
     assert protocol.digest(fewer) not in digests
+    content["references"]["atom"]["kpoints"] = None
+    assert Protocol.model_validate(content).digest(family) == protocol.digest(family), "its default"
     renamed = protocol.model_copy(update={"name": "mine", "description": "another"})
     assert renamed.digest(family) == protocol.digest(family)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import logging
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from dft_data import SILICON, SSSP, fake_pids, fake_pw, is_alive, sssp
+from pymatgen.core import Lattice, Structure
 
 from xtalrl import tables
 from xtalrl.dft.pseudopotentials import load_family, md5_of
@@ -390,6 +392,22 @@ def test_references_of_the_data(place: Place) -> None:
     rows = place.run()
     assert sorted(rows) == ["ref-Cl", "ref-Na"]
     assert all(row["outcome"] == "converged" and row["is_metallic"] for row in rows.values())
+
+
+def test_the_paper_took_one_atom_of_elements_that_have_a_crystal(place: Place) -> None:
+    place.plan(crystal("a", "P", "Lu"), crystal("b", "Se", "Fe"))
+    given = place.folder / "elements.csv"
+    cif = Structure(Lattice.cubic(3), ["P", "P"], [[0, 0, 0], [0.5, 0.5, 0.5]]).to(fmt="cif")
+    with given.open("w", newline="") as file:
+        csv.writer(file).writerows([["element", "cif"], ["P", cif]])
+    sites = {}
+    for protocol in ("paper", "paper-fast", "sssp"):
+        crystals = str(place.folder / "crystals.parquet")
+        plan_reference_scf(crystals, place.family, place.requests, "data", str(given), protocol, 1)
+        rows = tables.read_rows(place.requests, tables.SCF_REQUESTS)
+        sites[protocol] = {row["species"][0]: len(row["species"]) for row in rows}
+    assert sites["paper"] == sites["paper-fast"] == {"P": 1, "Lu": 1, "Se": 1, "Fe": 1}
+    assert sites["sssp"] == {"P": 2, "Lu": 2, "Se": 3, "Fe": 1}, "the given crystal, textbook ones"
 
 
 _JOB = (

@@ -46,6 +46,7 @@ class AtomSettings(_Strict):
     box_angstrom: Positive
     kpoints: Mesh | None = Field(None, description="three whole numbers, a mesh without offset; null: the gamma point")
     starting_magnetization: Fraction
+    elements: tuple[Element, ...] = Field((), description="elements that are computed so although they have a crystal")
 
 
 class ReferenceSettings(_Strict):
@@ -110,7 +111,8 @@ class Protocol(_Strict):
 
     def digest(self, family: Family) -> str:
         """SHA-256 of the physics of the protocol and the family: energies with one digest may be compared."""
-        physics = self.model_dump(mode="json", exclude={"name", "description"})
+        # Without defaults: a key that comes later must not part the results of before from those of after.
+        physics = self.model_dump(mode="json", exclude={"name", "description"}, exclude_defaults=True)
         return hashlib.sha256(json.dumps([physics, family.digest], sort_keys=True).encode()).hexdigest()
 
 

@@ -160,14 +160,17 @@ class _Planner:
         rows, atoms = [], []
         for element in sorted(elements):
             structure = given.get(element) or _textbook_crystal(element)
-            if structure is None:
+            if structure is None or element in self.protocol.references.atom.elements:
                 atoms.append(element)
                 cell = _atom_in_box(element, self.protocol)
             else:
                 cell = _cell_of_structure(structure)
             rows.append(self.request(f"{REFERENCE_PREFIX}{element}", "reference", cell, None))
         if atoms:
-            logger.info("One atom in a box stands for the elements without an elemental crystal: %s", ", ".join(atoms))
+            logger.info(
+                "One atom in a box stands for the elements without an elemental crystal, or that the protocol names: %s",
+                ", ".join(atoms),
+            )
         return rows
 
     def write(self, rows: list[dict[str, Any]], path: str) -> None:
