@@ -11,7 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from dft_data import SILICON, SSSP, fake_pids, fake_pw, is_alive, sssp
 from pymatgen.core import Lattice, Structure
 
 from xtalrl import tables
+from xtalrl.dft.engines import Engine
+from xtalrl.dft.outcomes import Run
 from xtalrl.dft.pseudopotentials import load_family, md5_of
 from xtalrl.dft.requests import cost_of, plan_crystal_scf, plan_design_scf, plan_reference_scf
 from xtalrl.dft.shards import TimeLimits, count_outcomes, gather_outcomes, run_shard
@@ -179,6 +183,27 @@ def test_what_was_not_saved_is_taken_by_choice(place: Place, monkeypatch: pytest
     assert place.run()["good"]["outcome"] == "converged"
     assert place.run(accept_not_saved=True)["good"]["outcome"] == "converged"
     assert place.runs == 3
+
+
+def test_nothing_starts_once_the_job_is_told_to_end(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.plan(crystal("endless", "He", "He", size=2), crystal("waiting", "Si", "Si"))
+    told: list[bool] = []
+    run, shutdown = Engine.run, ThreadPoolExecutor.shutdown
+
+    def watched(self: Engine, text: str, folder: Path, timeout_s: float, stop: threading.Event | None = None) -> Run:
+        if stop is not None:  # None: asked for its version.
+            told.append(stop.is_set())
+        return run(self, text, folder, timeout_s, stop)
+
+    def late(self: ThreadPoolExecutor, *args: Any, **kwargs: Any) -> None:
+        time.sleep(1)  # A worker is free before what waits is cancelled.
+        shutdown(self, *args, **kwargs)
+
+    monkeypatch.setattr(Engine, "run", watched)
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", late)
+    with pytest.raises(XtalrlError, match="nearly over"):
+        place.run(workers=1, runtime_min=0.05)
+    assert told == [False]
 
 
 def test_as_many_shards_as_crystals_give_each_its_own(place: Place) -> None:

@@ -298,6 +298,8 @@ class _Runner:
         folder: Path,
     ) -> Record:
         """The record of an attempt that pw.x makes now."""
+        if self.stop.is_set():  # A worker that was free before the others were told to end.
+            raise _OutOfTime
         cell, key = cell_of(request), key_of(content)
         engine = self.engine()
         here = folder / key[:16]
