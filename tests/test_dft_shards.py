@@ -417,6 +417,7 @@ def test_references_of_the_data(place: Place) -> None:
     rows = place.run()
     assert sorted(rows) == ["ref-Cl", "ref-Na"]
     assert all(row["outcome"] == "converged" and row["is_metallic"] for row in rows.values())
+    assert rows["ref-Na"]["source"], "the book"
 
 
 def test_the_paper_took_one_atom_of_elements_that_have_a_crystal(place: Place) -> None:
@@ -424,15 +425,18 @@ def test_the_paper_took_one_atom_of_elements_that_have_a_crystal(place: Place) -
     given = place.folder / "elements.csv"
     cif = Structure(Lattice.cubic(3), ["P", "P"], [[0, 0, 0], [0.5, 0.5, 0.5]]).to(fmt="cif")
     with given.open("w", newline="") as file:
-        csv.writer(file).writerows([["element", "cif"], ["P", cif]])
-    sites = {}
+        csv.writer(file).writerows([["element", "cif", "material_id"], ["P", cif, "mp-157"]])
+    sites, sources = {}, {}
     for protocol in ("paper", "paper-fast", "sssp"):
         crystals = str(place.folder / "crystals.parquet")
         plan_reference_scf(crystals, place.family, place.requests, "data", str(given), protocol, 1)
         rows = tables.read_rows(place.requests, tables.SCF_REQUESTS)
         sites[protocol] = {row["species"][0]: len(row["species"]) for row in rows}
+        sources[protocol] = {row["species"][0]: row["source"] for row in rows}
     assert sites["paper"] == sites["paper-fast"] == {"P": 1, "Lu": 1, "Se": 1, "Fe": 1}
     assert sites["sssp"] == {"P": 2, "Lu": 2, "Se": 3, "Fe": 1}, "the given crystal, textbook ones"
+    assert (sources["paper"]["P"], sources["sssp"]["P"]) == ("one atom in a box", "elements.csv mp-157")
+    assert sources["sssp"]["Lu"] == "Spedding et al. 1961"
 
 
 _JOB = (

@@ -89,7 +89,7 @@ def test_later_references_fill_gaps_and_do_not_undo() -> None:
 
 
 def test_reference_rows_are_those_of_the_elements() -> None:
-    common = {"detail": "", "protocol": "paper", "protocol_hash": "h", "family": "f"}
+    common = {"source": "a book", "detail": "", "protocol": "paper", "protocol_hash": "h", "family": "f"}
     rows = reference_rows(
         [
             {"kind": "design", "species": ["Na"], "total_energy_ry": -1.0, "outcome": "converged", "attempts": []}

@@ -95,6 +95,7 @@ def reference_rows(outcomes: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]
                 "element": outcome["species"][0],
                 "form": "none" if not attempts else "atom" if attempts[0]["strategy"] == "isolated_atom" else "crystal",
                 "n_sites": n_sites,
+                "source": outcome["source"],
                 "energy_per_atom": None if energy is None else energy / n_sites * RYDBERG_EV_PAPER,
                 "energy_per_atom_ry": None if energy is None else energy / n_sites,
                 **{name: outcome[name] for name in ("outcome", "detail", "protocol", "protocol_hash", "family")},

@@ -107,6 +107,10 @@ GRAPHS = _schema(
     _field("edge_distance", pa.list_(pa.float64()), "Length of the edge, eq. 9", "Å"),
 )
 
+_REFERENCE_SOURCE = _field(
+    "source", pa.string(), "Of an elemental reference: where its cell or its energy is from", nullable=True
+)
+
 SCF_REQUESTS = _schema(
     "scf_requests",
     "SCFs to be done: one row a crystal, elemental reference or design",
@@ -122,6 +126,7 @@ SCF_REQUESTS = _schema(
     _LATTICE,
     _FRAC_COORDS,
     _field("tot_magnetization", pa.float64(), "Known total magnetization of the cell", "µB", nullable=True),
+    _REFERENCE_SOURCE,
 )
 
 ATTEMPT = pa.struct(
@@ -166,6 +171,7 @@ SCF_OUTCOMES = _schema(
     _field("is_metallic", pa.bool_(), "The filled and empty bands overlap, or smearing was used", nullable=True),
     _field("nspin", pa.int32(), "Of the attempt that ended it", nullable=True),
     _field("tot_magnetization", pa.float64(), "Imposed in the attempt that ended it", "µB", nullable=True),
+    _REFERENCE_SOURCE,
     *_RECOVERY,
     *_PROTOCOL,
     _field("engine", pa.string(), "pw.x that ran it and its version", nullable=True),
@@ -179,6 +185,7 @@ REFERENCES = _schema(
     _field("element", pa.string(), "Chemical symbol"),
     _field("form", pa.string(), "crystal, atom (one atom in a box), imported, or none where nothing was run"),
     _field("n_sites", pa.int32(), "Atoms in the reference cell", nullable=True),
+    _REFERENCE_SOURCE,
     _field("energy_per_atom", pa.float64(), "Total energy per atom", "eV/atom", nullable=True),
     _field("energy_per_atom_ry", pa.float64(), "Total energy per atom", "Ry/atom", nullable=True),
     _field("outcome", pa.string(), "Outcome of its SCF"),

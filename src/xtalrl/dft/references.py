@@ -70,7 +70,8 @@ def import_references(energies: str, references: str) -> None:
             "energy_per_atom": energy_ry * RYDBERG_EV_PAPER,
             "energy_per_atom_ry": energy_ry,
             "outcome": IMPORTED,
-            "detail": f"from {Path(energies).name}",
+            "source": Path(energies).name,
+            "detail": "",
             **origin_in(row),
         }
     tables.write_rows([rows[element] for element in sorted(rows)], tables.REFERENCES, references)

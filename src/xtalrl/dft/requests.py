@@ -6,6 +6,7 @@ import csv
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
@@ -131,7 +132,9 @@ class _Planner:
         self.protocol = load_protocol(protocol)
         self.shards = shards
 
-    def request(self, request_id: str, kind: str, cell: Cell, tot_magnetization: float | None) -> dict[str, Any]:
+    def request(
+        self, request_id: str, kind: str, cell: Cell, tot_magnetization: float | None, source: str | None = None
+    ) -> dict[str, Any]:
         """One row of SCF_REQUESTS but for its shard."""
         if self.family.missing(cell.species):
             settings: dict[str, Any] = {"protocol": self.protocol.digest(self.family)}
@@ -146,6 +149,7 @@ class _Planner:
             "lattice": cell.lattice,
             "frac_coords": cell.frac_coords,
             "tot_magnetization": tot_magnetization,
+            "source": source,
         }
 
     def will_run(self, species: Sequence[str], recovery: Recovery) -> bool:
@@ -159,13 +163,13 @@ class _Planner:
         given = _read_elemental_crystals(elemental_crystals) if elemental_crystals else {}
         rows, atoms = [], []
         for element in sorted(elements):
-            structure = given.get(element) or _textbook_crystal(element)
+            structure, source = given.get(element) or _textbook_crystal(element)
             if structure is None or element in self.protocol.references.atom.elements:
                 atoms.append(element)
-                cell = _atom_in_box(element, self.protocol)
+                cell, source = _atom_in_box(element, self.protocol), "one atom in a box"
             else:
                 cell = _cell_of_structure(structure)
-            rows.append(self.request(f"{REFERENCE_PREFIX}{element}", "reference", cell, None))
+            rows.append(self.request(f"{REFERENCE_PREFIX}{element}", "reference", cell, None, source))
         if atoms:
             logger.info(
                 "One atom in a box stands for the elements without an elemental crystal, or that the protocol names: %s",
@@ -202,10 +206,11 @@ class _Planner:
             )
 
 
-def _textbook_crystal(element: str) -> Structure | None:
-    from xtalrl.structures.elements import textbook_crystal
+def _textbook_crystal(element: str) -> tuple[Structure | None, str]:
+    """The crystal, if there is a small one, and the book."""
+    from xtalrl.structures.elements import elemental_crystals, textbook_crystal
 
-    return textbook_crystal(element)
+    return textbook_crystal(element), elemental_crystals()[element].source
 
 
 def _cell_of_structure(structure: Structure) -> Cell:
@@ -216,8 +221,8 @@ def _cell_of_structure(structure: Structure) -> Cell:
     )
 
 
-def _read_elemental_crystals(path: str) -> dict[str, Structure]:
-    """Elemental crystals by element, from a CSV with the columns `element` (or `symbol`) and `cif`.
+def _read_elemental_crystals(path: str) -> dict[str, tuple[Structure, str]]:
+    """Elemental crystals and where they are from by element, from a CSV with the columns `element` (or `symbol`), `cif` and, if it likes, `material_id`.
 
     The cell stays as it is: with a fixed number of k points a primitive one has another energy (beryllium of the Materials
     Project: 4 atoms where 2 would do, and the released energy is that of the 4).
@@ -238,7 +243,7 @@ def _read_elemental_crystals(path: str) -> dict[str, Structure]:
         raise XtalrlError(
             f"{path} must have the columns `element` and `cif`; it has: {', '.join(sorted(columns)) or 'nothing'}."
         )
-    crystals: dict[str, Structure] = {}
+    crystals: dict[str, tuple[Structure, str]] = {}
     for number, row in enumerate(rows, start=2):
         element = row[name].strip()
         try:
@@ -248,5 +253,5 @@ def _read_elemental_crystals(path: str) -> dict[str, Structure]:
         found = {site.specie.symbol for site in structure}
         if found != {element}:
             raise XtalrlError(f"{path}, row {number}: the CIF of {element!r} holds {', '.join(sorted(found))}.")
-        crystals[element] = structure
+        crystals[element] = structure, " ".join(filter(None, (Path(path).name, (row.get("material_id") or "").strip())))
     return crystals

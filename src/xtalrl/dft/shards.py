@@ -152,7 +152,9 @@ def run_shard(
                     len(todo),
                 )
             raise
-    rows = [ended[row["key"], row["kind"]] | {"request_id": row["request_id"]} for row in wanted]
+    rows = [
+        ended[row["key"], row["kind"]] | {"request_id": row["request_id"], "source": row["source"]} for row in wanted
+    ]
     tables.write_rows(rows, tables.SCF_OUTCOMES, outcomes)
     logger.info(
         "Shard %d: %d requests, %d runs of pw.x, the rest from the cache. %s",
