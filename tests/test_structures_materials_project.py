@@ -213,8 +213,10 @@ def test_elemental_ground_states_are_what_references_accept(server: MaterialsPro
         "energy above hull 0; of two, the smaller cell; argon is not among the 88"
     )
     crystals = _read_elemental_crystals(str(tmp_path / "elements.csv"))
-    assert crystals["Li"].matches(bcc("Li"))
-    assert crystals["Na"].volume == pytest.approx(27.0), "the cell as it was served, though it is not the primitive one"
+    lithium, sodium = crystals["Li"], crystals["Na"]
+    assert lithium[0].matches(bcc("Li"))
+    assert sodium[0].volume == pytest.approx(27.0), "the cell as it was served, though it is not the primitive one"
+    assert (lithium[1], sodium[1]) == ("elements.csv mp-3", "elements.csv mp-6")
     assert (
         pq.read_schema(tmp_path / "cache/materials_project/elements.parquet").metadata[b"database_version"]
         == b"2025.11.20"
