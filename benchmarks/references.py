@@ -186,9 +186,10 @@ def run(
             )
             if form.key in rows or not (path.exists() or (wanted and time.time() < deadline)):
                 continue
-            request = path.with_suffix(".request.parquet")
-            tables.write_rows([request_of(form)], tables.SCF_REQUESTS, request)
-            run_shard(str(request), family, 0, str(path), 1, PROTOCOL, "paper", limits, None, str(args.cache))
+            if not path.exists() or time.time() < deadline:
+                request = path.with_suffix(".request.parquet")
+                tables.write_rows([request_of(form)], tables.SCF_REQUESTS, request)
+                run_shard(str(request), family, 0, str(path), 1, PROTOCOL, "paper", limits, None, str(args.cache))
             (outcome,) = tables.read_rows(str(path), tables.SCF_OUTCOMES)
             assert outcome["key"] == form.key, f"{path} holds another calculation: delete it"
             rows[form.key] = row_of(form, outcome, energies[form.element])
@@ -450,7 +451,8 @@ def document(
         "## Where no form agrees",
         "",
         "Of these elements the Materials Project had, we suppose, another ground state in 2023, or the same in another cell: of forms that are not the most stable today the lists have no r²SCAN cells. "
-        "That is not verified. Mn's is the energy of an atom to 10 meV, while its crystals are some 8 eV lower.",
+        "That is not verified. Mn's is the energy of an atom to 10 meV, while its crystals are some 8 eV lower. "
+        "Without spin an open f shell (Pm, Eu, Tb, Er; Gd, Ho and Tm agree) has more than one solution, and which one an SCF finds may be chance.",
         "",
     ]
     for row in done:
