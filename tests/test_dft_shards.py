@@ -25,7 +25,7 @@ from xtalrl import tables
 from xtalrl.dft.engines import Engine
 from xtalrl.dft.outcomes import Run
 from xtalrl.dft.pseudopotentials import load_family, md5_of
-from xtalrl.dft.requests import cost_of, plan_crystal_scf, plan_design_scf, plan_reference_scf
+from xtalrl.dft.requests import cell_of, cost_of, plan_crystal_scf, plan_design_scf, plan_reference_scf
 from xtalrl.dft.shards import TimeLimits, count_outcomes, gather_outcomes, run_shard
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
@@ -390,12 +390,12 @@ def test_the_time_left_goes_by_the_cost_and_not_by_the_number(caplog: pytest.Log
 
 
 def test_the_cost_goes_by_electrons_and_volume() -> None:
-    small = cost_of(crystal("small", "Si", "Si"), sssp())
-    assert cost_of(crystal("heavy", "Pb", "Pb"), sssp()) / small == pytest.approx(28 / 8), (
+    small = cost_of(cell_of(crystal("small", "Si", "Si")), sssp())
+    assert cost_of(cell_of(crystal("heavy", "Pb", "Pb")), sssp()) / small == pytest.approx(28 / 8), (
         "electrons of SSSP's Pb and Si"
     )
-    assert cost_of(crystal("large", "Si", "Si", size=2), sssp()) / small == pytest.approx(8)
-    assert cost_of(crystal("unknown", "Og", "Si"), sssp()) == 0, "pw.x will not run"
+    assert cost_of(cell_of(crystal("large", "Si", "Si", size=2)), sssp()) / small == pytest.approx(8)
+    assert cost_of(cell_of(crystal("unknown", "Og", "Si")), sssp()) == 0, "pw.x will not run"
 
 
 def test_a_shard_tells_what_its_calculations_cost(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,7 +405,7 @@ def test_a_shard_tells_what_its_calculations_cost(place: Place, monkeypatch: pyt
     monkeypatch.setattr(Progress, "show", lambda self, note="": made.append(self))
     place.run()
     family, _ = load_family(place.family)
-    assert made[-1].work_done == pytest.approx(sum(cost_of(row, family) for row in crystals))
+    assert made[-1].work_done == pytest.approx(sum(cost_of(cell_of(row), family) for row in crystals))
     assert made[-1].work_left == pytest.approx(0, abs=1e-6)
 
 
@@ -437,6 +437,14 @@ def test_the_paper_took_one_atom_of_elements_that_have_a_crystal(place: Place) -
     assert sites["sssp"] == {"P": 2, "Lu": 2, "Se": 3, "Fe": 1}, "the given crystal, textbook ones"
     assert (sources["paper"]["P"], sources["sssp"]["P"]) == ("one atom in a box", "elements.csv mp-157")
     assert sources["sssp"]["Lu"] == "Spedding et al. 1961"
+
+
+def test_an_element_without_a_small_crystal_says_why(place: Place) -> None:
+    place.plan(crystal("sulfur", "S", "S"))
+    crystals = str(place.folder / "crystals.parquet")
+    plan_reference_scf(crystals, place.family, place.requests, "data", None, "sssp", 1)
+    (row,) = tables.read_rows(place.requests, tables.SCF_REQUESTS)
+    assert (len(row["species"]), row["source"]) == (1, "alpha-S8 has 32 atoms in its primitive cell: one atom in a box")
 
 
 _JOB = (

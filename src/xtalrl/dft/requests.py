@@ -106,10 +106,9 @@ def cell_of(row: Mapping[str, Any]) -> Cell:
     return Cell(tuple(row["species"]), tuple(row["lattice"]), tuple(row["frac_coords"]))
 
 
-def cost_of(request: Mapping[str, Any], family: Family) -> float:
+def cost_of(cell: Cell, family: Family) -> float:
     """Roughly how long an SCF takes, in no unit: valence electrons (bands) times volume (plane waves). 0 where a pseudopotential is missing."""
-    species = request["species"]
-    return 0.0 if family.missing(species) else family.n_electrons(species) * cell_of(request).volume
+    return 0.0 if family.missing(cell.species) else family.n_electrons(cell.species) * cell.volume
 
 
 def form_of(kind: str, cell: Cell, protocol: Protocol) -> Form:
@@ -163,10 +162,13 @@ class _Planner:
         given = _read_elemental_crystals(elemental_crystals) if elemental_crystals else {}
         rows, atoms = [], []
         for element in sorted(elements):
-            structure, source = given.get(element) or _textbook_crystal(element)
-            if structure is None or element in self.protocol.references.atom.elements:
+            if element in self.protocol.references.atom.elements:
+                structure, source = None, "one atom in a box"
+            else:
+                structure, source = given.get(element) or _textbook_crystal(element)
+            if structure is None:
                 atoms.append(element)
-                cell, source = _atom_in_box(element, self.protocol), "one atom in a box"
+                cell = _atom_in_box(element, self.protocol)
             else:
                 cell = _cell_of_structure(structure)
             rows.append(self.request(f"{REFERENCE_PREFIX}{element}", "reference", cell, None, source))
@@ -184,7 +186,7 @@ class _Planner:
         the same time and as many shards as calculations give one each.
         """
         by_key = {row["key"]: row for row in rows}
-        order = sorted(by_key, key=lambda key: (-cost_of(by_key[key], self.family), key))
+        order = sorted(by_key, key=lambda key: (-cost_of(cell_of(by_key[key]), self.family), key))
         shard = {key: number % self.shards for number, key in enumerate(order)}
         rows = [row | {"shard": shard[row["key"]]} for row in rows]
         tables.write_rows(rows, tables.SCF_REQUESTS, path)
@@ -207,7 +209,7 @@ class _Planner:
 
 
 def _textbook_crystal(element: str) -> tuple[Structure | None, str]:
-    """The crystal, if there is a small one, and the book."""
+    """The crystal and the book, or None and why there is none."""
     from xtalrl.structures.elements import elemental_crystals, textbook_crystal
 
     return textbook_crystal(element), elemental_crystals()[element].source

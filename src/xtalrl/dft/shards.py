@@ -113,8 +113,8 @@ def run_shard(
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in wanted:
         groups[row["key"], row["kind"]].append(row)
-    cost = {key: cost_of(rows[0], runner.family) for key, rows in groups.items()}
-    todo = sorted((rows[0] for rows in groups.values()), key=lambda row: cost[row["key"], row["kind"]], reverse=True)
+    cost = {key: cost_of(cell_of(rows[0]), runner.family) for key, rows in groups.items()}
+    todo = [groups[key][0] for key in sorted(groups, key=cost.__getitem__, reverse=True)]
     ended: dict[tuple[str, str], dict[str, Any]] = {}
     with _ended_by_signal(runner.stop), scratch_folder() as scratch, ThreadPoolExecutor(workers) as pool:
         progress = Progress(f"Shard {shard}", len(todo), "SCFs", every_s=2.0, work=sum(cost.values()))
