@@ -4,8 +4,8 @@
 
 Each NAME=PATH is a list of elemental crystals, the most likely first: a CSV (symbol, material_id, cif), or elemental references that the package
 matcalc carries: MatPES's, cells of the Materials Project (`MatPES-r2SCAN-Element-Refs.json.gz`), or the Materials Project's with all forms of each
-element (`MP-PBE-Element-Refs.json.gz`). Every crystal is computed as its list gives it with the references' settings of `paper-fast`, one atom in a
-box where the paper says so; an element's further crystals where the first does not agree, and at the end those of the others. Where none agrees, an
+element (MP-PBE=`MP-PBE-Element-Refs.json.gz`). Every crystal is computed as its list gives it with the references' settings of `paper-fast`, one atom in a
+box where the protocol says so; an element's further crystals where the first does not agree, and at the end those of the others. Where none agrees, an
 isolated atom is tried and the forms of lists with many, cheapest first. Writes docs/results/references.{md,csv,png}. What the cache holds is not run
 again.
 """
@@ -37,7 +37,7 @@ from xtalrl.dft.inputs import BOHR_ANGSTROM, Cell, Settings, physics_key, render
 from xtalrl.dft.outcomes import classify
 from xtalrl.dft.protocols import Protocol, load_protocol
 from xtalrl.dft.pseudopotentials import Family, fetch_family, load_family
-from xtalrl.dft.requests import form_of
+from xtalrl.dft.requests import cost_of, form_of
 from xtalrl.dft.shards import run_shard
 from xtalrl.elements import ELEMENTS
 from xtalrl.energies import RYDBERG_EV_PAPER
@@ -47,14 +47,11 @@ PROJECT = Path(__file__).resolve().parents[1]
 FAMILY = "sssp-1.3.0-efficiency"
 PROTOCOL = "paper-fast"
 
-ATOMS = ("Lu", "P", "Se")
-"""Appendix A.1.7: no elemental crystal, or one with a large cell."""
-
 MOST_SITES = 32
 """Larger crystals are not run."""
 
 ALL_FORMS = "MP-PBE"
-"""Name of the list of all forms, in PBE cells."""
+"""The list of all forms, in PBE cells, must have this NAME."""
 
 MOST_SHOWN = 4
 """Forms of an element beside the best in the page's table."""
@@ -116,11 +113,11 @@ def read_by_symbol(path: Path) -> dict[str, dict[str, str]]:
 
 def candidates_of(lists: dict[str, Path], protocol: Protocol, family: Family) -> list[list[Candidate]]:
     """The forms of each element in the order of the lists; elements by their cheapest, lanthanides and actinides last."""
-    # Lists of all forms last: where another list has the same crystal, that one names it.
+    # The list of all forms last: where another list has the same crystal, that one names it.
     crystals_of = dict(
         sorted(
             ((name, read_crystals(path)) for name, path in lists.items()),
-            key=lambda item: len(max(item[1].values(), key=len)),
+            key=lambda item: item[0] == ALL_FORMS,
         )
     )
     box = float(protocol.references.atom.box_angstrom)
@@ -135,7 +132,7 @@ def candidates_of(lists: dict[str, Path], protocol: Protocol, family: Family) ->
             protocol,
             family,
         )
-        if element in ATOMS:
+        if element in protocol.references.atom.elements:
             forms[()] = atom
         for name, crystals in crystals_of.items():
             for material_id, structure in crystals.get(element, []):
@@ -149,7 +146,7 @@ def candidates_of(lists: dict[str, Path], protocol: Protocol, family: Family) ->
                         tuple(map(float, structure.frac_coords.flatten())),
                     )
                     form = candidate(element, name, material_id, cell, protocol, family)
-                    forms[same] = replace(form, last_resort=len(crystals[element]) > 1)
+                    forms[same] = replace(form, last_resort=name == ALL_FORMS)
         forms.setdefault((), replace(atom, last_resort=True))
         elements.append(list(forms.values()))
     heavy = {e: 57 <= atomic_numbers[e] <= 71 or atomic_numbers[e] >= 89 for e in ELEMENTS}
@@ -160,8 +157,7 @@ def candidate(element: str, source: str, material_id: str, cell: Cell, protocol:
     """With its key and roughly its cost."""
     settings = settings_of(cell, protocol, family)
     key = physics_key(cell, settings.physics() | {"known_magnetization": None}, family)
-    cost = family.n_electrons(cell.species) * cell.volume * (0.3 if settings.kpoints is None else 1)
-    return Candidate(element, source, material_id, cell, key, cost)
+    return Candidate(element, source, material_id, cell, key, cost_of(cell, family))
 
 
 def settings_of(cell: Cell, protocol: Protocol, family: Family) -> Settings:
