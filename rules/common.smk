@@ -2,7 +2,7 @@
 
 from snakemake.exceptions import WorkflowError
 
-from xtalrl.config import MATERIALS_PROJECT, validate
+from xtalrl.config import LABELS_OF_SOURCE, MATERIALS_PROJECT, validate
 from xtalrl.dft.protocols import load_protocol
 from xtalrl.dft.pseudopotentials import describe_family
 from xtalrl.errors import XtalrlError

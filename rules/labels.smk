@@ -43,7 +43,28 @@ else:
             "../workflow/scripts/assemble_references.py"
 
 
-if cfg.labels.path:
+if cfg.labels.path == LABELS_OF_SOURCE:
+
+    localrules:
+        take_source_labels,
+
+    rule take_source_labels:
+        input:
+            crystals=f"{RESULTS}/structures/crystals.parquet",
+        output:
+            labels=f"{RESULTS}/labels.parquet",
+        log:
+            f"{RESULTS}/logs/take_source_labels.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/take_source_labels.tsv"
+        conda:
+            "../envs/workflow.yaml"
+        message:
+            "Taking the gaps and formation energies of the structures' source"
+        script:
+            "../workflow/scripts/take_source_labels.py"
+
+elif cfg.labels.path:
 
     localrules:
         import_labels,

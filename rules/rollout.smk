@@ -16,7 +16,8 @@ rule rollout_policy:
         "../envs/train.yaml"
     params:
         device=cfg.training.device,
-        settings=cfg.rollout.model_dump(),
+        settings=cfg.rollout.model_dump()
+        | {"even_electrons": cfg.even_electrons},
         target_ev=target_gap,
     message:
         "Designing with {wildcards.policy}, seed {wildcards.seed}"

@@ -36,7 +36,9 @@ def test_it_learns_what_a_policy_with_that_target_learns(dataset: dict[str, Path
     for spec in (ANY, one):
         learner = Learner([spec], stack, seed=3)
         batch = stack.draw_batch(3, 0, bootstrap=True)
-        batch = dataclasses.replace(batch, target_draw=torch.full_like(batch.target_draw, 0.25))  # 0.5 + 0.25 × 4
+        assert batch.outcomes is not None
+            quarter = torch.full_like(batch.outcomes.uniform, 0.25)  # 0.5 + 0.25 × 4
+            batch = dataclasses.replace(batch, outcomes=dataclasses.replace(batch.outcomes, uniform=quarter))
         found.append((learner.update(batch), learner.weights.grad))
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
 
@@ -48,8 +50,8 @@ def test_rewards_are_of_the_target_drawn(dataset: dict[str, Path]) -> None:
     batch = stack.draw_batch(0, 7, bootstrap=True)
     targets = learner._targets(batch)
     rewards = learner._rewards(batch, targets)
-    assert batch.target_draw is not None
-    np.testing.assert_allclose(targets[1], 0.5 + 4 * batch.target_draw, rtol=1e-6)
+    assert batch.outcomes is not None
+    np.testing.assert_allclose(targets[1], 0.5 + 4 * batch.outcomes.uniform, rtol=1e-6)
     assert (targets[0] == 2).all()
     labels = tables.read(dataset["trajectories"], tables.TRAJECTORIES).to_pylist()
     for number, (trajectory, target) in enumerate(zip(batch.trajectory.tolist(), targets[1].tolist(), strict=True)):
@@ -63,11 +65,16 @@ def test_rewards_are_of_the_target_drawn(dataset: dict[str, Path]) -> None:
 
 def test_targets_cover_their_range_and_depend_on_seed_and_step_alone(dataset: dict[str, Path]) -> None:
     replay = Replay(**dataset)
-    draws = torch.stack([replay.draw_targets(1000, seed=1, step=step) for step in range(20)])
+
+
+    def draw(seed: int, step: int) -> torch.Tensor:
+        return replay.outcomes(torch.zeros(1000, dtype=torch.int64), seed=seed, step=step).uniform
+
+    draws = torch.stack([draw(1, step) for step in range(20)])
     counts = torch.histc(draws, 10, 0, 1)
     assert ((counts - 2000).abs() < 5 * 2000**0.5).all()
-    assert torch.equal(draws[3], replay.draw_targets(1000, seed=1, step=3))
-    assert not torch.equal(draws[3], replay.draw_targets(1000, seed=2, step=3))
+    assert torch.equal(draws[3], draw(1, 3))
+    assert not torch.equal(draws[3], draw(2, 3))
 
 
 def test_a_company_changes_nothing(dataset: dict[str, Path]) -> None:

@@ -18,10 +18,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from xtalrl.elements import ACTION
 from xtalrl.errors import XtalrlError
 from xtalrl.rl.policies import PolicySpec, Reward
-from xtalrl.rl.settings import snapshot_steps
+from xtalrl.rl.settings import PRESET_DEFAULTS, PRESETS, snapshot_steps
 
 MATERIALS_PROJECT = "materials-project"
 """In place of a path: ask the Materials Project (docs/materials-project.md)."""
+LABELS_OF_SOURCE = "source"
+"""In place of a path: the gaps and formation energies of the structures' own CSVs."""
 
 
 class _Section(BaseModel):
@@ -46,10 +48,12 @@ class StructuresConfig(_Section):
         description="CSV or Parquet of total magnetizations (`material_id`, `total_magnetization`), or `materials-project` to ask its API; "
         "null leaves them unknown.",
     )
-    metals: Literal["source", "dft"] = Field(
+    metals: Literal["source", "dft", "train"] = Field(
         "source",
         description="Which crystals are left out as metals. `source`: those whose band gap in the source is 0, as in the paper; one "
-        "without a gap there is used if it gets a label. `dft`: those whose label has a gap of 0, after an SCF of every crystal.",
+        "without a gap there is used if it gets a label. `dft`: those whose label has a gap of 0, after an SCF of every crystal. `train`: as "
+        "`source`, but the metals of the training split are kept as a split of their own, `metals`, from which `rvs` learns what a gap "
+        "of 0 is (no SCF is run for them).",
     )
     splits: tuple[Literal["train", "val", "test"], ...] = Field(
         ("train", "val"),
@@ -148,7 +152,9 @@ class LabelsConfig(_Section):
     """Gaps and formation energies the policies learn from."""
 
     path: str | None = Field(
-        None, description="Folder or CSV of published results to import instead of running the SCFs."
+        None,
+        description="Folder or CSV of published results to import instead of running the SCFs; `source` takes the gaps and formation energies of the "
+        "structures' own CSVs (the Materials Project's, for MP-20).",
     )
 
 
@@ -183,6 +189,16 @@ class PoliciesConfig(_Section):
     )
     any_range_ev: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] = Field(
         (0.0, 5.0), description="Lowest and highest target gap in eV that `ccql-any` is trained for, drawn uniformly."
+    )
+    rvs_targets_ev: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (),
+        description="Target gaps in eV that one policy, `rvs`, designs for: supervised learning in which every crystal is shown with its own "
+        "gap as p̂. It is trained once. None: it is not trained.",
+    )
+    pretrained: str | None = Field(
+        None,
+        description="Name of a policy in `resources/pretrained` that designs for `rvs_targets_ev` without a training, instead of `rvs` "
+        "(docs/policies-and-rollout.md).",
     )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="Training seeds.")
 
@@ -268,6 +284,87 @@ class TrainingConfig(_Section):
         (),
         description="Beside training.csv, curves for TensorBoard (files in the policy's folder) or Weights & Biases.",
     )
+    preset: Literal["paper", "modern"] = Field(
+        "paper",
+        description="`paper`: the options as the paper has them, which are the defaults. `modern`: what works best here "
+        "(docs/policies-and-rollout.md lists what it sets; docs/results/ablation.md measures each part). An option that contradicts the preset "
+        "is refused; steps, batch size, learning rate and warm-up are only proposed by it.",
+    )
+    state_features: Literal["auto", "raw", "standardised"] = Field(
+        "auto",
+        description="How the lattice parameters and the space group enter. `raw`: as numbers, as in the paper. `standardised`: with mean 0 and "
+        "standard deviation 1. `auto`: standardised where `focus` is `node`.",
+    )
+    electrons: bool = Field(
+        False,
+        description="Whether the network is told the number of electrons placed so far, its parity, and the number of free sites.",
+    )
+    target_embedding: Literal["column", "gaussians"] = Field(
+        "column",
+        description="How the target gap p̂ enters. `column`: as one number of the state, as in the paper. `gaussians`: as 16 Gaussians and a mark "
+        "for 0, added to every node and to the state.",
+    )
+    target_noise_ev: float = Field(
+        0.1, ge=0, allow_inf_nan=False, description="Standard deviation in eV of the noise on p̂ while `rvs` is trained."
+    )
+    hide_target: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the transitions for which `rvs` is trained without p̂, which `rollout.guidance` needs. Only with "
+        "`target_embedding: gaussians`.",
+    )
+    condition_on_energy: bool = Field(
+        False,
+        description="Whether `rvs` is shown the formation energy, too (half of the time), so that `rollout.target_energy` can ask for a low one. "
+        "Only with `target_embedding: gaussians`.",
+    )
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant",
+        description="Learning rate after the warm-up. `cosine`: half a cosine that ends at the last step, so that a policy trained with "
+        "another number of steps is trained again from the start.",
+    )
+    warmup_steps: int = Field(0, ge=0, description="Steps in which the learning rate rises linearly to its value.")
+    weight_averaging: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Decay per step of an exponential average of the weights, which is then the policy; null uses the last weights.",
+    )
+    weighting: Literal["transitions", "crystals", "sizes"] = Field(
+        "transitions",
+        description="What is drawn uniformly. `transitions`, as in the paper: large cells count more. `crystals`: every crystal counts alike. "
+        "`sizes`: every number of sites counts alike.",
+    )
+    returns: Literal["bootstrap", "monte_carlo"] = Field(
+        "bootstrap",
+        description="What Q-learning regresses on. `bootstrap`: reward plus the target network's value of the next state, as in the paper. "
+        "`monte_carlo`: the discounted reward at the end of the trajectory, which is known.",
+    )
+    cloning_steps: int = Field(
+        0, ge=0, description="Steps at the start in which CQL policies only clone, without the TD term (a warm start)."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_preset(cls, data: Any) -> Any:
+        """The options of a preset, and what it proposes where nothing else is said."""
+        if not isinstance(data, Mapping) or data.get("preset", "paper") not in PRESETS:
+            return data
+        name = data.get("preset", "paper")
+        fixed = PRESETS[name]
+        for key, value in fixed.items():
+            if key in data and data[key] != value:
+                raise ValueError(
+                    f"`preset: {name}` sets `{key}: {value}`, and `{key}: {data[key]}` contradicts it: leave one of the two out "
+                    f"(without a preset, the options of {name} are {', '.join(f'{k}: {v}' for k, v in fixed.items())})"
+                )
+        return {**PRESET_DEFAULTS[name], **data, **fixed}
+
+    @model_validator(mode="after")
+    def _hidden_targets_are_embedded(self) -> TrainingConfig:
+        if self.target_embedding == "column" and (self.hide_target or self.condition_on_energy):
+            key = "hide_target" if self.hide_target else "condition_on_energy"
+            raise ValueError(f"`{key}` needs `target_embedding: gaussians` (`preset: modern` has it)")
+        return self
 
     @property
     def snapshot_steps(self) -> list[int]:
@@ -304,6 +401,22 @@ class RolloutConfig(_Section):
     neutral: bool = Field(
         False,
         description="Never complete a composition that the paper's validity rule rejects: only elements with which it can still be avoided.",
+    )
+    even_electrons: bool | None = Field(
+        None,
+        description="Never complete a design with an odd number of electrons, which the paper's DFT rules lose. null: as the training preset has it, "
+        "false with `paper`, true with `modern`.",
+    )
+    guidance: float = Field(
+        1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How strongly `rvs` is pushed towards its target: 1 as it learned, 0 without a target, above 1 beyond what it learned "
+        "(classifier-free guidance). Other values than 1 need `training.hide_target`.",
+    )
+    target_energy: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
+        None,
+        description="Formation energy in eV/atom that `rvs` is asked for beside the gap; needs `training.condition_on_energy`. null asks for none.",
     )
     allow: tuple[Element, ...] = Field((), description="Elements that may be placed; none given: all 88.")
     deny: tuple[Element, ...] = Field((), description="Elements that may not be placed.")
@@ -347,6 +460,26 @@ class Config(_Section):
         "CIFs, .xyz or .extxyz file, or ASE database (docs/report-and-exports.md).",
     )
 
+    @model_validator(mode="after")
+    def _rollout_fits_training(self) -> Config:
+        if self.rollout.guidance != 1 and not self.training.hide_target and not self.policies.pretrained:
+            raise ValueError(
+                f"`rollout.guidance` {self.rollout.guidance:g} needs a policy that was trained with `training.hide_target` above 0, e.g. 0.1"
+            )
+        if self.rollout.target_energy is not None and not self.training.condition_on_energy and not self.policies.pretrained:
+            raise ValueError("`rollout.target_energy` needs `training.condition_on_energy: true`")
+        if self.policies.pretrained and len(self.policies.seeds) > 1:
+            raise ValueError(
+                f"`policies.pretrained` is one training, and `policies.seeds` {list(self.policies.seeds)} asks for several: name one seed"
+            )
+        return self
+
+    @property
+    def even_electrons(self) -> bool:
+        """Whether no design is completed with an odd number of electrons."""
+        wanted = self.rollout.even_electrons
+        return self.training.preset == "modern" if wanted is None else wanted
+
     @property
     def ties(self) -> Literal["index", "shuffled"]:
         """What decides between sites that a breadth-first search reaches at once: not the file, where policies are to be blind to it."""
@@ -380,6 +513,10 @@ class Config(_Section):
             for target in self.policies.any_targets_ev
             for omega in self.policies.omegas
         ]
+        specs += [
+            PolicySpec(kind="rvs", target_ev=target, pretrained=self.policies.pretrained)
+            for target in self.policies.rvs_targets_ev
+        ]
         for target in self.sweep.targets_ev:
             for alpha1, alpha2, beta2 in self.sweep.settings:
                 setting = replace(reward, alpha1=alpha1, alpha2=alpha2, beta2=beta2)
@@ -392,7 +529,7 @@ class Config(_Section):
         return {spec.name: spec for spec in specs}
 
     def trained_specs(self) -> dict[str, PolicySpec]:
-        """The policies that are trained, by name: those of `policy_specs`, but one for all targets of ccql-any."""
+        """The policies that are trained, by name: those of `policy_specs`, but one for all targets of ccql-any and of rvs."""
         return {spec.trained.name: spec.trained for spec in self.policy_specs().values()}
 
 

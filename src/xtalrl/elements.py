@@ -12,6 +12,15 @@ ELEMENTS: tuple[str, ...] = tuple(
 )
 N_ELEMENTS = len(ELEMENTS)
 ACTION: dict[str, int] = {element: action for action, element in enumerate(ELEMENTS)}
+# The periodic table up to the heaviest of them.
+_BY_NUMBER = (
+    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd "
+    "Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac "
+    "Th Pa U Np Pu"
+).split()
+ATOMIC_NUMBERS: tuple[int, ...] = tuple(_BY_NUMBER.index(element) + 1 for element in ELEMENTS)
+"""Number of electrons of the element of each action. The core that a pseudopotential leaves out holds an even number of them, so that
+the parity of all electrons is that of the valence."""
 UNFILLED = N_ELEMENTS
 """Node type of a site that holds no element yet."""
 

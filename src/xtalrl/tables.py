@@ -21,6 +21,10 @@ from xtalrl.errors import XtalrlError
 ROW_GROUP_ROWS = 8192
 """Rows of a row group: a reader holds this many, and can skip the others."""
 
+METALS = "metals"
+"""Split of the metals of the training split (`structures.metals: train`): crystals to learn from that need no SCF, because their gap of 0
+is known."""
+
 
 def _field(name: str, kind: pa.DataType, description: str, unit: str = "", nullable: bool = False) -> pa.Field:
     metadata = {"description": description} | ({"unit": unit} if unit else {})
@@ -32,7 +36,7 @@ def _schema(name: str, description: str, *fields: pa.Field) -> pa.Schema:
 
 
 _MATERIAL_ID = _field("material_id", pa.string(), "Identifier of the crystal in its source, e.g. mp-149")
-_SPLIT = _field("split", pa.string(), "train, val or test, as in the source")
+_SPLIT = _field("split", pa.string(), "train, val or test, as in the source; metals: those of train (`structures.metals: train`)")
 _SPECIES = _field("species", pa.list_(pa.string()), "Element of each site")
 _LATTICE = _field("lattice", pa.list_(pa.float64()), "Lattice vectors as rows, flattened (9)", "Å")
 _FRAC_COORDS = _field("frac_coords", pa.list_(pa.float64()), "Fractional coordinates, flattened (3 per site)")

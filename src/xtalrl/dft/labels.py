@@ -11,7 +11,7 @@ from xtalrl.dft.outcomes import clip_gap
 from xtalrl.dft.references import IMPORTED, number_in, origin_in, pick, read_csv
 from xtalrl.energies import MISSING_REFERENCE, RYDBERG_EV_PAPER, ReferenceTable
 from xtalrl.errors import XtalrlError
-from xtalrl.tables import CRYSTALS, LABELS, REFERENCES, SCF_OUTCOMES, read_rows, write_rows
+from xtalrl.tables import CRYSTALS, LABELS, METALS, REFERENCES, SCF_OUTCOMES, read_rows, write_rows
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +19,8 @@ NO_GAP = "no_gap"
 """Outcome of a crystal whose energy is known but not its gap: no empty band was computed."""
 NOT_IN_TABLE = "not_in_table"
 """Outcome of a crystal that the imported tables do not hold."""
+IN_SOURCE = "in_source"
+"""Outcome of a crystal whose gap and formation energy are those of the source of the structures."""
 
 # Column of a user's file → ours. The second names are those of the published labels of the paper.
 _GAP = ("band_gap", "band_gap_ev", "qe_band_gap_eV")
@@ -38,6 +40,9 @@ def label_crystals(crystals: str, outcomes: str, references: str, labels: str) -
     energies = ReferenceTable(read_rows(references, REFERENCES))
     rows = []
     for crystal in read_rows(crystals, CRYSTALS):
+        if crystal["split"] == METALS:
+            rows.append(_label_of_source(crystal))
+            continue
         scf = ended.get(crystal["material_id"])
         if scf is None:
             raise XtalrlError(
@@ -45,6 +50,20 @@ def label_crystals(crystals: str, outcomes: str, references: str, labels: str) -
             )
         rows.append(_label(crystal, scf, energies, "scf"))
     _write(rows, labels)
+
+
+def take_source_labels(crystals: str, labels: str) -> None:
+    """Labels as the source of the structures has them: the Materials Project's gaps and formation energies, for MP-20."""
+    _write([_label_of_source(crystal) for crystal in read_rows(crystals, CRYSTALS)], labels)
+
+
+def _label_of_source(crystal: dict[str, Any]) -> dict[str, Any]:
+    outcome = NO_GAP if crystal["band_gap"] is None else IN_SOURCE
+    return _unlabelled(crystal, outcome, "", "structures") | {
+        "band_gap_raw": crystal["band_gap"],
+        "band_gap": crystal["band_gap"],
+        "formation_energy_per_atom": crystal["formation_energy_per_atom"],
+    }
 
 
 def import_labels(crystals: str, tables: str, labels: str, references: str | None = None) -> None:
@@ -67,11 +86,13 @@ def import_labels(crystals: str, tables: str, labels: str, references: str | Non
     rows = []
     for crystal in read_rows(crystals, CRYSTALS):
         entry = found.get(crystal["material_id"])
-        if entry is None:
+        if crystal["split"] == METALS:
+            rows.append(_label_of_source(crystal))
+        elif entry is None:
             rows.append(_unlabelled(crystal, NOT_IN_TABLE, "the imported tables do not hold it", "imported"))
         else:
             rows.append(_label(crystal, entry, energies, entry["source"]))
-    if all(row["outcome"] == NOT_IN_TABLE for row in rows):
+    if all(row["outcome"] in (NOT_IN_TABLE, IN_SOURCE) for row in rows):
         raise XtalrlError(
             f"No material_id of {tables} is among the {len(rows):,} crystals: check `labels.path` and its column material_id."
         )

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from xtalrl import tables
@@ -18,6 +19,7 @@ from xtalrl.dft.pseudopotentials import Family, load_family
 from xtalrl.dft.recovery import Recovery
 from xtalrl.elements import ELEMENTS
 from xtalrl.errors import XtalrlError
+from xtalrl.tables import METALS
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
@@ -28,13 +30,19 @@ REFERENCE_PREFIX = "ref-"
 
 
 def plan_crystal_scf(crystals: str, family: str, requests: str, protocol: str, shards: int) -> None:
-    """Request the SCF of every crystal of `crystals.parquet`."""
+    """Request the SCF of every crystal of `crystals.parquet` but those that are there because they are known to be metals."""
     planner = _Planner(family, protocol, shards)
-    rows = tables.read_rows(crystals, tables.CRYSTALS)
+    rows = _to_compute(crystals).to_pylist()
     planner.write(
         [planner.request(row["material_id"], "crystal", cell_of(row), row["tot_magnetization"]) for row in rows],
         requests,
     )
+
+
+def _to_compute(crystals: str) -> pa.Table:
+    """The rows of `crystals.parquet` that need an SCF."""
+    table = tables.read(crystals, tables.CRYSTALS)
+    return table.filter(pc.not_equal(table["split"], METALS))
 
 
 def plan_reference_scf(
@@ -54,7 +62,7 @@ def plan_reference_scf(
     if elements == "all":
         wanted = set(ELEMENTS)
     else:
-        wanted = set(pc.list_flatten(tables.read(crystals, tables.CRYSTALS)["species"]).to_pylist())
+        wanted = set(pc.list_flatten(_to_compute(crystals)["species"]).to_pylist())
     planner.write(planner.references(wanted, elemental_crystals), requests)
 
 

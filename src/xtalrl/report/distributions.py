@@ -43,6 +43,7 @@ def make_figure5(labels: str | Path, png: str | Path, pdf: str | Path, csv: str 
         XtalrlError: the table cannot be read.
     """
     frame = tables.read(labels, tables.LABELS).to_pandas()
+    frame = frame[frame["split"] != tables.METALS]
     n_bins = int(np.clip(np.sqrt(len(frame)), 5, _MOST_BINS))
     bins: list[dict[str, Any]] = []
     sizes: dict[tuple[str, str], tuple[int, float]] = {}

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from xtalrl.errors import XtalrlError
+from xtalrl.rl.algorithms import Algorithm
+from xtalrl.rl.algorithms.base import Learning
 from xtalrl.rl.graphs import N_STATE_FEATURES, shorten
-from xtalrl.rl.losses import Loss, behavioural_cloning_loss, cql_loss, value_of
-from xtalrl.rl.network import Architecture, QNetwork
+from xtalrl.rl.losses import Loss, value_of
+from xtalrl.rl.network import N_ELECTRON_FEATURES, Architecture, QNetwork
 from xtalrl.rl.policies import PolicySpec
 from xtalrl.rl.replay import Replay, Transitions
-from xtalrl.rl.rewards import gap_term
 from xtalrl.rl.settings import TrainingSettings
 
 STATISTICS = ("loss", "td_loss", "conservative_loss", "q_data", "q_max", "accuracy", "grad_norm")
@@ -31,7 +32,7 @@ max_a Q(s, a), the share of states whose greedy action is the data's, and the no
 conservative loss is its cross-entropy and td_loss is NaN."""
 
 _GAP_LAYER = "state_encoder.first.weight"
-"""The only parameter in which conditional and unconditional networks differ: p̂ has a column of it."""
+"""Where p̂ is a column of the state, the only parameter in which conditional and unconditional networks differ."""
 
 
 @dataclass
@@ -41,21 +42,27 @@ class PolicyState:
     step: int
     """Updates done."""
     tensors: dict[str, Tensor]
-    """`weights`, Adam's `exp_avg` and `exp_avg_sq`, and `target` of a policy that bootstraps; each (n,)."""
+    """`weights`, Adam's `exp_avg` and `exp_avg_sq`, `target` of a policy that bootstraps, and `average` where weights are averaged;
+    each (n,)."""
+
+    @property
+    def result(self) -> Tensor:
+        """The weights (n,) of the policy: the average, where there is one."""
+        return self.tensors.get("average", self.tensors["weights"])
 
 
 class Stack:
     """How the parameters of QNetwork lie in a row of n numbers, and the network that works on P such rows.
 
-    All rows have the layout of a conditional network. An unconditional policy is shown p̂ = 0, so that its column for p̂ adds
-    nothing, gets no gradient and stays 0.
+    All rows have the layout of a conditional network. An unconditional policy has weights of 0 for p̂, is shown one that adds nothing
+    (0 in a column, hidden where p̂ is embedded), and so gets no gradient for them.
     """
 
     def __init__(self, settings: TrainingSettings, replay: Replay) -> None:
-        """The network for a data set, whose state features it standardises where the focus is a node."""
+        """The network for a data set, whose state features it standardises where the settings say so."""
         self.settings, self.replay, self.device = settings, replay, replay.graphs.device
         self.network = QNetwork(self.architecture(conditional=True))
-        if settings.focus == "node":
+        if settings.standardises_state:
             self.network.standardise(replay.graphs.state.cpu())
         self.network.to(self.device).requires_grad_(False)
         if settings.compile:
@@ -68,28 +75,49 @@ class Stack:
         self._values = _QValues(self.network)
 
     def architecture(self, *, conditional: bool) -> Architecture:
-        """Of the network of a policy."""
+        """Hyperparameters of the network of a policy."""
         settings = self.settings
-        return Architecture(conditional=conditional, focus=settings.focus, edge_features=settings.edge_features)
+        return Architecture(
+            conditional=conditional,
+            focus=settings.focus,
+            edge_features=settings.edge_features,
+            target_embedding=settings.target_embedding,
+            condition_on_energy=settings.condition_on_energy,
+            electrons=settings.electrons,
+        )
+
+    @property
+    def _gap_column(self) -> int | None:
+        """Position of p̂ among the inputs of the state encoder; None where it is embedded."""
+        settings = self.settings
+        return N_STATE_FEATURES + settings.electrons * N_ELECTRON_FEATURES if settings.target_embedding == "column" else None
 
     def initial_state(self, spec: PolicySpec, seed: int) -> PolicyState:
-        """Of a policy before its first update: the weights of a QNetwork made after `torch.manual_seed(seed)`."""
+        """State of a policy before its first update: the weights of a QNetwork made after `torch.manual_seed(seed)`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             parameters = dict(QNetwork(self.architecture(conditional=spec.is_conditional)).named_parameters())
-        if not spec.is_conditional:
+        if not spec.is_conditional and (column := self._gap_column) is not None:
             weight = parameters[_GAP_LAYER].detach()
-            before, after = torch.split(weight, [N_STATE_FEATURES, weight.shape[1] - N_STATE_FEATURES], 1)
-            parameters[_GAP_LAYER] = nn.Parameter(torch.cat([before, weight.new_zeros(len(weight), 1), after], 1))
-        weights = torch.cat([parameters[name].detach().flatten() for name in self._shapes])
+            parameters[_GAP_LAYER] = nn.Parameter(torch.cat([weight[:, :column], torch.zeros(len(weight), 1), weight[:, column:]], 1))
+        weights = torch.cat(
+            [
+                parameters[name].detach().flatten() if name in parameters else torch.zeros(shape.numel())
+                for name, shape in self._shapes.items()
+            ]
+        )
         tensors = {"weights": weights, "exp_avg": torch.zeros_like(weights), "exp_avg_sq": torch.zeros_like(weights)}
-        return PolicyState(0, tensors if spec.kind == "bc" else {**tensors, "target": weights.clone()})
+        if spec.algorithm.bootstraps(self.settings):
+            tensors["target"] = weights.clone()
+        if self.settings.weight_averaging is not None:
+            tensors["average"] = weights.clone()
+        return PolicyState(0, tensors)
 
     def draw_batch(self, seed: int, step: int, *, bootstrap: bool) -> Transitions:
         """The batch of a step, made ready for the networks: the same for every policy of a seed. s' only to `bootstrap` from."""
         size = self.settings.batch_size
-        batch = self.replay.batch(self.replay.sample(size, seed=seed, step=step))
-        batch = dataclasses.replace(batch, target_draw=self.replay.draw_targets(size, seed=seed, step=step))
+        batch = self.replay.batch(self.replay.sample(size, seed=seed, step=step, weighting=self.settings.weighting))
+        batch = dataclasses.replace(batch, outcomes=self.replay.outcomes(batch.trajectory, seed=seed, step=step))
         graphs, node_types = self.network.observe(batch.graphs, batch.node_types, batch.focus)
         batch = dataclasses.replace(batch, graphs=graphs, node_types=node_types)
         if bootstrap:
@@ -101,8 +129,10 @@ class Stack:
         """A row (n,) as the weights of the QNetwork of a policy."""
         values = {name.removeprefix("network."): value for name, value in self._views(row[None]).items()}
         if not spec.is_conditional:
-            weight = values[_GAP_LAYER]
-            values[_GAP_LAYER] = torch.cat([weight[:, :N_STATE_FEATURES], weight[:, N_STATE_FEATURES + 1 :]], 1)
+            if (column := self._gap_column) is not None:
+                weight = values[_GAP_LAYER]
+                values[_GAP_LAYER] = torch.cat([weight[:, :column], weight[:, column + 1 :]], 1)
+            values = {name: value for name, value in values.items() if not name.startswith("target_to_")}
         return {**dict(self.network.named_buffers()), **values}
 
     def q_values(self, rows: Tensor, *inputs: object) -> Tensor:
@@ -149,12 +179,19 @@ class Learner:
         states: Sequence[PolicyState] | None = None,
     ) -> None:
         """Draw the initial weights by the seed, or go on from states of one step; `states` follows `specs`."""
-        # Those that bootstrap come first: only they have a row in the target network.
-        order = sorted(range(len(specs)), key=lambda number: specs[number].kind == "bc")
+        # Policies of one loss stand together; those that bootstrap come first, as only they have a row in the target network.
+        losses = list(dict.fromkeys(type(spec.algorithm).loss for spec in specs))
+        order = sorted(
+            range(len(specs)),
+            key=lambda number: (
+                not specs[number].algorithm.bootstraps(stack.settings),
+                losses.index(type(specs[number].algorithm).loss),
+            ),
+        )
         self.specs = [specs[number] for number in order]
         self.stack, self.settings, self.seed = stack, stack.settings, seed
         device = stack.device
-        self.n_cql = sum(spec.kind != "bc" for spec in specs)
+        self.n_bootstrapping = sum(spec.algorithm.bootstraps(stack.settings) for spec in specs)
         if states is None:
             states = [stack.initial_state(spec, seed) for spec in specs]
         states = [states[number] for number in order]
@@ -166,23 +203,16 @@ class Learner:
 
         self.weights = rows("weights", states).requires_grad_()
         """(P, n)"""
-        self.target = rows("target", states[: self.n_cql]) if self.n_cql else None
+        self.target = rows("target", states[: self.n_bootstrapping]) if self.n_bootstrapping else None
         """(those of the P that bootstrap, n)"""
+        self.average = rows("average", states) if self.settings.weight_averaging is not None else None
+        """(P, n)"""
         self.optimizer = torch.optim.Adam([self.weights], lr=self.settings.learning_rate, fused=True)
         moments = {name: rows(name, states) for name in ("exp_avg", "exp_avg_sq")}
         step = torch.tensor(float(self.step))
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": {0: {"step": step, **moments}}})
         self.reward = torch.stack([stack.replay.rewards(spec) for spec in self.specs])
         """(P, n_trajectories)"""
-        # Single targets are ranges of no width; only ccql-any has its gap term computed anew for every batch.
-        ranges = [spec.target_range_ev or (spec.target_ev or 0.0,) * 2 for spec in self.specs]
-        bounds = torch.tensor(ranges, device=device)
-        self._lowest, self._highest = bounds[:, :1], bounds[:, 1:]
-        for_any = [spec.reward if spec.kind == "ccql-any" else None for spec in self.specs]
-        self._relabels = any(for_any)
-        self._alpha2 = torch.tensor([reward.alpha2 if reward else 0.0 for reward in for_any], device=device)[:, None]
-        self._beta2 = torch.tensor([reward.beta2 if reward else 1.0 for reward in for_any], device=device)[:, None]
-        self._omega = torch.tensor([spec.omega or 0.0 for spec in self.specs], device=device)
         # The first step whose loss was not finite, found without waiting for a GPU at every step.
         self._first_bad_step = torch.full((len(specs),), -1, device=device)
 
@@ -191,40 +221,49 @@ class Learner:
         number = self.specs.index(spec)
         adam = self.optimizer.state[self.weights]
         stacks = {"weights": self.weights, "exp_avg": adam["exp_avg"], "exp_avg_sq": adam["exp_avg_sq"]}
-        if spec.kind != "bc":
-            assert self.target is not None
+        if number < self.n_bootstrapping and self.target is not None:
             stacks["target"] = self.target
+        if self.average is not None:
+            stacks["average"] = self.average
         return PolicyState(self.step, {name: rows[number].detach().cpu().clone() for name, rows in stacks.items()})
 
     def evaluate(self, weights: Tensor, target: Tensor | None, batch: Transitions) -> tuple[Tensor, Tensor]:
         """Losses (P,) of a batch from `Stack.draw_batch`, and the `STATISTICS` (P, 6) without the last."""
         target_ev = self._targets(batch)
-        q = self.stack.q_values(weights, batch.graphs, batch.node_types, batch.focus, _as_input(target_ev))
-        losses = []
+        energy = batch.outcomes.hidden_energy if self.settings.condition_on_energy and batch.outcomes else None
+        q = self.stack.q_values(weights, batch.graphs, batch.node_types, batch.focus, _as_input(target_ev), energy)
+        next_value = None
         if target is not None:
-            n_cql = len(target)
-            next_value = torch.zeros(n_cql, len(batch.action), device=q.device)
+            n_next = len(batch.next_focus)
+            next_value = torch.zeros(len(target), len(batch.action), device=q.device)
             with torch.no_grad():
-                next_target_ev = target_ev[:n_cql]
-                if self._relabels:
-                    next_target_ev = next_target_ev[:, : len(batch.next_focus)]
+                next_target_ev = target_ev[: len(target)]
                 next_q = self.stack.q_values(
-                    target, batch.next_graphs, batch.next_node_types, batch.next_focus, _as_input(next_target_ev)
+                    target,
+                    batch.next_graphs,
+                    batch.next_node_types,
+                    batch.next_focus,
+                    _as_input(next_target_ev if next_target_ev.shape[1] == 1 else next_target_ev[:, :n_next]),
+                    None if energy is None else energy[:n_next],
                 )
-                next_value[:, : len(batch.next_focus)] = next_q.amax(-1)
-            losses.append(
-                cql_loss(
-                    q[:n_cql],
-                    batch.action,
-                    self._rewards(batch, target_ev)[:n_cql] * batch.done,
-                    batch.done,
-                    next_value,
-                    omega=self._omega[:n_cql],
-                    discount=self.settings.discount,
+                next_value[:, :n_next] = next_q.amax(-1)
+        reward = self._rewards(batch, target_ev)
+        losses = [
+            algorithm.loss(
+                Learning(
+                    specs=tuple(self.specs[rows]),
+                    settings=self.settings,
+                    step=self.step,
+                    q=q[rows],
+                    action=batch.action,
+                    reward=reward[rows],
+                    done=batch.done,
+                    steps_left=batch.steps_left,
+                    next_value=next_value[rows] if next_value is not None and rows.stop <= len(next_value) else None,
                 )
             )
-        if (n_cql := self.n_cql) < len(weights):
-            losses.append(behavioural_cloning_loss(q[n_cql:], batch.action))
+            for algorithm, rows in self._groups()
+        ]
         total = torch.cat([loss.total for loss in losses])
         with torch.no_grad():
             highest, greedy = q.max(-1)
@@ -241,6 +280,7 @@ class Learner:
     def update(self, batch: Transitions) -> Tensor:
         """One step of algorithm 1 on the batch of this step; returns `STATISTICS` (P, 7) in the order of `specs`."""
         settings = self.settings
+        self.optimizer.param_groups[0]["lr"] = settings.learning_rate_at(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         total, statistics = self.evaluate(self.weights, self.target, batch)
         torch.autograd.backward(total.sum())
@@ -252,7 +292,9 @@ class Learner:
         self.optimizer.step()
         with torch.no_grad():
             if self.target is not None:
-                soft_update(self.target, self.weights[: self.n_cql], settings.target_update_rate)
+                soft_update(self.target, self.weights[: self.n_bootstrapping], settings.target_update_rate)
+            if self.average is not None:
+                soft_update(self.average, self.weights, 1 - settings.averaging_at(self.step))
             self.step += 1
             finite = statistics[:, 0].isfinite() & norm.isfinite()
             self._first_bad_step.masked_fill_(~finite & (self._first_bad_step < 0), self.step)
@@ -273,20 +315,37 @@ class Learner:
                 f"set `training.gradient_clip` (now {settings.gradient_clip}), or check the labels of these crystals."
             )
 
+    def _groups(self) -> list[tuple[Algorithm, slice]]:
+        """The policies whose losses are computed together, as one of their algorithms and their rows."""
+        groups: list[tuple[Algorithm, slice]] = []
+        for number, spec in enumerate(self.specs):
+            algorithm, bootstraps = spec.algorithm, number < self.n_bootstrapping
+            if groups and type(groups[-1][0]).loss is type(algorithm).loss and bootstraps == (groups[-1][1].start < self.n_bootstrapping):
+                groups[-1] = (groups[-1][0], slice(groups[-1][1].start, number + 1))
+            else:
+                groups.append((algorithm, slice(number, number + 1)))
+        return groups
+
     def _targets(self, batch: Transitions) -> Tensor:
         """p̂ in eV of every policy: (P, 1), or (P, B) where one has another for every transition."""
-        if not self._relabels:
-            return self._lowest
-        assert batch.target_draw is not None
-        return torch.lerp(self._lowest, self._highest, batch.target_draw)
+        assert batch.outcomes is not None
+        hidden = math.nan if self.settings.target_embedding == "gaussians" else 0.0
+        targets = [
+            spec.algorithm.trained_for(spec, batch.outcomes, self.settings) if spec.is_conditional else hidden
+            for spec in self.specs
+        ]
+        device = batch.action.device
+        return torch.stack(torch.broadcast_tensors(*(torch.as_tensor(target, device=device).float().reshape(-1) for target in targets)))
 
     def _rewards(self, batch: Transitions, target_ev: Tensor) -> Tensor:
         """(P, B) reward of completing each transition's crystal."""
-        reward = self.reward[:, batch.trajectory]
-        if not self._relabels:
-            return reward
-        band_gap = self.stack.replay.band_gap[batch.trajectory]
-        return reward + gap_term(band_gap, target_ev, self._alpha2, self._beta2)
+        assert batch.outcomes is not None
+        return torch.stack(
+            [
+                spec.algorithm.reward(spec, reward, batch.outcomes, target)
+                for spec, reward, target in zip(self.specs, self.reward[:, batch.trajectory], target_ev, strict=True)
+            ]
+        )
 
 
 def _as_input(target_ev: Tensor) -> Tensor:

@@ -8,7 +8,9 @@ or (P, n, width), and indices into a batch, which all networks of a stack share,
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xtalrl.elements import N_ELEMENTS, UNFILLED
+from xtalrl.elements import ATOMIC_NUMBERS, N_ELEMENTS, UNFILLED
 from xtalrl.rl.activation import Values, compiled_values, softplus2, torch_values
 from xtalrl.rl.compression import compress
 from xtalrl.rl.graphs import MAX_SITES, N_STATE_FEATURES, GraphBatch
-from xtalrl.rl.settings import EdgeFeatures, Focus
+from xtalrl.rl.settings import EdgeFeatures, Focus, TargetEmbedding
 
 FOCUS = UNFILLED + 1
 """Node type of the site to fill next, where the focus is a node feature."""
@@ -28,6 +30,15 @@ N_NODE_TYPES = FOCUS + 1
 
 N_GAUSSIANS, LAST_GAUSSIAN, GAUSSIAN_WIDTH = 100, 5.0, 0.5
 """The basis of MEGNet's own paper: exp(-(d - d₀)²/σ²) at 100 d₀ from 0 to 5 Å, σ = 0.5 Å (Chen et al. 2019, section 2.3)."""
+
+GAP_CENTRES, GAP_WIDTH = (0.0, 7.5, 16), 0.5
+"""First and last centre in eV and number of the Gaussians exp(-(p̂ - c)²/σ²) that embed a target gap, and their σ in eV."""
+NO_GAP = 0.02
+"""eV; a target below it is one for a metal, which has a feature of its own."""
+ENERGY_CENTRES, ENERGY_WIDTH = (-4.0, 0.5, 16), 0.3
+"""As of the gap, for a target formation energy in eV/atom."""
+N_ELECTRON_FEATURES = 3
+"""Parity of the electrons placed, their number, and the number of sites that are still free (both scaled to about 1)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,11 @@ class Architecture:
 
     `edge_features` tells how a bond length d enters. `paper`: exp(-d²/ρ), eq. 8. `gaussian_basis`: 100 Gaussians, which tell
     lengths apart where eq. 8 is flat.
+
+    `target_embedding` tells how the target gap p̂ enters. `column`, as in the paper: as one more number of the state. `gaussians`: 16 of
+    them, and a mark for 0, added to the encoding of every node and of the state; NaN stands for a p̂ that is hidden, and adds nothing.
+    `condition_on_energy` embeds a target formation energy in the same way beside it. `electrons` adds what is known of the electrons
+    placed so far to the state (`N_ELECTRON_FEATURES`).
     """
 
     conditional: bool
@@ -54,11 +70,28 @@ class Architecture:
     set2set_steps: int = 2
     rho: float = 2.0
     """ρ of eq. 8 in Å². The paper gives none; the authors' single Gaussian of width 0.5 comes to this."""
+    target_embedding: TargetEmbedding = "column"
+    condition_on_energy: bool = False
+    electrons: bool = False
 
     @property
     def n_edge_features(self) -> int:
         """Numbers that describe a bond length."""
         return 1 if self.edge_features == "paper" else N_GAUSSIANS
+
+    @property
+    def n_target_features(self) -> int:
+        """Numbers that embed the targets; 0 where p̂ is a column of the state."""
+        if not self.conditional or self.target_embedding == "column":
+            return 0
+        return GAP_CENTRES[2] + 1 + (ENERGY_CENTRES[2] if self.condition_on_energy else 0)
+
+    @property
+    def n_state_features(self) -> int:
+        """Numbers that enter the encoder of the state."""
+        column = self.conditional and self.target_embedding == "column"
+        focus = self.state_embedding if self.focus == "index" else 0
+        return N_STATE_FEATURES + self.electrons * N_ELECTRON_FEATURES + column + focus
 
 
 class QNetwork(nn.Module):
@@ -71,7 +104,6 @@ class QNetwork(nn.Module):
         """Draw the weights from torch's global generator."""
         super().__init__()
         self.architecture = a = architecture
-        n_state = N_STATE_FEATURES + a.conditional
         self.node_embedding = nn.Embedding(N_NODE_TYPES if a.focus == "node" else N_NODE_TYPES - 1, a.node_embedding)
         self.focus_embedding = nn.Embedding(MAX_SITES, a.state_embedding) if a.focus == "index" else None
         # Standardisation of the state features; the paper feeds them raw.
@@ -79,7 +111,7 @@ class QNetwork(nn.Module):
         self.register_buffer("state_scale", torch.ones(N_STATE_FEATURES))
         self.edge_encoder = MLP(a.n_edge_features, *a.encoder)
         self.node_encoder = MLP(a.node_embedding, *a.encoder)
-        self.state_encoder = MLP(n_state + (a.state_embedding if a.focus == "index" else 0), *a.encoder)
+        self.state_encoder = MLP(a.n_state_features, *a.encoder)
         width = a.encoder[-1]
         self.blocks = nn.ModuleList(
             MEGNetBlock(width, a.block, dense=a.encoder if number > 0 else None) for number in range(a.n_blocks)
@@ -87,6 +119,10 @@ class QNetwork(nn.Module):
         self.node_readout = Set2Set(width, a.set2set_steps)
         self.edge_readout = Set2Set(width, a.set2set_steps)
         self.head = MLP(5 * width, *a.head, N_ELEMENTS, activate_last=False)
+        # Last, so that all other weights are drawn as without them.
+        self.target_to_nodes, self.target_to_state = (
+            nn.Linear(a.n_target_features, width, bias=False) if a.n_target_features else None for _ in range(2)
+        )
 
     def standardise(self, state: Tensor) -> None:
         """Have the state features (n, 7) of a data set enter with mean 0 and standard deviation 1."""
@@ -106,7 +142,12 @@ class QNetwork(nn.Module):
                 module.softplus2_values = values
 
     def forward(
-        self, graphs: GraphBatch, node_types: Tensor, focus: Tensor, target_ev: float | Tensor | None
+        self,
+        graphs: GraphBatch,
+        node_types: Tensor,
+        focus: Tensor,
+        target_ev: float | Tensor | None,
+        target_energy: float | Tensor | None = None,
     ) -> Tensor:
         """Q-values of B states.
 
@@ -115,17 +156,20 @@ class QNetwork(nn.Module):
             node_types: (N,) action index of the element on each site, or `UNFILLED`.
             focus: (B,) site to fill next, counted within its crystal.
             target_ev: target gap p̂ in eV, as in `q_values`.
+            target_energy: target formation energy in eV/atom, as in `q_values`.
 
         Returns:
             (…, B, 88) Q(s, a) in the order of `xtalrl.elements.ELEMENTS`.
         """
-        return self.q_values(*self.observe(graphs, node_types, focus), focus, target_ev)
+        return self.q_values(*self.observe(graphs, node_types, focus), focus, target_ev, target_energy)
 
     def observe(self, graphs: GraphBatch, node_types: Tensor, focus: Tensor) -> tuple[GraphBatch, Tensor]:
         """What the weights work on: the graphs and node types with the focus marked, where it is a node feature, and made small.
 
         It is the same for every network of an architecture, so that those which share a batch share this too.
         """
+        if self.architecture.electrons:
+            graphs = dataclasses.replace(graphs, state=torch.cat([graphs.state, electrons_placed(graphs, node_types)], 1))
         if self.architecture.focus == "node":
             node_types = node_types.index_fill(0, graphs.first_node + focus, FOCUS)
         if node_types.device.type == "cpu":  # a GPU is busy with launching, not with arithmetic, at these sizes
@@ -133,18 +177,23 @@ class QNetwork(nn.Module):
         return graphs, node_types
 
     def q_values(
-        self, graphs: GraphBatch, node_types: Tensor, focus: Tensor, target_ev: float | Tensor | None
+        self,
+        graphs: GraphBatch,
+        node_types: Tensor,
+        focus: Tensor,
+        target_ev: float | Tensor | None,
+        target_energy: float | Tensor | None = None,
     ) -> Tensor:
         """Q-values (…, B, 88) of B states that went through `observe`.
 
         `target_ev` is p̂ in eV: one number, or a tensor (…, B) or (…, 1) where states or networks differ in it. An unconditional
-        network ignores it.
+        network ignores it. `target_energy` in eV/atom likewise; None hides it.
         """
-        state = (graphs.state - self.state_mean) / self.state_scale
-        parts = [state]
-        if self.architecture.conditional:
-            if target_ev is None:
-                raise ValueError("a conditional network needs a target gap")
+        state = (graphs.state[:, :N_STATE_FEATURES] - self.state_mean) / self.state_scale
+        parts = [state, graphs.state[:, N_STATE_FEATURES:]] if self.architecture.electrons else [state]
+        if self.architecture.conditional and target_ev is None:
+            raise ValueError("a conditional network needs a target gap")
+        if self.architecture.conditional and self.architecture.target_embedding == "column":
             column = torch.as_tensor(target_ev, dtype=state.dtype, device=state.device)[..., None]
             parts.append(column.expand(*column.shape[:-2], len(state), 1))
         if self.focus_embedding is not None:
@@ -153,6 +202,10 @@ class QNetwork(nn.Module):
         edges = self.edge_encoder(self._edge_features(graphs.lengths))
         nodes = self.node_encoder(self.node_embedding.weight).index_select(-2, node_types)
         state = self.state_encoder(_concatenate(parts))
+        if self.target_to_nodes is not None and self.target_to_state is not None:
+            features = self._target_features(target_ev, target_energy, state)
+            nodes = nodes + (features @ self.target_to_nodes.weight.mT).index_select(-2, graphs.node_graph)
+            state = state + features @ self.target_to_state.weight.mT
         for block, bonds in zip(self.blocks, _bonds(graphs, len(self.blocks)), strict=True):
             edges, nodes, state = block(graphs, bonds, edges, nodes, state)
         n_graphs = state.shape[-2]
@@ -165,12 +218,40 @@ class QNetwork(nn.Module):
         q: Tensor = self.head(_concatenate(readout))
         return q
 
+    def _target_features(
+        self, target_ev: float | Tensor | None, target_energy: float | Tensor | None, like: Tensor
+    ) -> Tensor:
+        """(…, B, n_target_features) of the targets; 0 where one is hidden. `like` (…, B, width) gives B, type and device."""
+
+        def expand(target: float | Tensor | None) -> Tensor:
+            values = torch.as_tensor(math.nan if target is None else target, dtype=torch.float32, device=like.device)
+            return values.expand(*values.shape[:-1], like.shape[-2])[..., None]
+
+        def gaussians(target: Tensor, centres: tuple[float, float, int], width: float) -> Tensor:
+            grid = torch.linspace(*centres, device=like.device)
+            return torch.exp(-((target - grid) / width).square())
+
+        gap = expand(target_ev)
+        parts = [gaussians(gap, GAP_CENTRES, GAP_WIDTH), (gap < NO_GAP).float()]
+        if self.architecture.condition_on_energy:
+            energy = gaussians(expand(target_energy), ENERGY_CENTRES, ENERGY_WIDTH)
+            parts.append(energy.expand(*gap.shape[:-1], energy.shape[-1]))
+        return torch.cat(parts, -1).nan_to_num(0.0)
+
     def _edge_features(self, lengths: Tensor) -> Tensor:
         """(D, n_edge_features) of lengths (D,) in Å."""
         if self.architecture.edge_features == "paper":
             return torch.exp(-lengths.square() / self.architecture.rho)[:, None]
         centres = torch.linspace(0.0, LAST_GAUSSIAN, N_GAUSSIANS, dtype=lengths.dtype, device=lengths.device)
         return torch.exp(-((lengths[:, None] - centres) / GAUSSIAN_WIDTH).square())
+
+
+def electrons_placed(graphs: GraphBatch, node_types: Tensor) -> Tensor:
+    """(B, N_ELECTRON_FEATURES) of partly filled crystals, whose nodes are all there (not compressed)."""
+    numbers = torch.tensor([*ATOMIC_NUMBERS, 0], device=node_types.device)
+    placed = torch.zeros_like(graphs.n_nodes).index_add(0, graphs.node_graph, numbers[node_types])
+    free = torch.zeros_like(graphs.n_nodes).index_add(0, graphs.node_graph, (node_types == UNFILLED).long())
+    return torch.stack([placed % 2, placed / 300, free / MAX_SITES], 1).float()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from xtalrl.elements import ACTION, ELEMENTS
+from xtalrl.elements import ACTION, ATOMIC_NUMBERS, ELEMENTS
 from xtalrl.oxidation import ELECTRONEGATIVITY, NOT_METALS, OXIDATION_STATES
 
 Counts = tuple[tuple[str, int], ...]
@@ -30,22 +30,23 @@ class NeutralCompletions:
     Promethium, which has no electronegativity, is placed among metals only.
     """
 
-    def __init__(self, elements: int) -> None:
-        """`elements` may be placed."""
+    def __init__(self, elements: int, even_electrons: bool = False) -> None:
+        """`elements` may be placed; with `even_electrons`, a composition with an odd number of electrons does not count as valid."""
         self.elements = elements
+        self.even_electrons = even_electrons
         self.partners = [element for element in PARTNERS if elements >> ACTION[element] & 1]
         self.can_complete = functools.lru_cache(maxsize=200_000)(self._can_complete)
 
     def _can_complete(self, counts: Counts, n_free: int) -> bool:
         """Whether a crystal holding these elements, with this many sites still free, can be completed."""
         if n_free == 0:
-            return is_neutral(counts)
+            return is_neutral(counts) and not (self.even_electrons and has_odd_electrons(counts))
         # What the atoms to come can add to the charge, and what is there that this could bring to zero.
         low, high = _LOWEST_STATE * n_free, _HIGHEST_STATE * n_free
         window = ((1 << (high - low + 1)) - 1) << (_ZERO - high)
         if not any(charges & window for *_, charges in _partitions(counts)):
             # More elements never make room for more signs: only an element or an alloy is left.
-            return bool(last_elements(counts, n_free) & self.elements)
+            return bool(last_elements(counts, n_free) & self._placeable(counts, n_free))
 
         def so_far() -> Iterator[tuple[Counts, int]]:
             """With the atoms of one kind placed, and how many of the other kind are left."""
@@ -55,9 +56,17 @@ class NeutralCompletions:
                     yield add(counts, partner, n), n_free - n
 
         # Another element than those there is the quicker question, and mostly enough.
-        return any(_further_elements(*state) & self.elements for state in so_far()) or any(
-            _same_elements(*state) & self.elements for state in so_far()
+        return any(_further_elements(*state) & self._placeable(*state) for state in so_far()) or any(
+            _same_elements(*state) & self._placeable(*state) for state in so_far()
         )
+
+    def _placeable(self, counts: Counts, n: int) -> int:
+        """The elements of which n atoms more may complete a composition."""
+        if not self.even_electrons:
+            return self.elements
+        if n % 2:  # atoms of odd number complete an odd composition, those of even number an even one
+            return self.elements & (_ODD if has_odd_electrons(counts) else ~_ODD)
+        return 0 if has_odd_electrons(counts) else self.elements
 
 
 def add(counts: Counts, element: str, n: int) -> Counts:
@@ -65,6 +74,11 @@ def add(counts: Counts, element: str, n: int) -> Counts:
     total = dict(counts)
     total[element] = total.get(element, 0) + n
     return tuple(sorted(total.items()))
+
+
+def has_odd_electrons(counts: Counts) -> bool:
+    """Whether the number of electrons of a composition is odd."""
+    return sum(ATOMIC_NUMBERS[ACTION[element]] * n for element, n in counts) % 2 == 1
 
 
 def is_neutral(counts: Counts) -> bool:
@@ -138,6 +152,7 @@ def _more_electronegative(value: float) -> int:
 
 
 _ALL = (1 << len(ELEMENTS)) - 1
+_ODD = sum(1 << action for action, number in enumerate(ATOMIC_NUMBERS) if number % 2)
 _ZERO = 256
 """Larger than any charge: 20 sites of at most 8."""
 _METALS = _members(dict.fromkeys(element for element in ELEMENTS if element not in NOT_METALS))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-Kind = Literal["random", "bc", "ucql", "ccql", "ccql-any"]
+from xtalrl.rl.algorithms import ALGORITHMS, Algorithm
 
 
 @dataclass(frozen=True)
@@ -34,26 +34,28 @@ class Reward:
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """A policy of Table 1.
+    """A policy of Table 1, or of a later algorithm.
 
-    `omega` (the conservatism weight ω of eq. 4) belongs to ucql and ccql, `target_ev` (p̂) to ccql. A policy of the sweep
-    (Tables 3 and 4) has the setting of its reward in its name.
+    `omega` (the conservatism weight ω of eq. 4) belongs to the CQL kinds, `target_ev` (p̂) to the conditional ones. A policy of the
+    sweep (Tables 3 and 4) has the setting of its reward in its name.
 
-    ccql-any is one policy for every target gap in `target_range_ev`: trained without a `target_ev`, it designs for the one it is given
-    (`at`). Each target counts as a policy of its own where designs are judged.
+    Kinds whose algorithm serves all targets (`ccql-any`, `rvs`) are trained without a `target_ev` and design for the one they are
+    given (`at`). Each target counts as a policy of its own where designs are judged. `pretrained` names the shipped policy that is
+    used instead of a training.
     """
 
-    kind: Kind
+    kind: str
     omega: float | None = None
     target_ev: float | None = None
     reward: Reward | None = None
     in_sweep: bool = False
     target_range_ev: tuple[float, float] | None = None
+    pretrained: str | None = None
 
     @property
     def name(self) -> str:
-        """random, bc, ucql-w5, ccql-1.12ev-w5, ccql-1.12ev-w5-a1-10-b3, ccql-any-w5, ccql-any-1.12ev-w5."""
-        parts: list[str] = [self.kind]
+        """random, bc, ucql-w5, ccql-1.12ev-w5, ccql-1.12ev-w5-a1-10-b3, ccql-any-w5, ccql-any-1.12ev-w5, rvs, rvs-1.12ev."""
+        parts: list[str] = [self.pretrained or self.kind]
         if self.target_ev is not None:
             parts.append(f"{self.target_ev:g}ev")
         if self.omega is not None:
@@ -63,23 +65,28 @@ class PolicySpec:
         return "-".join(parts)
 
     @property
+    def algorithm(self) -> Algorithm:
+        """What the policy learns by."""
+        return ALGORITHMS[self.kind]
+
+    @property
     def is_learned(self) -> bool:
         """Whether there is anything to train."""
-        return self.kind != "random"
+        return self.algorithm.is_learned
 
     @property
     def is_conditional(self) -> bool:
         """Whether p̂ is part of the state (eq. 10)."""
-        return self.kind in ("ccql", "ccql-any")
+        return self.algorithm.is_conditional
 
     @property
     def trained(self) -> PolicySpec:
-        """The policy that is trained for this one: itself, or for a target of ccql-any the one that serves all targets."""
-        return replace(self, target_ev=None) if self.kind == "ccql-any" else self
+        """The policy that is trained for this one: itself, or the one that serves all targets."""
+        return replace(self, target_ev=None) if self.algorithm.serves_all_targets else self
 
     def at(self, target_ev: float | None) -> PolicySpec:
-        """ccql-any for this target gap in eV; any other policy, which has its own target or none, as it is."""
-        return replace(self, target_ev=target_ev) if self.kind == "ccql-any" else self
+        """A policy that serves all targets for this target gap in eV; any other policy, which has its own target or none, as it is."""
+        return replace(self, target_ev=target_ev) if self.algorithm.serves_all_targets else self
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -7,6 +7,7 @@ A transition is (trajectory, step); its crystal gives the graph, which s and s' 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from torch import Tensor
 from xtalrl import tables
 from xtalrl.elements import UNFILLED
 from xtalrl.errors import XtalrlError
+from xtalrl.rl.algorithms.base import Outcomes
 from xtalrl.rl.graphs import CrystalGraphs, GraphBatch, offsets, ragged, send, shorten
 from xtalrl.rl.policies import PolicySpec
 from xtalrl.rl.rewards import terminal_rewards
+from xtalrl.rl.settings import Weighting
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,10 @@ class Transitions:
     """Of s'."""
     next_focus: Tensor
     """(C,) site to fill in s'."""
-    target_draw: Tensor | None = None
-    """(B,) uniform in [0, 1), where the batch has a target for each transition (`Replay.draw_targets`)."""
+    steps_left: Tensor
+    """(B,) steps between this one and the last of its trajectory."""
+    outcomes: Outcomes | None = None
+    """Labels and draws, once `Stack.draw_batch` has added them (`Replay.outcomes`)."""
 
 
 class Orders:
@@ -96,15 +101,18 @@ class Orders:
         """(n_transitions,) step at which each site of each trajectory's crystal is filled."""
 
 
-def read_trajectories(path: str | Path, split: str) -> pa.Table:
-    """The trajectories of a split.
+def read_trajectories(path: str | Path, split: str, *others: str) -> pa.Table:
+    """The trajectories of a split, and of other splits where they have any.
 
     Raises:
         XtalrlError: the file is missing or malformed, or has none.
     """
     table = tables.read(path, tables.TRAJECTORIES)
-    table = table.filter(pc.equal(table["split"], split))
-    if not len(table):
+    if others:
+        table = table.filter(pc.is_in(table["split"], pa.array([split, *others])))
+    else:
+        table = table.filter(pc.equal(table["split"], split))
+    if not pc.any(pc.equal(table["split"], split)).as_py():
         raise XtalrlError(
             f"{path} has no trajectory of the split {split!r}: no crystal of it has a label. "
             f"See labels.parquet for the reasons, mend them, and run `snakemake trajectories` again."
@@ -121,14 +129,15 @@ class Replay:
         trajectories: str | Path,
         *,
         split: str = "train",
+        metals: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Read the data set.
+        """Read the data set, with the split `tables.METALS`, where there is one, if `metals`.
 
         Raises:
             XtalrlError: the files are missing or malformed, or do not fit each other.
         """
-        table = read_trajectories(trajectories, split)
+        table = read_trajectories(trajectories, split, *[tables.METALS] * metals)
         material_ids = pc.unique(table["material_id"]).to_pylist()
         self.graphs = CrystalGraphs.read(graphs, material_ids, device)
         self.orders = Orders(self.graphs, table, trajectories)
@@ -139,6 +148,11 @@ class Replay:
         """(n_transitions,) its number within the trajectory."""
         self.band_gap = torch.tensor(table["band_gap"].to_numpy(), dtype=torch.float32, device=self.graphs.device)
         """(n_trajectories,) p in eV, for the rewards of a policy that is trained for any target."""
+        self.formation_energy = torch.tensor(
+            table["formation_energy_per_atom"].to_numpy(), dtype=torch.float32, device=self.graphs.device
+        )
+        """(n_trajectories,) E_form in eV/atom."""
+        self._probabilities: dict[Weighting, NDArray[np.float64]] = {}
         self._path = trajectories
         self._labels = table.select(["material_id", "band_gap", "formation_energy_per_atom", "total_energy_ry"])
 
@@ -154,7 +168,7 @@ class Replay:
     def rewards(self, spec: PolicySpec) -> Tensor:
         """(n_trajectories,) terminal reward that a policy gets for each; 0 for one that learns without.
 
-        Of ccql-any without the gap term, which belongs to the target of the moment.
+        Without the gap term for one that serves all targets: that term belongs to the target of the moment.
 
         Raises:
             XtalrlError: a label that the reward needs is missing.
@@ -162,7 +176,7 @@ class Replay:
         if spec.reward is None:
             return torch.zeros(len(self._labels), device=self.graphs.device)
         rewards = terminal_rewards(
-            spec.reward.without_gap() if spec.kind == "ccql-any" else spec.reward,
+            spec.reward.without_gap() if spec.algorithm.serves_all_targets else spec.reward,
             spec.target_ev,
             band_gap=self._labels["band_gap"].to_numpy(),
             formation_energy_per_atom=self._labels["formation_energy_per_atom"].to_numpy(),
@@ -186,19 +200,47 @@ class Replay:
         crystals = self.orders.crystal[self.trajectory[transitions]]
         return [self.graphs.material_ids[crystal] for crystal in dict.fromkeys(crystals.tolist())]
 
-    def sample(self, batch_size: int, *, seed: int, step: int) -> NDArray[np.int64]:
-        """(batch_size,) transitions drawn uniformly with replacement.
+    def sample(
+        self, batch_size: int, *, seed: int, step: int, weighting: Weighting = "transitions"
+    ) -> NDArray[np.int64]:
+        """(batch_size,) transitions drawn with replacement.
 
         A function of seed and step alone (a counter-based generator): the batches are the same on every device, and a
-        resumed or failing run can name any of them.
+        resumed or failing run can name any of them. `transitions`: all alike, so that a crystal of 20 sites is drawn 25 times as often as
+        one of 4. `crystals`: all crystals alike. `sizes`: all numbers of sites alike.
         """
         generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, step]))
-        return generator.integers(len(self), size=batch_size)
+        if weighting == "transitions":
+            return generator.integers(len(self), size=batch_size)
+        if weighting not in self._probabilities:
+            self._probabilities[weighting] = np.cumsum(self._weights(weighting))
+        cumulative = self._probabilities[weighting]
+        return np.searchsorted(cumulative, generator.random(batch_size) * cumulative[-1], side="right")
 
-    def draw_targets(self, batch_size: int, *, seed: int, step: int) -> Tensor:
-        """(batch_size,) uniform in [0, 1), for the targets of ccql-any; as `sample` a function of seed and step, independent of it."""
-        generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 1, step]))
-        return send(generator.random(batch_size, dtype=np.float32), self.graphs.device)
+    def _weights(self, weighting: Weighting) -> NDArray[np.float64]:
+        """(n_transitions,) with which each is drawn, up to a factor."""
+        crystal = self.orders.crystal[self.trajectory]
+        weights = 1.0 / np.bincount(crystal)[crystal]  # a crystal's sum to 1
+        if weighting == "sizes":
+            n_sites = self.graphs.n_sites
+            weights /= np.bincount(n_sites)[n_sites[crystal]]
+        return weights
+
+    def outcomes(self, trajectory: Tensor, *, seed: int, step: int) -> Outcomes:
+        """What is known of the crystals of a batch's trajectories (B,), and draws; as `sample` a function of seed and step."""
+
+        def draws(stream: int) -> np.random.Generator:
+            return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, stream, step]))
+
+        device, size = self.graphs.device, len(trajectory)
+        energy = self.formation_energy[trajectory]
+        shown = send(draws(3).random(size, dtype=np.float32), device) < 0.5
+        return Outcomes(
+            band_gap=self.band_gap[trajectory],
+            uniform=send(draws(1).random(size, dtype=np.float32), device),
+            normal=send(draws(2).standard_normal(size, dtype=np.float32), device),
+            hidden_energy=energy.where(shown, math.nan),
+        )
 
     def batch(self, transitions: NDArray[np.int64]) -> Transitions:
         """Gather transitions; their order changes, non-terminal ones come first."""
@@ -233,4 +275,5 @@ class Replay:
             next_graphs=graphs.head(n_continuing, n_next_nodes, n_next_edges),
             next_node_types=torch.where(filled_at <= now, element, UNFILLED)[:n_next_nodes],
             next_focus=orders.order[(first_step + step_)[:n_continuing] + 1],
+            steps_left=send(orders.n_steps[trajectory] - 1 - step, device),
         )

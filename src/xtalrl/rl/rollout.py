@@ -6,6 +6,8 @@ import functools
 import hashlib
 import itertools
 import json
+import logging
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from xtalrl import tables
-from xtalrl.elements import ELEMENTS, N_ELEMENTS, UNFILLED
+from xtalrl.elements import ATOMIC_NUMBERS, ELEMENTS, N_ELEMENTS, UNFILLED
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
 from xtalrl.rl.graphs import MAX_SITES, CrystalGraphs
@@ -28,6 +30,8 @@ from xtalrl.rl.neutrality import NeutralCompletions
 from xtalrl.rl.policies import PolicySpec
 from xtalrl.rl.replay import Orders, read_trajectories
 from xtalrl.rl.training import find_device, keep_freed_memory
+
+logger = logging.getLogger(__name__)
 
 STATES_AT_ONCE = 1024
 """Bounds the memory of a rollout; a design depends on its own crystal only."""
@@ -44,6 +48,9 @@ class RolloutSettings:
     temperature: float = 1.0
     designs: int = 1
     neutral: bool = False
+    even_electrons: bool = False
+    guidance: float = 1.0
+    target_energy: float | None = None
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
 
@@ -98,11 +105,12 @@ def rollout_policy(
     skeletons = CrystalGraphs.read(graphs, table["material_id"].to_pylist(), find_device(device))
     orders = Orders(skeletons, table, trajectories)
     if spec.is_learned:
+        _check_target(spec, record)
         network = QNetwork(Architecture(**record["network"]))
         network.load_state_dict(load_file(weights))
         network.to(skeletons.device)
         # Behavioural cloning learns probabilities, not values that a discount belongs to.
-        discount = record["settings"]["discount"] if spec.kind != "bc" else 1.0
+        discount = record["settings"]["discount"] if spec.algorithm.has_values else 1.0
         filled = fill_skeletons(network, orders, spec.target_ev, settings, discount=discount, seed=seed)
     else:
         filled = fill_skeletons(None, orders, None, replace(settings, select="softmax"), seed=seed)
@@ -121,6 +129,18 @@ def rollout_policy(
         for sample, elements in enumerate(of_skeleton)
     )
     tables.write_rows(rows, tables.DESIGNS, designs)
+
+
+def _check_target(spec: PolicySpec, record: dict[str, Any]) -> None:
+    """Warn where a policy that learned from the crystals' own gaps is asked for one that it has not seen."""
+    gaps = record.get("band_gaps_ev")
+    if spec.algorithm.serves_all_targets and spec.target_range_ev is None and gaps and spec.target_ev is not None:
+        low, high = gaps
+        if not low <= spec.target_ev <= high:
+            logger.warning(
+                "%s: the target of %g eV is outside the gaps that it has learned from, %g to %.3g eV: its designs for it are guesses",
+                spec.name, spec.target_ev, low, high,
+            )  # fmt: skip
 
 
 def fill_skeletons(
@@ -157,7 +177,9 @@ def fill_skeletons(
         For each trajectory (n_designs, n_sites) elements by site; fewer designs than asked for where there are no more.
     """
     allowed = settings.elements()
-    completions = NeutralCompletions(sum(1 << int(action) for action in np.flatnonzero(allowed)))
+    completions = NeutralCompletions(
+        sum(1 << int(action) for action in np.flatnonzero(allowed)), settings.even_electrons
+    )
     order = orders.order.cpu().numpy()
     filled: list[NDArray[np.int64]] = [np.empty((0, 0), np.int64)] * len(orders.n_steps)
     progress = Progress("Rollout", int(orders.n_steps.sum()), "sites")
@@ -170,8 +192,10 @@ def fill_skeletons(
         score = np.zeros(len(trajectory))
         perturbed = np.zeros(len(trajectory))
         for step in range(int(orders.n_steps[trajectory[0]])):
-            q = _q_values(network, orders, trajectory, step, elements, target_ev)
+            q = _q_values(network, orders, trajectory, step, elements, target_ev, settings)
             q[:, ~allowed] = -np.inf
+            if settings.even_electrons:
+                _forbid_odd_electrons(q, elements, orders.n_steps[trajectory] == step + 1)
             if settings.select == "greedy":
                 score = score[:, None] + discount**step * (q - q.max(1, keepdims=True))
                 rank = score
@@ -204,6 +228,14 @@ def _can_complete(
     return completions.can_complete(tuple(sorted(counts.items())), int(n_free[row]))
 
 
+def _forbid_odd_electrons(q: NDArray[np.float64], elements: NDArray[np.int64], is_last: NDArray[np.bool_]) -> None:
+    """Take the value of elements that would complete a crystal with an odd number of electrons, where there are others."""
+    numbers = np.array([*ATOMIC_NUMBERS, 0])
+    is_odd = (numbers[elements].sum(1)[:, None] + numbers[:N_ELEMENTS]) % 2 == 1
+    even_is_possible = (np.isfinite(q) & ~is_odd).any(1)
+    q[is_odd & (is_last & even_is_possible)[:, None]] = -np.inf
+
+
 @torch.no_grad()
 def _q_values(
     network: QNetwork | None,
@@ -212,6 +244,7 @@ def _q_values(
     step: int,
     elements: NDArray[np.int64],
     target_ev: float | None,
+    settings: RolloutSettings,
 ) -> NDArray[np.float64]:
     """(n_rows, 88) Q-values of partly filled crystals (n_rows, MAX_SITES)."""
     if network is None:
@@ -221,8 +254,14 @@ def _q_values(
     site = torch.arange(len(batch.node_graph), device=graphs.device) - batch.first_node[batch.node_graph]
     node_types = torch.from_numpy(elements).to(graphs.device)[batch.node_graph, site]
     focus = orders.order[torch.from_numpy(orders.first_step[trajectory] + step).to(graphs.device)]
-    q: NDArray[np.float64] = network(batch, node_types, focus, target_ev).double().cpu().numpy()
-    return q
+    energy = () if settings.target_energy is None else (settings.target_energy,)
+    q = network(batch, node_types, focus, target_ev, *energy).double()
+    if settings.guidance != 1:
+        # Classifier-free guidance (Ho and Salimans, arXiv:2207.12598) of the logits: what p̂ changes, taken further.
+        unguided = network(batch, node_types, focus, math.nan, *energy).double()
+        q = unguided + settings.guidance * (q - unguided)
+    values: NDArray[np.float64] = q.cpu().numpy()
+    return values
 
 
 def _log_probabilities(q: NDArray[np.float64], settings: RolloutSettings) -> NDArray[np.float64]:

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 Focus = Literal["index", "node"]
 EdgeFeatures = Literal["paper", "gaussian_basis"]
+StateFeatures = Literal["auto", "raw", "standardised"]
+TargetEmbedding = Literal["column", "gaussians"]
+Weighting = Literal["transitions", "crystals", "sizes"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "modern": {
+        "focus": "node",
+        "edge_features": "gaussian_basis",
+        "state_features": "standardised",
+        "target_embedding": "gaussians",
+        "schedule": "cosine",
+        "weight_averaging": 0.999,
+    },
+}
+"""What a preset fixes; an option that is not named stays free. docs/results/ablation.md has the effect of each."""
+PRESET_DEFAULTS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "modern": {"steps": 12_000, "batch_size": 256, "learning_rate": 1e-3, "warmup_steps": 200},
+}
+"""What a preset proposes: an option of one's own goes before it."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +51,52 @@ class TrainingSettings:
     snapshots: int = 0
     log_every: int = 100
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    preset: Literal["paper", "modern"] = "paper"
+    state_features: StateFeatures = "auto"
+    electrons: bool = False
+    target_embedding: TargetEmbedding = "column"
+    target_noise_ev: float = 0.1
+    hide_target: float = 0.0
+    condition_on_energy: bool = False
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = 0
+    weight_averaging: float | None = None
+    weighting: Weighting = "transitions"
+    returns: Literal["bootstrap", "monte_carlo"] = "bootstrap"
+    cloning_steps: int = 0
+
+    @property
+    def standardises_state(self) -> bool:
+        """Whether state features enter with mean 0 and standard deviation 1."""
+        return self.state_features == "standardised" or (self.state_features == "auto" and self.focus == "node")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of the update after so many updates: a linear warm-up, then constant or half a cosine down to a thousandth."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return self.learning_rate
+        done = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
+        return self.learning_rate * (0.5 * (1 + math.cos(math.pi * min(done, 1.0))) + 1e-3)
+
+    def averaging_at(self, step: int) -> float:
+        """Share of the average that stays at the update after so many updates: little at first, when the weights move fast."""
+        return min(self.weight_averaging or 0.0, (1 + step) / (10 + step))
 
     def of_the_result(self) -> TrainingSettings:
-        """Without what a checkpoint does not depend on: how far training goes, in what company, and how one looks at it."""
+        """Without what a checkpoint does not depend on: how far training goes, in what company, and how one looks at it.
+
+        A schedule that ends at the last step depends on how far training goes.
+        """
         return replace(
-            self, steps=1, policies_per_pass="auto", checkpoint_every=1, snapshots=0, log_every=1, trackers=()
+            self,
+            steps=self.steps if self.schedule == "cosine" else 1,
+            policies_per_pass="auto",
+            checkpoint_every=1,
+            snapshots=0,
+            log_every=1,
+            trackers=(),
+            preset="paper",
         )
 
 

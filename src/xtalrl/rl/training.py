@@ -97,14 +97,24 @@ def train_policies(
     if not learned:
         return
 
-    replay = Replay(graphs, trajectories, device=device)
-    stack = Stack(settings, replay)
-    runs = [_Run(*run, stack, seed) for run in learned]
+    # Those that learn from metals too have transitions of their own, and so batches.
+    for metals in (False, True):
+        same_data = [run for run in learned if run[0].algorithm.learns_from_metals == metals]
+        if same_data:
+            replay = Replay(graphs, trajectories, metals=metals, device=device)
+            _train(same_data, Stack(settings, replay), seed)
+
+
+def _train(learned: Sequence[tuple[PolicySpec, dict[str, Any], Path]], stack: Stack, seed: int) -> None:
+    """Train policies, each with its record and folder, on the data of a stack."""
+    settings, replay = stack.settings, stack.replay
+    gaps = [float(bound) for bound in replay.band_gap.aminmax()]
+    runs = [_Run(spec, {**record, "band_gaps_ev": gaps}, folder, stack, seed) for spec, record, folder in learned]
     logger.info(
         "Seed %d: %s; %s transitions of %s crystals, %.1f MB on %s",
         seed,
         ", ".join(run.spec.name for run in runs),
-        *(f"{len(replay):,}", f"{len(replay.graphs.material_ids):,}", replay.nbytes / 1e6, device),
+        *(f"{len(replay):,}", f"{len(replay.graphs.material_ids):,}", replay.nbytes / 1e6, stack.device),
     )
     size = policies_per_pass([run.spec for run in runs], stack, seed)
     for first in range(0, len(runs), size):
@@ -128,7 +138,7 @@ def policies_per_pass(specs: Sequence[PolicySpec], stack: Stack, seed: int) -> i
     wanted = stack.settings.policies_per_pass
     if wanted == "auto" and stack.device.type == "cuda":
         # A policy that bootstraps needs the most.
-        hungriest = min(specs, key=lambda spec: spec.kind == "bc")
+        hungriest = min(specs, key=lambda spec: not spec.algorithm.bootstraps(stack.settings))
         free, _ = torch.cuda.mem_get_info(stack.device)
         wanted = int(GPU_MEMORY_SHARE * free / activation_bytes(Learner([hungriest], stack, seed)))
     elif wanted == "auto":
@@ -209,7 +219,7 @@ class _Run:
         """Write the checkpoint and the log so far."""
         self.state = state
         if state.step in self.snapshot_steps:
-            self.snapshots[state.step] = state.tensors["weights"].clone()
+            self.snapshots[state.step] = state.result.clone()
         snapshots = {f"{_SNAPSHOT}{step}": weights for step, weights in self.snapshots.items()}
         log = torch.tensor(self.rows, dtype=torch.float64).reshape(-1, len(LOG_COLUMNS))
         # Two keys of metadata in one: safetensors writes several in no fixed order.
@@ -219,7 +229,7 @@ class _Run:
 
     def finish(self, stack: Stack) -> None:
         """Write the policy. The checkpoint stays: Snakemake deletes the outputs of a job it runs again."""
-        weights = stack.state_dict(self.spec, self.state.tensors["weights"])
+        weights = stack.state_dict(self.spec, self.state.result)
         snapshots = {step: stack.state_dict(self.spec, row) for step, row in self.snapshots.items()}
         _write_policy(self.folder, self.record, weights, snapshots, self.rows)
 
@@ -246,7 +256,7 @@ class _Run:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         kept = {int(name.removeprefix(_SNAPSHOT)): name for name in tensors if name.startswith(_SNAPSHOT)}
-        snapshots = {step: tensors.pop(name) for step, name in kept.items()} | {run["step"]: tensors["weights"].clone()}
+        snapshots = {step: tensors.pop(name) for step, name in kept.items()} | {run["step"]: PolicyState(run["step"], tensors).result.clone()}
         passed = [step for step in self.snapshot_steps if step <= run["step"]]
         if lost := [step for step in passed if step not in snapshots]:
             logger.info("%s kept no weights of step %s for a snapshot: starting anew", self.path, f"{lost[0]:,}")

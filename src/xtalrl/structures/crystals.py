@@ -40,8 +40,9 @@ MAX_LATTICE_POINTS = 10_000
 """In a sphere with the longest edge as radius: pymatgen's reduction enumerates them, which fills the memory for absurd cells.
 MP-20 has at most 1,020."""
 
-Metals = Literal["source", "dft"]
-"""How metals are known: by a band gap of 0 in the source, or by that of the label, so that none is left out here."""
+Metals = Literal["source", "dft", "train"]
+"""How metals are known: by a band gap of 0 in the source, or by that of the label, so that none is left out here. `train` knows them by
+the source and keeps those of the training split, as the split `tables.METALS`."""
 
 PAPER_NONMETALS = {"train": 8832, "val": 2486}
 MP20_ROWS = {"train": 27136, "val": 9047, "test": 9046}
@@ -101,8 +102,8 @@ def build_crystals(
         csvs: CSV (or .csv.gz) in MP-20's columns of each split.
         crystals, rejected: the Parquet files to write.
         max_sites: largest number of sites in a cell.
-        metals: `source` leaves out the crystals whose band gap in the CSV is 0, `dft` none. One without a gap there is kept either way:
-            its label tells.
+        metals: `source` leaves out the crystals whose band gap in the CSV is 0, `dft` none, `train` those outside the training split. One
+            without a gap there is kept in any case: its label tells.
         splits: those whose crystals are used; the rows of the others are read and left out.
         limit: at most this many crystals a split; None for all.
         magnetizations: table of total magnetizations (`xtalrl.structures.magnetizations`) for crystals that the CSVs give none.
@@ -115,7 +116,13 @@ def build_crystals(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pymatgen's, e.g. that a noble gas has no electronegativity.
         for split, path in csvs.items():
-            _read_split(split, Path(path), max_sites, metals, split in splits, limit, seen, result)
+            # All metals of the training split are kept, as those of no split are with `dft`.
+            here: Metals = "dft" if metals == "train" and split == "train" else "source" if metals == "train" else metals
+            _read_split(split, Path(path), max_sites, here, split in splits, limit, seen, result)
+    if metals == "train":
+        for crystal in result.crystals:
+            if crystal["band_gap"] == 0:
+                crystal["split"] = tables.METALS
     if magnetizations is not None:
         add_magnetizations(result.crystals, magnetizations)
     tables.write_rows(result.crystals, tables.CRYSTALS, crystals)

@@ -1,0 +1,92 @@
+"""What the rest of the learner asks of an algorithm. Plain Python: torch is imported by those who call the losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from xtalrl.rl.losses import Loss
+    from xtalrl.rl.policies import PolicySpec
+    from xtalrl.rl.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What is known of the B transitions of a batch beyond (s, a, s'): the labels of their crystals, and draws to relabel with.
+
+    All draws are functions of the seed and the step alone.
+    """
+
+    band_gap: Tensor
+    """(B,) p in eV."""
+    uniform: Tensor
+    """(B,) uniform in [0, 1)."""
+    normal: Tensor
+    """(B,) standard normal."""
+    hidden_energy: Tensor
+    """(B,) formation energy in eV/atom as a second condition, NaN (hidden) for half of the transitions and where it is unknown."""
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What the losses of P policies of one algorithm are computed from."""
+
+    specs: tuple[PolicySpec, ...]
+    """The P policies."""
+    settings: TrainingSettings
+    step: int
+    """Updates done before this one."""
+    q: Tensor
+    """(P, B, 88) Q(s, ·), or logits."""
+    action: Tensor
+    """(B,) action of the data."""
+    reward: Tensor
+    """(P, B) reward of completing the crystal of each transition."""
+    done: Tensor
+    """(B,) whether s' is terminal."""
+    steps_left: Tensor
+    """(B,) steps between this transition and the last of its trajectory."""
+    next_value: Tensor | None
+    """(P, B) max_a Q_target(s', a), where the policies bootstrap."""
+
+
+class Algorithm:
+    """The defaults describe a policy that learns by cloning, without a target gap."""
+
+    kind: str
+    """The first part of a policy's name."""
+    label: str
+    """Name in tables and figures."""
+    marker = "o"
+    """Marker in figures."""
+    color: str | None = None
+    """Colour in figures of a policy without a target; None for the colour of unconditional policies."""
+    is_learned = True
+    """Whether there is anything to train."""
+    is_conditional = False
+    """Whether p̂ is an input of the network (eq. 10)."""
+    serves_all_targets = False
+    """Whether one training serves every target gap, so that the target is given at the rollout."""
+    has_values = False
+    """Whether the network's outputs are values that a discount belongs to, not logits."""
+    learns_from_metals = False
+    """Whether crystals of the split `metals` are data for it."""
+
+    def bootstraps(self, settings: TrainingSettings) -> bool:
+        """Whether it needs a target network and the Q-values of s'."""
+        return False
+
+    def trained_for(self, spec: PolicySpec, outcomes: Outcomes, settings: TrainingSettings) -> Tensor | float:
+        """The p̂ in eV that each transition of a batch is shown with, (B,) or one for all."""
+        return spec.target_ev or 0.0
+
+    def reward(self, spec: PolicySpec, reward: Tensor, outcomes: Outcomes, target_ev: Tensor) -> Tensor:
+        """The terminal reward (B,) of each transition's crystal, given what `Replay.rewards` says of it and the p̂ of the batch."""
+        return reward
+
+    def loss(self, learning: Learning) -> Loss:
+        """The losses (P,) of policies of this algorithm."""
+        raise NotImplementedError(f"{self.kind} is not learned")

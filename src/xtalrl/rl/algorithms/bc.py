@@ -1,0 +1,23 @@
+"""Behavioural cloning: the cross-entropy of the data's action."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xtalrl.rl.algorithms.base import Algorithm, Learning
+
+if TYPE_CHECKING:
+    from xtalrl.rl.losses import Loss
+
+
+class BehaviouralCloning(Algorithm):
+    """The unconditional baseline of the paper (section 3.4)."""
+
+    kind = "bc"
+    label = "BC"
+
+    def loss(self, learning: Learning) -> Loss:
+        """The cross-entropy of the data's action under softmax(q)."""
+        from xtalrl.rl.losses import behavioural_cloning_loss
+
+        return behavioural_cloning_loss(learning.q, learning.action)

@@ -1,0 +1,13 @@
+"""The policy that draws elements uniformly."""
+
+from __future__ import annotations
+
+from xtalrl.rl.algorithms.base import Algorithm
+
+
+class Random(Algorithm):
+    """Nothing is learned; the rollout draws."""
+
+    kind = "random"
+    label = "Random"
+    is_learned = False
