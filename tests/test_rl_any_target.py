@@ -37,8 +37,8 @@ def test_it_learns_what_a_policy_with_that_target_learns(dataset: dict[str, Path
         learner = Learner([spec], stack, seed=3)
         batch = stack.draw_batch(3, 0, bootstrap=True)
         assert batch.outcomes is not None
-            quarter = torch.full_like(batch.outcomes.uniform, 0.25)  # 0.5 + 0.25 × 4
-            batch = dataclasses.replace(batch, outcomes=dataclasses.replace(batch.outcomes, uniform=quarter))
+        quarter = torch.full_like(batch.outcomes.uniform, 0.25)  # 0.5 + 0.25 × 4
+        batch = dataclasses.replace(batch, outcomes=dataclasses.replace(batch.outcomes, uniform=quarter))
         found.append((learner.update(batch), learner.weights.grad))
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
 
@@ -65,7 +65,6 @@ def test_rewards_are_of_the_target_drawn(dataset: dict[str, Path]) -> None:
 
 def test_targets_cover_their_range_and_depend_on_seed_and_step_alone(dataset: dict[str, Path]) -> None:
     replay = Replay(**dataset)
-
 
     def draw(seed: int, step: int) -> torch.Tensor:
         return replay.outcomes(torch.zeros(1000, dtype=torch.int64), seed=seed, step=step).uniform

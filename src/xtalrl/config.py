@@ -238,6 +238,12 @@ class SweepConfig(_Section):
 class TrainingConfig(_Section):
     """How a policy is trained (appendix A.1.5)."""
 
+    preset: Literal["paper", "modern"] = Field(
+        "paper",
+        description="`paper`: the options as the paper has them, which are the defaults. `modern`: what works best here "
+        "(docs/policies-and-rollout.md lists what it sets; docs/results/ablation.md measures each part). An option that contradicts the preset "
+        "is refused; steps, batch size, learning rate and warm-up are only proposed by it.",
+    )
     steps: int = Field(250_000, ge=1, description="Gradient steps.")
     batch_size: int = Field(1024, ge=1, description="Transitions a step.")
     learning_rate: float = Field(3e-4, gt=0, description="Of Adam.")
@@ -283,12 +289,6 @@ class TrainingConfig(_Section):
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
         (),
         description="Beside training.csv, curves for TensorBoard (files in the policy's folder) or Weights & Biases.",
-    )
-    preset: Literal["paper", "modern"] = Field(
-        "paper",
-        description="`paper`: the options as the paper has them, which are the defaults. `modern`: what works best here "
-        "(docs/policies-and-rollout.md lists what it sets; docs/results/ablation.md measures each part). An option that contradicts the preset "
-        "is refused; steps, batch size, learning rate and warm-up are only proposed by it.",
     )
     state_features: Literal["auto", "raw", "standardised"] = Field(
         "auto",
@@ -466,7 +466,11 @@ class Config(_Section):
             raise ValueError(
                 f"`rollout.guidance` {self.rollout.guidance:g} needs a policy that was trained with `training.hide_target` above 0, e.g. 0.1"
             )
-        if self.rollout.target_energy is not None and not self.training.condition_on_energy and not self.policies.pretrained:
+        if (
+            self.rollout.target_energy is not None
+            and not self.training.condition_on_energy
+            and not self.policies.pretrained
+        ):
             raise ValueError("`rollout.target_energy` needs `training.condition_on_energy: true`")
         if self.policies.pretrained and len(self.policies.seeds) > 1:
             raise ValueError(

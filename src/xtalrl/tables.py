@@ -36,7 +36,9 @@ def _schema(name: str, description: str, *fields: pa.Field) -> pa.Schema:
 
 
 _MATERIAL_ID = _field("material_id", pa.string(), "Identifier of the crystal in its source, e.g. mp-149")
-_SPLIT = _field("split", pa.string(), "train, val or test, as in the source; metals: those of train (`structures.metals: train`)")
+_SPLIT = _field(
+    "split", pa.string(), "train, val or test, as in the source; metals: those of train (`structures.metals: train`)"
+)
 _SPECIES = _field("species", pa.list_(pa.string()), "Element of each site")
 _LATTICE = _field("lattice", pa.list_(pa.float64()), "Lattice vectors as rows, flattened (9)", "Å")
 _FRAC_COORDS = _field("frac_coords", pa.list_(pa.float64()), "Fractional coordinates, flattened (3 per site)")

@@ -59,10 +59,7 @@ def plan_reference_scf(
     The form is, in this order: the crystal in the user's CSV, the textbook crystal, one atom in a box (appendix A.1.7).
     """
     planner = _Planner(family, protocol, shards)
-    if elements == "all":
-        wanted = set(ELEMENTS)
-    else:
-        wanted = set(pc.list_flatten(_to_compute(crystals)["species"]).to_pylist())
+    wanted = set(ELEMENTS) if elements == "all" else set(pc.list_flatten(_to_compute(crystals)["species"]).to_pylist())
     planner.write(planner.references(wanted, elemental_crystals), requests)
 
 

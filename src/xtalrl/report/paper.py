@@ -80,7 +80,7 @@ def _read_row(row: dict[str, str], table: PaperTable) -> PaperRow:
             label += f" {reward.setting}"
     label += f", ω = {omega:g}" if omega is not None else ""
     spec = PolicySpec(
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         omega=omega,
         target_ev=target if kind == "ccql" else None,
         reward={"ccql": reward, "ucql": reward.without_gap()}.get(kind),

@@ -90,7 +90,11 @@ class Stack:
     def _gap_column(self) -> int | None:
         """Position of p̂ among the inputs of the state encoder; None where it is embedded."""
         settings = self.settings
-        return N_STATE_FEATURES + settings.electrons * N_ELECTRON_FEATURES if settings.target_embedding == "column" else None
+        return (
+            N_STATE_FEATURES + settings.electrons * N_ELECTRON_FEATURES
+            if settings.target_embedding == "column"
+            else None
+        )
 
     def initial_state(self, spec: PolicySpec, seed: int) -> PolicyState:
         """State of a policy before its first update: the weights of a QNetwork made after `torch.manual_seed(seed)`."""
@@ -99,7 +103,9 @@ class Stack:
             parameters = dict(QNetwork(self.architecture(conditional=spec.is_conditional)).named_parameters())
         if not spec.is_conditional and (column := self._gap_column) is not None:
             weight = parameters[_GAP_LAYER].detach()
-            parameters[_GAP_LAYER] = nn.Parameter(torch.cat([weight[:, :column], torch.zeros(len(weight), 1), weight[:, column:]], 1))
+            parameters[_GAP_LAYER] = nn.Parameter(
+                torch.cat([weight[:, :column], torch.zeros(len(weight), 1), weight[:, column:]], 1)
+            )
         weights = torch.cat(
             [
                 parameters[name].detach().flatten() if name in parameters else torch.zeros(shape.numel())
@@ -320,7 +326,11 @@ class Learner:
         groups: list[tuple[Algorithm, slice]] = []
         for number, spec in enumerate(self.specs):
             algorithm, bootstraps = spec.algorithm, number < self.n_bootstrapping
-            if groups and type(groups[-1][0]).loss is type(algorithm).loss and bootstraps == (groups[-1][1].start < self.n_bootstrapping):
+            if (
+                groups
+                and type(groups[-1][0]).loss is type(algorithm).loss
+                and bootstraps == (groups[-1][1].start < self.n_bootstrapping)
+            ):
                 groups[-1] = (groups[-1][0], slice(groups[-1][1].start, number + 1))
             else:
                 groups.append((algorithm, slice(number, number + 1)))
@@ -334,8 +344,11 @@ class Learner:
             spec.algorithm.trained_for(spec, batch.outcomes, self.settings) if spec.is_conditional else hidden
             for spec in self.specs
         ]
+        size = max((len(target) for target in targets if isinstance(target, Tensor)), default=1)
         device = batch.action.device
-        return torch.stack(torch.broadcast_tensors(*(torch.as_tensor(target, device=device).float().reshape(-1) for target in targets)))
+        return torch.stack(
+            [torch.as_tensor(target, dtype=torch.float32, device=device).expand(size) for target in targets]
+        )
 
     def _rewards(self, batch: Transitions, target_ev: Tensor) -> Tensor:
         """(P, B) reward of completing each transition's crystal."""

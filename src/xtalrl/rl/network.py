@@ -169,7 +169,9 @@ class QNetwork(nn.Module):
         It is the same for every network of an architecture, so that those which share a batch share this too.
         """
         if self.architecture.electrons:
-            graphs = dataclasses.replace(graphs, state=torch.cat([graphs.state, electrons_placed(graphs, node_types)], 1))
+            graphs = dataclasses.replace(
+                graphs, state=torch.cat([graphs.state, electrons_placed(graphs, node_types)], 1)
+            )
         if self.architecture.focus == "node":
             node_types = node_types.index_fill(0, graphs.first_node + focus, FOCUS)
         if node_types.device.type == "cpu":  # a GPU is busy with launching, not with arithmetic, at these sizes

@@ -215,12 +215,15 @@ class Replay:
         if weighting not in self._probabilities:
             self._probabilities[weighting] = np.cumsum(self._weights(weighting))
         cumulative = self._probabilities[weighting]
-        return np.searchsorted(cumulative, generator.random(batch_size) * cumulative[-1], side="right")
+        drawn: NDArray[np.int64] = np.searchsorted(
+            cumulative, generator.random(batch_size) * cumulative[-1], side="right"
+        )
+        return drawn
 
     def _weights(self, weighting: Weighting) -> NDArray[np.float64]:
         """(n_transitions,) with which each is drawn, up to a factor."""
         crystal = self.orders.crystal[self.trajectory]
-        weights = 1.0 / np.bincount(crystal)[crystal]  # a crystal's sum to 1
+        weights: NDArray[np.float64] = 1.0 / np.bincount(crystal)[crystal]  # those of a crystal sum to 1
         if weighting == "sizes":
             n_sites = self.graphs.n_sites
             weights /= np.bincount(n_sites)[n_sites[crystal]]

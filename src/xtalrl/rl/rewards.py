@@ -46,6 +46,6 @@ def terminal_rewards(
     return rewards + reward.alpha2 * np.exp(-((band_gap - target_ev) ** 2) / reward.beta2)
 
 
-def gap_term(band_gap: Tensor, target_ev: Tensor, alpha2: Tensor, beta2: Tensor) -> Tensor:
+def gap_term(band_gap: Tensor, target_ev: Tensor, alpha2: float, beta2: float) -> Tensor:
     """The gap term of both rewards, alpha2 exp(-(p - p̂)² / beta2), for targets that differ between transitions; all broadcast."""
     return alpha2 * torch.exp(-(band_gap - target_ev).square() / beta2)

@@ -256,7 +256,9 @@ class _Run:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         kept = {int(name.removeprefix(_SNAPSHOT)): name for name in tensors if name.startswith(_SNAPSHOT)}
-        snapshots = {step: tensors.pop(name) for step, name in kept.items()} | {run["step"]: PolicyState(run["step"], tensors).result.clone()}
+        snapshots = {step: tensors.pop(name) for step, name in kept.items()} | {
+            run["step"]: PolicyState(run["step"], tensors).result.clone()
+        }
         passed = [step for step in self.snapshot_steps if step <= run["step"]]
         if lost := [step for step in passed if step not in snapshots]:
             logger.info("%s kept no weights of step %s for a snapshot: starting anew", self.path, f"{lost[0]:,}")

@@ -117,7 +117,9 @@ def build_crystals(
         warnings.simplefilter("ignore")  # pymatgen's, e.g. that a noble gas has no electronegativity.
         for split, path in csvs.items():
             # All metals of the training split are kept, as those of no split are with `dft`.
-            here: Metals = "dft" if metals == "train" and split == "train" else "source" if metals == "train" else metals
+            here: Metals = (
+                "dft" if metals == "train" and split == "train" else "source" if metals == "train" else metals
+            )
             _read_split(split, Path(path), max_sites, here, split in splits, limit, seen, result)
     if metals == "train":
         for crystal in result.crystals:

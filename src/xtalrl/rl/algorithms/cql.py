@@ -37,7 +37,10 @@ class UnconditionalCQL(Algorithm):
         omega = torch.tensor([spec.omega for spec in learning.specs], dtype=q.dtype, device=q.device)
         if learning.next_value is None:
             # An episode's one reward comes at its end, so that its return is known: γ^(steps left) · reward.
-            reward, next_value = learning.reward * settings.discount**learning.steps_left, torch.zeros_like(learning.reward)
+            reward, next_value = (
+                learning.reward * settings.discount**learning.steps_left,
+                torch.zeros_like(learning.reward),
+            )
         else:
             reward, next_value = learning.reward * learning.done, learning.next_value
         loss = cql_loss(q, learning.action, reward, learning.done, next_value, omega=omega, discount=settings.discount)
