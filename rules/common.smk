@@ -7,6 +7,7 @@ from xtalrl.dft.protocols import load_protocol
 from xtalrl.dft.pseudopotentials import describe_family
 from xtalrl.errors import XtalrlError
 from xtalrl.report.contents import figures_of, tables_of
+from xtalrl.rl.pretrained import read_pretrained
 from xtalrl.structures.external_files import find_sets
 from xtalrl.structures.mp20 import find_csvs
 from xtalrl.workflow import check_folders, rerun_marks, trains_together
@@ -19,6 +20,8 @@ try:
     EXTERNAL_FILES = find_sets(cfg.external, cfg.policy_specs())
     load_protocol(cfg.dft.protocol)
     describe_family(cfg.dft.family)
+    if cfg.policies.pretrained:
+        read_pretrained(cfg.policies.pretrained)
     if cfg.structures.path:
         STRUCTURE_CSVS = find_csvs(cfg.structures.path)
     elif cfg.structures.source == "demo":
@@ -44,6 +47,7 @@ ROWS = {name: spec.to_dict() for name, spec in POLICIES.items()} | dict.fromkeys
 TARGETS = sorted({spec.target_ev for spec in POLICIES.values()} - {None}) or list(
     cfg.policies.targets_ev
 )
+ROLLOUT = cfg.rollout.model_dump() | {"even_electrons": cfg.even_electrons}
 SAMPLING = {
     "bootstrap_samples": cfg.evaluation.bootstrap_samples,
     "confidence": cfg.evaluation.confidence,
@@ -57,6 +61,7 @@ wildcard_constraints:
     stage="scf|references|evaluation",
     shard=r"\d+",
     policy="|".join(POLICIES | TRAINED_POLICIES),
+    pretrained="[a-z]+[0-9]*",
     set="|".join(EXTERNAL_FILES).replace(".", r"\."),
     seed=r"\d+",
     step=r"\d+",

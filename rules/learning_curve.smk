@@ -33,7 +33,7 @@ rule rollout_snapshot:
         "../envs/train.yaml"
     params:
         device=cfg.training.device,
-        settings=cfg.rollout.model_dump(),
+        settings=ROLLOUT,
         target_ev=target_gap,
     message:
         "Designing with {wildcards.policy}, seed {wildcards.seed}, as it was at step {wildcards.step}"

@@ -16,8 +16,7 @@ rule rollout_policy:
         "../envs/train.yaml"
     params:
         device=cfg.training.device,
-        settings=cfg.rollout.model_dump()
-        | {"even_electrons": cfg.even_electrons},
+        settings=ROLLOUT,
         target_ev=target_gap,
     message:
         "Designing with {wildcards.policy}, seed {wildcards.seed}"

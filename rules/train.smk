@@ -1,4 +1,9 @@
-"""Training: a job per policy and seed, or a job per seed that trains all policies together where that pays."""
+"""Training: a job per policy and seed, or a job per seed that trains all policies together where that pays; and the shipped policies."""
+
+
+localrules:
+    take_pretrained,
+
 
 TRAINED = "all" if TRAIN_TOGETHER else "{policy}"
 
@@ -16,6 +21,8 @@ rule train_policy:
         f"{RESULTS}/logs/train_policy.{TRAINED}.seed{{seed}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train_policy.{TRAINED}.seed{{seed}}.tsv"
+    wildcard_constraints:
+        policy="|".join(TRAINED_POLICIES),
     conda:
         "../envs/train.yaml"
     threads: 4
@@ -26,3 +33,19 @@ rule train_policy:
         f"Training {'all policies' if TRAIN_TOGETHER else '{wildcards.policy}'}, seed {{wildcards.seed}}"
     script:
         "../workflow/scripts/train_policy.py"
+
+
+rule take_pretrained:
+    output:
+        policy=f"{RESULTS}/policies/rvs-{{pretrained}}/seed{{seed}}/policy.json",
+        weights=f"{RESULTS}/policies/rvs-{{pretrained}}/seed{{seed}}/weights.safetensors",
+    log:
+        f"{RESULTS}/logs/take_pretrained.{{pretrained}}.seed{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/take_pretrained.{{pretrained}}.seed{{seed}}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Taking the policy {wildcards.pretrained} that ships with xtalrl"
+    script:
+        "../workflow/scripts/take_pretrained.py"

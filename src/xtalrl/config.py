@@ -472,6 +472,14 @@ class Config(_Section):
             and not self.policies.pretrained
         ):
             raise ValueError("`rollout.target_energy` needs `training.condition_on_energy: true`")
+        if self.policies.pretrained and not self.policies.rvs_targets_ev:
+            raise ValueError(
+                "`policies.pretrained` designs for the gaps in `policies.rvs_targets_ev`, which is empty: name some, e.g. [1.34]"
+            )
+        if self.policies.pretrained and self.training.snapshots:
+            raise ValueError(
+                f"`policies.pretrained` has no snapshots of its training: set `training.snapshots` (now {self.training.snapshots}) to 0"
+            )
         if self.policies.pretrained and len(self.policies.seeds) > 1:
             raise ValueError(
                 f"`policies.pretrained` is one training, and `policies.seeds` {list(self.policies.seeds)} asks for several: name one seed"
@@ -534,7 +542,8 @@ class Config(_Section):
 
     def trained_specs(self) -> dict[str, PolicySpec]:
         """The policies that are trained, by name: those of `policy_specs`, but one for all targets of ccql-any and of rvs."""
-        return {spec.trained.name: spec.trained for spec in self.policy_specs().values()}
+        specs = (spec.trained for spec in self.policy_specs().values() if spec.pretrained is None)
+        return {spec.name: spec for spec in specs}
 
 
 def validate(config: Mapping[str, Any]) -> Config:

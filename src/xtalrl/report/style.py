@@ -12,8 +12,6 @@ _RANDOM, _BC, _UNCONDITIONAL = "#767676", "#000000", "#0072B2"
 _CONDITIONAL = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # Sets of external crystals: of Tol's muted palette, none of which is above.
 _EXTERNAL = (("#882255", "D"), ("#332288", "v"), ("#999933", "P"), ("#AA4499", "*"))
-_MARKERS = {"random": "X", "bc": "s", "ucql": "^", "ccql": "o", "ccql-any": "d"}
-_NAMES = {"random": "random", "bc": "BC", "ucql": "u-CQL", "ccql": "c-CQL", "ccql-any": "c-CQL any"}
 
 RC_PARAMS: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -55,9 +53,9 @@ def policy_styles(policies: Iterable[str]) -> dict[str, PolicyStyle]:
     parts = {name: _parse(name) for name in policies}
     targets = sorted({part.target for part in parts.values() if part.target is not None})
     omegas = sorted({part.omega for part in parts.values() if part.omega is not None})
-    external = [name for name, part in parts.items() if part.kind not in _NAMES]
+    external = [name for name, part in parts.items() if part.kind not in ALGORITHMS]
     styles = {}
-    for name, (kind, target, omega, setting) in parts.items():
+    for name, (kind, pretrained, target, omega, setting) in parts.items():
         if name in external:
             color, marker = _EXTERNAL[external.index(name) % len(_EXTERNAL)]
             styles[name] = PolicyStyle(name, color, marker, filled=True)
@@ -66,16 +64,17 @@ def policy_styles(policies: Iterable[str]) -> dict[str, PolicyStyle]:
             color = _CONDITIONAL[targets.index(target) % len(_CONDITIONAL)]
         else:
             color = {"random": _RANDOM, "bc": _BC}.get(kind, _UNCONDITIONAL)
-        label = _NAMES[kind]
+        label = ALGORITHMS[kind].label + (f" {pretrained}" if pretrained else "")
         label += f" {target:g} eV" if target is not None else ""
         label += f", ω = {omega:g}" if omega is not None else ""
         label += f", {setting}" if setting else ""
-        styles[name] = PolicyStyle(label, color, _MARKERS[kind], filled=omega is None or omega == omegas[-1])
+        styles[name] = PolicyStyle(label, color, ALGORITHMS[kind].marker, filled=omega is None or omega == omegas[-1])
     return styles
 
 
 class _Parts(NamedTuple):
     kind: str
+    pretrained: str
     target: float | None
     omega: float | None
     setting: str
@@ -83,17 +82,18 @@ class _Parts(NamedTuple):
 
 _NUMBER = r"\d[\d.]*(?:e[+-]?\d+)?"
 _POLICY = re.compile(
-    rf"(random|bc|ucql|ccql-any|ccql)(?:-({_NUMBER})ev)?(?:-w({_NUMBER}))?(?:-a({_NUMBER})-({_NUMBER})-b({_NUMBER}))?"
+    rf"({'|'.join(sorted(ALGORITHMS, key=len, reverse=True))})(?:-([a-z]{{2,}}\d*))?(?:-({_NUMBER})ev)?(?:-w({_NUMBER}))?(?:-a({_NUMBER})-({_NUMBER})-b({_NUMBER}))?"
 )
 
 
 def _parse(name: str) -> _Parts:
     match = _POLICY.fullmatch(name)
     if match is None:
-        return _Parts(name, None, None, "")
-    kind, target, omega, *setting = match.groups()
+        return _Parts(name, "", None, None, "")
+    kind, pretrained, target, omega, *setting = match.groups()
     return _Parts(
         kind,
+        pretrained or "",
         float(target) if target else None,
         float(omega) if omega else None,
         "-".join(setting) if all(setting) else "",

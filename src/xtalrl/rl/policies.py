@@ -55,7 +55,7 @@ class PolicySpec:
     @property
     def name(self) -> str:
         """random, bc, ucql-w5, ccql-1.12ev-w5, ccql-1.12ev-w5-a1-10-b3, ccql-any-w5, ccql-any-1.12ev-w5, rvs, rvs-1.12ev."""
-        parts: list[str] = [self.pretrained or self.kind]
+        parts: list[str] = [self.kind] if self.pretrained is None else [self.kind, self.pretrained]
         if self.target_ev is not None:
             parts.append(f"{self.target_ev:g}ev")
         if self.omega is not None:

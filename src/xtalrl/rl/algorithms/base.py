@@ -62,8 +62,6 @@ class Algorithm:
     """Name in tables and figures."""
     marker = "o"
     """Marker in figures."""
-    color: str | None = None
-    """Colour in figures of a policy without a target; None for the colour of unconditional policies."""
     is_learned = True
     """Whether there is anything to train."""
     is_conditional = False

@@ -15,6 +15,7 @@ class BehaviouralCloning(Algorithm):
 
     kind = "bc"
     label = "BC"
+    marker = "s"
 
     def loss(self, learning: Learning) -> Loss:
         """The cross-entropy of the data's action under softmax(q)."""

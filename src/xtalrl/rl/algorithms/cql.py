@@ -20,7 +20,7 @@ class UnconditionalCQL(Algorithm):
 
     kind = "ucql"
     label = "u-CQL"
-    marker = "s"
+    marker = "^"
     has_values = True
 
     def bootstraps(self, settings: TrainingSettings) -> bool:
@@ -54,7 +54,7 @@ class ConditionalCQL(UnconditionalCQL):
 
     kind = "ccql"
     label = "c-CQL"
-    marker = "D"
+    marker = "o"
     is_conditional = True
 
 
@@ -63,7 +63,7 @@ class AnyTargetCQL(ConditionalCQL):
 
     kind = "ccql-any"
     label = "c-CQL any"
-    marker = "P"
+    marker = "d"
     serves_all_targets = True
 
     def trained_for(self, spec: PolicySpec, outcomes: Outcomes, settings: TrainingSettings) -> Tensor:

@@ -9,5 +9,6 @@ class Random(Algorithm):
     """Nothing is learned; the rollout draws."""
 
     kind = "random"
-    label = "Random"
+    label = "random"
+    marker = "X"
     is_learned = False

@@ -23,6 +23,7 @@ class RvS(BehaviouralCloning):
 
     kind = "rvs"
     label = "RvS"
+    marker = "P"
     is_conditional = True
     serves_all_targets = True
     learns_from_metals = True

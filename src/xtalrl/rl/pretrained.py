@@ -1,0 +1,81 @@
+"""The policies that ship with xtalrl, in `resources/pretrained`: used in a run without a training, each with a model card beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from xtalrl.errors import XtalrlError
+from xtalrl.resources import RESOURCES
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Version of the network's layout and of the record; what was shipped with another cannot be used."""
+FOLDER = RESOURCES / "pretrained"
+
+
+def pretrained_policies(folder: Path = FOLDER) -> list[str]:
+    """Names of the shipped policies."""
+    return sorted(path.parent.name for path in folder.glob("*/policy.json"))
+
+
+def read_pretrained(name: str, folder: Path = FOLDER) -> tuple[dict[str, Any], Path]:
+    """The record of a shipped policy, and the file of its weights, both checked.
+
+    Raises:
+        XtalrlError: there is none of this name, it is of another version, or its weights are not those it was shipped with.
+    """
+    path = folder / name / "policy.json"
+    if not path.is_file():
+        raise XtalrlError(
+            f"`policies.pretrained` is {name!r}, and there is no such policy in resources/pretrained; there are: "
+            f"{', '.join(pretrained_policies(folder)) or 'none'}."
+        )
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise XtalrlError(f"{path} is not readable ({error}): get it again, `git checkout {path}`.") from None
+    if record.get("format") != FORMAT:
+        raise XtalrlError(
+            f"The pretrained policy {name!r} is of format {record.get('format')!r}, and this version of xtalrl reads format {FORMAT}: "
+            f"take the policy that came with this version, or train `rvs` yourself (`policies.pretrained: null`)."
+        )
+    weights = path.with_name("weights.safetensors")
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "missing"
+    if digest != record["sha256"]:
+        raise XtalrlError(
+            f"{weights} is not the file that was shipped (sha256 {digest[:12]}, expected {record['sha256'][:12]}): "
+            f"get it again, `git checkout {weights}`."
+        )
+    return record, weights
+
+
+def take_pretrained(name: str, policy: str | Path, weights: str | Path) -> None:
+    """Write a shipped policy as the policy of a run: its record and its weights.
+
+    Raises:
+        XtalrlError: as in `read_pretrained`.
+    """
+    record, source = read_pretrained(name)
+    shutil.copyfile(source, weights)
+    record["spec"]["pretrained"] = name
+    Path(policy).write_text(json.dumps(record, indent=2) + "\n")
+    logger.info(
+        "The policy %s is the one that was shipped, trained for %s steps", name, f"{record['settings']['steps']:,}"
+    )
+
+
+def ship_policy(trained: str | Path, name: str, folder: Path = FOLDER) -> None:
+    """Put a trained policy (policy.json and weights.safetensors in a folder of a run) among the shipped ones."""
+    target = folder / name
+    target.mkdir(parents=True, exist_ok=True)
+    weights = Path(trained) / "weights.safetensors"
+    record = json.loads((Path(trained) / "policy.json").read_text())
+    record |= {"format": FORMAT, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    shutil.copyfile(weights, target / "weights.safetensors")
+    (target / "policy.json").write_text(json.dumps(record, indent=2) + "\n")
