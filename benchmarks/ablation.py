@@ -31,7 +31,7 @@ from xtalrl.metrics.formulas import composition_key, reduced_formula
 from xtalrl.metrics.validity import is_valid
 from xtalrl.report.files import write_csv, write_text
 from xtalrl.rl.policies import PolicySpec, Reward
-from xtalrl.rl.rollout import RolloutSettings, rollout_policy
+from xtalrl.rl.rollout import rollout_policy
 from xtalrl.rl.settings import PRESETS, TrainingSettings
 from xtalrl.rl.training import train_policy
 
@@ -54,7 +54,6 @@ class Recipe:
     options: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
     metals: bool = False
-    rollout: RolloutSettings = RolloutSettings()
 
     @property
     def focus(self) -> str:
@@ -119,7 +118,6 @@ def train(runs: Mapping[str, Path | None], folder: Path, steps: int, only: list[
                     designs=place / f"designs.{target or 'all'}.parquet",
                     device="cpu",
                     target_ev=target,
-                    settings=recipe.rollout,
                     **inputs,
                 )
             about = {"group": recipe.group, "name": recipe.name, "run": str(run), "cpu_s": time.process_time() - start}
@@ -240,7 +238,7 @@ def page(frame: pd.DataFrame) -> str:
     for group, part in frame.groupby("group", sort=False):
         lines += [f"## {str(group).capitalize()}", "", f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
         for name, one in part.groupby("recipe", sort=False):
-            metrics = {metric: values for metric, values in one.groupby("metric", sort=False)}
+            metrics = dict(iter(one.groupby("metric", sort=False)))
 
             def cell(metric: str, metrics: Mapping[Any, pd.DataFrame] = metrics) -> str:
                 if metric not in metrics:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from xtalrl.rl.algorithms import ALGORITHMS
+
 # Okabe and Ito's palette, told apart by the colour-blind (doi:10.1038/nmeth.1618). Targets take the conditional colours in turn.
 _RANDOM, _BC, _UNCONDITIONAL = "#767676", "#000000", "#0072B2"
 _CONDITIONAL = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -82,7 +84,8 @@ class _Parts(NamedTuple):
 
 _NUMBER = r"\d[\d.]*(?:e[+-]?\d+)?"
 _POLICY = re.compile(
-    rf"({'|'.join(sorted(ALGORITHMS, key=len, reverse=True))})(?:-([a-z]{{2,}}\d*))?(?:-({_NUMBER})ev)?(?:-w({_NUMBER}))?(?:-a({_NUMBER})-({_NUMBER})-b({_NUMBER}))?"
+    rf"({'|'.join(sorted(ALGORITHMS, key=len, reverse=True))})(?:-([a-z]{{2,}}\d*))?(?:-({_NUMBER})ev)?"
+    rf"(?:-w({_NUMBER}))?(?:-a({_NUMBER})-({_NUMBER})-b({_NUMBER}))?"
 )
 
 
