@@ -504,6 +504,7 @@ def test_designs_and_the_elements_they_add(place: Place) -> None:
         "validity_rule": "r",
         "valid_smact14": True,
         "valid_icsd24": True,
+        "odd_electrons": False,
     }
     designs = [
         common | {"policy": "a", "species": ["K", "Br"], "valid": True, "request_id": "d1"},

@@ -64,9 +64,10 @@ def test_a_design_is_judged(tmp_path: Path) -> None:
     assert first == {
         "material_id": "mp-1", "policy": "bc", "seed": 0, "sample": None, "species": ["Na", "K", "Cl", "Cl"],
         "formula": "KNaCl2", "true_formula": "NaCl", "n_sites": 4, "n_correct": 3, "n_similar": 4,
-        "valid": True, "validity_rule": "cdvae-smact14", "valid_smact14": True, "valid_icsd24": True, "novel": True, "request_id": design_id("mp-1", first["species"]),
+        "valid": True, "validity_rule": "cdvae-smact14", "valid_smact14": True, "valid_icsd24": True, "odd_electrons": False, "novel": True, "request_id": design_id("mp-1", first["species"]),
     }  # fmt: skip
     assert second["formula"] == "Sr2O3"
+    assert not second["odd_electrons"]  # 2 · 38 + 3 · 8
     assert (second["valid"], second["novel"], second["request_id"]) == (False, None, None)
 
 

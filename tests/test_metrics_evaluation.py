@@ -22,7 +22,7 @@ def assessment(material_id: str, request_id: str | None, species: list[str], pol
     return {
         "material_id": material_id, "policy": policy, "seed": 0, "species": species, "formula": "X", "true_formula": "Y",
         "n_sites": len(species), "n_correct": 1, "n_similar": 1, "valid": request_id is not None,
-        "validity_rule": "cdvae-smact14", "valid_smact14": True, "valid_icsd24": True, "novel": None, "request_id": request_id,
+        "validity_rule": "cdvae-smact14", "valid_smact14": True, "valid_icsd24": True, "odd_electrons": False, "novel": None, "request_id": request_id,
     }  # fmt: skip
 
 

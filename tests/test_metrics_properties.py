@@ -30,6 +30,7 @@ def designs(**arrays: Any) -> PolicyDesigns:
         "valid": np.ones(shape),
         "valid_smact14": np.ones(shape),
         "valid_icsd24": np.ones(shape),
+        "odd_electrons": np.zeros(shape),
         "novel": np.full(shape, NAN),
         "converged": np.isfinite(gaps).astype(float),
         "recovered": np.where(np.isfinite(gaps), 0.0, NAN),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 # The order is the paper's: an element's position is its action index.
 ELEMENTS: tuple[str, ...] = tuple(
     (
@@ -21,6 +23,7 @@ _BY_NUMBER = (
 ATOMIC_NUMBERS: tuple[int, ...] = tuple(_BY_NUMBER.index(element) + 1 for element in ELEMENTS)
 """Number of electrons of the element of each action. The core that a pseudopotential leaves out holds an even number of them, so that
 the parity of all electrons is that of the valence."""
+
 UNFILLED = N_ELEMENTS
 """Node type of a site that holds no element yet."""
 
@@ -41,3 +44,8 @@ SIMILARITY_CLASSES: dict[str, tuple[str, ...]] = {
 SIMILARITY_CLASS: dict[str, str] = {
     element: name for name, members in SIMILARITY_CLASSES.items() for element in members
 }
+
+
+def has_odd_electrons(species: Iterable[str]) -> bool:
+    """Whether a cell with these elements, one per atom, has an odd number of electrons."""
+    return sum(ATOMIC_NUMBERS[ACTION[element]] for element in species) % 2 == 1

@@ -264,6 +264,11 @@ _ASSESSMENT = (
     _field("valid_smact14", pa.bool_(), "Valid by the rule smact-smact14"),
     _field("valid_icsd24", pa.bool_(), "Valid by the rule smact-icsd24, the default of smact >= 3"),
     _field(
+        "odd_electrons",
+        pa.bool_(),
+        "Whether a cell has an odd number of electrons, so that it cannot be an insulator without spin",
+    ),
+    _field(
         "novel",
         pa.bool_(),
         "Composition absent from the formula list; null if invalid or no list was given",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from xtalrl import tables
-from xtalrl.elements import SIMILARITY_CLASS
+from xtalrl.elements import SIMILARITY_CLASS, has_odd_electrons
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.designs import PolicyDesigns
 from xtalrl.metrics.formulas import composition_key, read_known_compositions, reduced_formula
@@ -127,6 +127,7 @@ def _assess(design: dict[str, Any], true_species: list[str] | None, known: froze
         "validity_rule": PAPER_RULE,
         "valid_smact14": is_valid(counts, "smact-smact14"),
         "valid_icsd24": is_valid(counts, "smact-icsd24"),
+        "odd_electrons": has_odd_electrons(species),
         "novel": composition_key(counts) not in known if valid and known is not None else None,
         "request_id": design_id(design["material_id"], species) if valid else None,
     }
@@ -165,6 +166,11 @@ def validity_smact14(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
 def validity_icsd24(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
     """Share of designs valid by the default of smact >= 3."""
     return bootstrap.proportion(designs.valid_icsd24 == 1, designs.designed)
+
+
+def odd_electrons(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+    """Share of the valid designs with an odd number of electrons per cell."""
+    return bootstrap.proportion(designs.odd_electrons == 1, designs.valid == 1)
 
 
 def uniqueness(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:

@@ -15,7 +15,7 @@ from xtalrl.metrics.evaluation import UNKNOWN
 from xtalrl.metrics.intervals import Bools, Bootstrap, Floats
 
 _COLUMNS = (
-    "composition", "n_sites", "n_correct", "n_similar", "valid", "valid_smact14", "valid_icsd24", "novel", "converged", "recovered",
+    "composition", "n_sites", "n_correct", "n_similar", "valid", "valid_smact14", "valid_icsd24", "odd_electrons", "novel", "converged", "recovered",
     "band_gap", "band_gap_raw", "formation_energy_per_atom", "energy_above_hull", "hull_is_complete",
 )  # fmt: skip
 SUCCESSFUL_OUTCOMES = ("converged", "converged_not_saved")
@@ -54,6 +54,7 @@ class PolicyDesigns:
     valid: Floats
     valid_smact14: Floats
     valid_icsd24: Floats
+    odd_electrons: Floats
     novel: Floats
     converged: Floats
     recovered: Floats

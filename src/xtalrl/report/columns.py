@@ -48,6 +48,7 @@ TABLE1 = (
     _percent("uniqueness", "Unique", "designs", composition.uniqueness),
     _percent("validity_smact14", "Valid, smact 3 with states of 2014", "designs", composition.validity_smact14),
     _percent("validity_icsd24", "Valid, smact 3 by default", "designs", composition.validity_icsd24),
+    _percent("odd_electrons", "Odd electrons of valid", "valid designs", composition.odd_electrons),
 )
 TABLE2 = (
     _percent("dft_success", "DFT success of valid", "valid designs", properties.dft_success_by_the_papers_rules, True),
