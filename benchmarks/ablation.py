@@ -2,11 +2,13 @@
 
     python benchmarks/ablation.py train INDEX_RUN NODE_RUN FOLDER [--steps 3000] [--only NAME ...]
     python benchmarks/ablation.py report FOLDER
+    python benchmarks/ablation.py score POLICY RUN [--targets 0 1.12 3] [--even-electrons] [--neutral] [--guidance 2]
 
 `train` trains and rolls out one recipe after another into FOLDER; it goes on where it was stopped. INDEX_RUN and NODE_RUN are results
 folders of `snakemake trajectories` from the same labels, one with `training.focus: index`, one with `node`, because a policy that is to be
 blind to the order of the file needs orders that do not follow it; METALS_RUN (`--metals-run`) is one with `structures.metals: train`.
-`report` writes docs/results/ablation.{csv,md}. No design needs an SCF: where its reduced formula is that of crystals of the source, the
+`report` writes docs/results/ablation.{csv,md}. `score` prints the same metrics of any trained policy (the folder of its policy.json), designing on the
+validation skeletons of a run. No design needs an SCF: where its reduced formula is that of crystals of the source, the
 mean of their gaps stands in for its own.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,7 +34,7 @@ from xtalrl.metrics.formulas import composition_key, reduced_formula
 from xtalrl.metrics.validity import is_valid
 from xtalrl.report.files import write_csv, write_text
 from xtalrl.rl.policies import PolicySpec, Reward
-from xtalrl.rl.rollout import rollout_policy
+from xtalrl.rl.rollout import RolloutSettings, rollout_policy
 from xtalrl.rl.settings import PRESETS, TrainingSettings
 from xtalrl.rl.training import train_policy
 
@@ -150,6 +153,23 @@ def score(designs: Path, crystals: pd.DataFrame, gap_of: Mapping[str, float]) ->
         ),
         "formula": np.array(formulas),
     }
+
+
+def print_scores(policy: Path, run: Path, targets: list[float], settings: RolloutSettings) -> None:
+    """Design for each target with a trained policy, and print its metrics as Markdown."""
+    crystals = tables.read(run / "structures/crystals.parquet", tables.CRYSTALS).to_pandas()
+    gap_of = known_gaps(crystals)
+    inputs = {"graphs": run / "structures/graphs.parquet", "trajectories": run / "trajectories.parquet"}
+    scores = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for target in targets:
+            designs = Path(folder) / f"{target}.parquet"
+            rollout_policy(policy, designs=designs, device="cpu", target_ev=target, settings=settings, **inputs)
+            scores[str(target)] = score(designs, crystals, gap_of)
+    print(f"| metric, for {targets[0]:g} eV where not said | value | 95 % | n |")
+    print("|---|---|---|---|")
+    for metric, value, low, high, n in summarise(scores):
+        print(f"| {metric} | {value:.2f} | {low:.2f} to {high:.2f} | {n:,} |")
 
 
 def interval(values: np.ndarray, weights: np.ndarray | None = None, samples: int = 1000) -> tuple[float, float, float]:
@@ -283,12 +303,24 @@ def main() -> None:
     training.add_argument("--metals-run", type=Path)
     training.add_argument("--steps", type=int, default=3000)
     training.add_argument("--only", nargs="*", default=[])
+    scoring = commands.add_parser("score")
+    scoring.add_argument("policy", type=Path)
+    scoring.add_argument("run", type=Path)
+    scoring.add_argument("--targets", type=float, nargs="+", default=list(TARGETS))
+    scoring.add_argument("--even-electrons", action="store_true")
+    scoring.add_argument("--neutral", action="store_true")
+    scoring.add_argument("--guidance", type=float, default=1.0)
     reporting = commands.add_parser("report")
     reporting.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     if arguments.command == "train":
         runs = {"index": arguments.index_run, "node": arguments.node_run, "metals": arguments.metals_run}
         train(runs, arguments.folder, arguments.steps, arguments.only)
+    elif arguments.command == "score":
+        settings = RolloutSettings(
+            even_electrons=arguments.even_electrons, neutral=arguments.neutral, guidance=arguments.guidance
+        )
+        print_scores(arguments.policy, arguments.run, arguments.targets, settings)
     else:
         report(arguments.folder)
 
