@@ -22,7 +22,7 @@ rule train_policy:
     benchmark:
         f"{RESULTS}/benchmarks/train_policy.{TRAINED}.seed{{seed}}.tsv"
     wildcard_constraints:
-        policy="|".join(TRAINED_POLICIES),
+        policy="|".join(TRAINED_POLICIES) or "none",
     conda:
         "../envs/train.yaml"
     threads: 4

@@ -24,10 +24,11 @@ from xtalrl import tables
 from xtalrl.config import validate
 from xtalrl.elements import ACTION, ATOMIC_NUMBERS, ELEMENTS
 from xtalrl.errors import XtalrlError
+from xtalrl.report.style import policy_styles
 from xtalrl.rl.learner import Learner, Stack
 from xtalrl.rl.network import Architecture, QNetwork
 from xtalrl.rl.policies import PolicySpec, Reward
-from xtalrl.rl.pretrained import read_pretrained, ship_policy
+from xtalrl.rl.pretrained import read_pretrained, ship_policy, take_pretrained
 from xtalrl.rl.replay import Replay
 from xtalrl.rl.rollout import RolloutSettings, rollout_policy
 from xtalrl.rl.settings import PRESETS, TrainingSettings
@@ -314,3 +315,23 @@ def test_shipped_policies_are_checked(trained: Path, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
     with pytest.raises(XtalrlError, match="is not the file that was shipped"):
         read_pretrained("mine", tmp_path)
+
+
+def test_the_shipped_policy_designs(dataset: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    take_pretrained("mp20", tmp_path / "policy.json", tmp_path / "weights.safetensors")
+    assert (tmp_path / "weights.safetensors").stat().st_size < 1e6
+    assert len(designs(tmp_path, dataset, 1.34, even_electrons=True, guidance=2.0)) == 12
+    rows = tables.read_rows(tmp_path / "designs.parquet", tables.DESIGNS)
+    assert {row["policy"] for row in rows} == {"rvs-mp20-1.34ev"}
+    assert not caplog.records
+    designs(tmp_path, dataset, 20.0)
+    assert "outside the gaps that it has learned from" in caplog.text
+
+
+def test_a_run_takes_the_shipped_policy_instead_of_training() -> None:
+    config = validate({"policies": {"targets_ev": [], "ucql": False, "rvs_targets_ev": [1.12], "pretrained": "mp20"}})
+    assert list(config.policy_specs()) == ["random", "bc", "rvs-mp20-1.12ev"]
+    assert list(config.trained_specs()) == ["random", "bc"]
+    assert config.policy_specs()["rvs-mp20-1.12ev"].trained.name == "rvs-mp20"
+    style = policy_styles(config.policy_specs())["rvs-mp20-1.12ev"]
+    assert (style.label, style.marker) == ("RvS mp20 1.12 eV", "P")

@@ -100,3 +100,22 @@ def test_what_the_workflow_imports_is_light(root: Path) -> None:
     code = f"import sys\nimport {', '.join(modules)}\nprint(*sys.modules)"
     imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"pymatgen", "scipy", "pyarrow", "torch", "matplotlib", "smact"} & set(imported)
+
+
+def test_a_shipped_policy_is_not_trained(root: Path) -> None:
+    output = dry_run(
+        root, "rollout", "--configfile", "config/test.yaml", "--config",
+        "policies={targets_ev: [], ucql: false, bc: false, random: false, rvs_targets_ev: [1.12, 3.0], pretrained: mp20}",
+    )  # fmt: skip
+    counts = job_counts(output)
+    assert counts["take_pretrained"] == 1
+    assert counts["rollout_policy"] == 2
+    assert "train_policy" not in counts
+
+
+def test_a_shipped_policy_that_is_not_there_is_a_sentence(root: Path) -> None:
+    result = snakemake(
+        root, "--dry-run", "rollout", "--configfile", "config/test.yaml", "--config", "policies={rvs_targets_ev: [1], pretrained: mine}"
+    )  # fmt: skip
+    assert result.returncode != 0
+    assert "there is no such policy in resources/pretrained; there are: mp20" in result.stdout + result.stderr
