@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from dft_data import SHARED, needs_shared
 
-from xtalrl.dft.outcomes import Category, Outcome, Run, classify, clip_gap, read_xml, scf_parse
+from xtalrl.dft.outcomes import HARTREE_EV, Category, Outcome, Run, classify, clip_gap, read_xml, scf_parse
 
 FAILURES = SHARED / "pw_failures"
 OUTPUTS = SHARED / "pw_outputs"
@@ -240,6 +240,51 @@ def test_an_output_from_before_the_end_is_not_a_result() -> None:
     )
     assert unknown.outcome is Outcome.STOPPED
     assert unknown.detail == "nonsense: no such thing"
+
+
+@pytest.mark.parametrize(("name", "gap", "metal"), [("naf", 6.0925, False), ("aluminium", None, True)])
+def test_a_smeared_output_shows_its_gap(root: Path, name: str, gap: float | None, metal: bool) -> None:
+    """Real runs of pw.x 6.7 with Gaussian smearing, cut by hand; the XML of NaF's gives 6.0925 eV, too."""
+    result = classify(Run((root / f"tests/fixtures/smeared/{name}.out").read_text(), "", exit_code=None))
+    assert (result.smearing, result.band_gap_raw_ev, result.is_metallic) == (True, gap, metal)
+    assert bool(result.detail) is metal
+
+
+def test_a_smeared_output_without_levels_says_why_it_has_no_gap() -> None:
+    text = "the Fermi energy is     6.1000 ev\n!    total energy              =     -22.66052781 Ry\n"
+    result = classify(Run(text + "convergence has been achieved in   4 iterations\nJOB DONE.", "", exit_code=None))
+    assert (result.outcome, result.band_gap_raw_ev) == (Outcome.CONVERGED, None)
+    assert "levels were not printed" in result.detail
+
+
+# Levels in Hartree and occupations of each k point; with two spins those of spin up first.
+OCCUPATIONS = {
+    "an insulator": (0, [("0 1 2", "1 1 0"), ("0 .5 1.7", "1 1 0")], 0.7),
+    "one slightly smeared": (0, [("0 1 2", "1 .999 .001"), ("0 .5 1.7", "1 1.01 -.01")], 0.7),
+    "bands that cross the Fermi energy": (0, [("0 1 2", "1 1 0"), ("0 1.4 1.7", "1 0 0")], None),
+    "a degenerate level": (0, [("0 1 1", "1 .5 .5")], None),
+    "a magnetic insulator": (3, [("0 1 2 0 1.2 3", "1 1 0 1 0 0"), ("0 1 2 0 1.2 3", "1 1 0 1 0 0")], 0.2),
+    "a half-metal": (2, [("0 1 0 1", "1 0 1 1"), ("0 1 0 1", "1 1 1 0")], None),
+    "overlapping spins of an imposed moment": (2, [("0 1 0 .8", "1 1 1 0")], -0.2),
+    "no empty band": (0, [("0 1", "1 1")], None),
+}
+
+
+@pytest.mark.parametrize("case", OCCUPATIONS)
+def test_the_gap_follows_from_levels_and_occupations(tmp_path: Path, case: str) -> None:
+    up, points, gap = OCCUPATIONS[case]
+    energies = "".join(
+        f"<ks_energies><eigenvalues>{levels}</eigenvalues><occupations>{occupations}</occupations></ks_energies>"
+        for levels, occupations in points
+    )
+    (tmp_path / "x.xml").write_text(
+        "<x><output><convergence_info><scf_conv><convergence_achieved>true</convergence_achieved></scf_conv></convergence_info>"
+        f"<total_energy><etot>-1</etot></total_energy><band_structure>{f'<nbnd_up>{up}</nbnd_up>' if up else ''}{energies}"
+        "</band_structure></output></x>"
+    )
+    read = read_xml(tmp_path / "x.xml")
+    assert read is not None
+    assert read.band_gap_raw_ev == (None if gap is None else pytest.approx(gap * HARTREE_EV))
 
 
 def test_only_usable_outcomes_have_a_verdict_on_metals() -> None:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from pymatgen.core import Lattice, Structure
 
 from xtalrl import tables
 from xtalrl.dft.engines import Engine
-from xtalrl.dft.outcomes import Run
+from xtalrl.dft.outcomes import Outcome, Result, Run
+from xtalrl.dft.protocols import load_protocol
 from xtalrl.dft.pseudopotentials import load_family, md5_of
+from xtalrl.dft.recovery import Situation
 from xtalrl.dft.requests import cell_of, cost_of, plan_crystal_scf, plan_design_scf, plan_reference_scf
-from xtalrl.dft.shards import TimeLimits, count_outcomes, gather_outcomes, run_shard
+from xtalrl.dft.shards import TimeLimits, _credited_gap, count_outcomes, gather_outcomes, run_shard
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
 
@@ -264,6 +267,15 @@ def test_a_crystal_that_only_smearing_converges_is_a_metal(place: Place) -> None
     assert [a["strategy"] for a in row["attempts"]] == ["unpolarised", "smear_to_find_moment", "converge_as_a_metal"]
     assert (row["outcome"], row["strategy"], row["recovered"]) == ("converged", "converge_as_a_metal", True)
     assert (row["band_gap"], row["band_gap_raw"], row["is_metallic"]) == (0.0, None, True)
+
+
+def test_a_smeared_insulator_keeps_its_gap() -> None:
+    s = Situation(SILICON, "crystal", load_protocol("paper-fast"), sssp(), "extended", None)
+    smeared = Result(Outcome.CONVERGED, total_energy_ry=-1.0, band_gap_raw_ev=6.09, smearing=True)
+    assert (_credited_gap(s, smeared), smeared.is_metallic) == (6.09, False)
+    metal = replace(smeared, band_gap_raw_ev=None)
+    assert (_credited_gap(s, metal), metal.is_metallic) == (0.0, True)
+    assert _credited_gap(replace(s, form="elemental"), metal) is None
 
 
 def test_the_limits_of_a_design_add_up() -> None:

@@ -174,7 +174,12 @@ SCF_OUTCOMES = _schema(
         nullable=True,
     ),
     _field("band_gap", pa.float64(), "band_gap_raw clipped at 0", "eV", nullable=True),
-    _field("is_metallic", pa.bool_(), "The filled and empty bands overlap, or smearing was used", nullable=True),
+    _field(
+        "is_metallic",
+        pa.bool_(),
+        "The filled and empty bands overlap, or a smeared run has partly filled bands",
+        nullable=True,
+    ),
     _field("nspin", pa.int32(), "Of the attempt that ended it", nullable=True),
     _field("tot_magnetization", pa.float64(), "Imposed in the attempt that ended it", "µB", nullable=True),
     _REFERENCE_SOURCE,

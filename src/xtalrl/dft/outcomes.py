@@ -151,19 +151,19 @@ class Result:
     total_energy_ry: float | None = None
     """Of the cell."""
     band_gap_raw_ev: float | None = None
-    """Lowest empty minus highest filled level over k and spin; negative where they overlap."""
+    """Lowest empty minus highest filled level over k and spin; negative where they overlap, None with smearing where bands are partly filled."""
     total_magnetization: float | None = None
     """µB per cell, of a spin-polarised run."""
     smearing: bool = False
 
     @property
     def is_metallic(self) -> bool | None:
-        """Whether filled and empty bands overlap, or smearing was used; None where that is not known."""
+        """Whether filled and empty bands overlap, or a smeared run shows no gap; None where that is not known."""
         if not self.outcome.usable:
             return None
-        if self.smearing:
-            return True
-        return None if self.band_gap_raw_ev is None else self.band_gap_raw_ev < 0
+        if self.band_gap_raw_ev is None:
+            return True if self.smearing else None
+        return self.band_gap_raw_ev < 0
 
 
 def clip_gap(gap_ev: float | None) -> float | None:
@@ -176,6 +176,10 @@ _ENERGY = re.compile(rf"^!\s+total energy\s+=\s*{_FLOAT}\s+Ry", re.M)
 _LEVELS = re.compile(rf"highest occupied, lowest unoccupied level \(ev\):\s*{_FLOAT}\s*{_FLOAT}")
 _HIGHEST_ONLY = "highest occupied level (ev):"
 _FERMI = re.compile(r"the (?:spin up/dw )?Fermi energ(?:y is|ies are)")
+_FERMI_LEVEL = re.compile(r"the Fermi energy is\s+(-?\d+\.\d+)\s+ev", re.I)
+_WIDTH = re.compile(r"(?:broad|smearing, width|degauss).*\(Ry\)\s*=\s*(\d+\.\d+)")
+_LEVELS_OF_K = re.compile(r"SPIN (UP|DOWN)|bands \(ev\):\s*\n\s*\n((?:[ \t]+[-\d. ]+\n)+)")
+_SCF_ENDS = "End of self-consistent calculation"
 _MAGNETIZATION = re.compile(rf"total magnetization\s+=\s*{_FLOAT}\s+Bohr")
 _SPIN_POLARISED = ("Starting magnetic structure", "lsda need tot_magnetization", "too few spin ")
 _SCF_BEGINS = "Self-consistent Calculation"
@@ -296,26 +300,55 @@ class XmlResult:
 
     total_energy_ry: float
     band_gap_raw_ev: float | None
-    """Over all k points and spins, by occupations; None without an empty band."""
+    """Over all k points and spins, by occupations; None without an empty band or where bands are partly filled."""
 
 
 def read_xml(path: str | Path) -> XmlResult | None:
     """Energy and gap of a `data-file-schema.xml`; None where it is missing, cut off, or of an SCF that did not converge."""
-    filled: list[float] = []
-    empty: list[float] = []
     try:
         root = ElementTree.parse(path).getroot()
         if (root.findtext("output/convergence_info/scf_conv/convergence_achieved") or "").strip().lower() != "true":
             return None
         energy_ry = 2 * float(root.findtext("output/total_energy/etot") or "")
+        up = int(
+            root.findtext("output/band_structure/nbnd_up") or 0
+        )  # Both spins of a k point stand in one list, up first.
+        points: list[_Point] = []
         for point in root.iter("ks_energies"):
-            energies = [float(word) for word in (point.findtext("eigenvalues") or "").split()]
+            levels = [float(word) * HARTREE_EV for word in (point.findtext("eigenvalues") or "").split()]
             occupations = [float(word) for word in (point.findtext("occupations") or "").split()]
-            for level, occupation in zip(energies, occupations, strict=True):
-                (filled if occupation > 0.5 else empty).append(level)
+            if up:
+                points.append(("up", levels[:up], occupations[:up]))
+            points.append(("down" if up else "", levels[up:], occupations[up:]))
+        gap = _gap_by_occupations(points)
     except (ElementTree.ParseError, OSError, ValueError):  # Fortran prints a number that does not fit as asterisks.
         return None
-    return XmlResult(energy_ry, (min(empty) - max(filled)) * HARTREE_EV if filled and empty else None)
+    return XmlResult(energy_ry, gap)
+
+
+_Point = tuple[str, list[float], list[float]]
+"""Spin, levels (eV) and their occupations (0 to 1) at one k point."""
+_PARTLY_FILLED = 0.1
+"""An occupation further than this from 0 and 1 is a metal's: the level lies within about one smearing width of the Fermi energy."""
+
+
+def _gap_by_occupations(points: Iterable[_Point]) -> float | None:
+    """Lowest empty minus highest filled level in eV; None without an empty or a filled one, or where bands are partly filled.
+
+    Smeared bands are partly filled where an occupation is a fraction, or where the k points of one spin do not all fill the same number.
+    """
+    filled: list[float] = []
+    empty: list[float] = []
+    counts: dict[str, set[int]] = {}
+    for spin, levels, occupations in points:
+        if any(_PARTLY_FILLED < occupation < 1 - _PARTLY_FILLED for occupation in occupations):
+            return None
+        for level, occupation in zip(levels, occupations, strict=True):
+            (filled if occupation > 0.5 else empty).append(level)
+        counts.setdefault(spin, set()).add(sum(occupation > 0.5 for occupation in occupations))
+    if not filled or not empty or any(len(numbers) > 1 for numbers in counts.values()):
+        return None
+    return min(empty) - max(filled)
 
 
 def _band_gap(text: str, xml: XmlResult | None) -> tuple[float | None, str]:
@@ -324,6 +357,8 @@ def _band_gap(text: str, xml: XmlResult | None) -> tuple[float | None, str]:
     The printed levels have four decimals; the XML has them all and is preferred where both agree.
     """
     levels = _LEVELS.findall(text)
+    if not levels and _FERMI.search(text):
+        return _smeared_gap(text, xml)
     if not levels:
         return None, "no empty band was computed: no gap" if _HIGHEST_ONLY in text else ""
     printed = float(levels[-1][1]) - float(levels[-1][0])
@@ -332,6 +367,32 @@ def _band_gap(text: str, xml: XmlResult | None) -> tuple[float | None, str]:
             return xml.band_gap_raw_ev, ""
         return printed, f"the XML's gap {xml.band_gap_raw_ev:.4f} eV differs from the printed {printed:.4f} eV"
     return round(printed, 4), ""
+
+
+def _smeared_gap(text: str, xml: XmlResult | None) -> tuple[float | None, str]:
+    """As `_band_gap`, of a run with smearing: pw.x prints no gap, but the XML has the occupations.
+
+    Without an XML the printed levels are compared with the Fermi energy; one within the width of the smearing counts as partly filled.
+    """
+    if xml is not None:
+        return (
+            xml.band_gap_raw_ev,
+            "" if xml.band_gap_raw_ev is not None else "smeared, with partly filled bands: no gap",
+        )
+    fermi, width = _FERMI_LEVEL.findall(text), _WIDTH.search(text)
+    points: list[_Point] = []
+    spin = ""
+    for named, block in _LEVELS_OF_K.findall(text.rpartition(_SCF_ENDS)[2]):
+        spin = named or spin
+        if block and fermi:
+            levels = [float(word) for word in re.findall(r"-?\d+\.\d+", block)]
+            distances = [level - float(fermi[-1]) for level in levels]
+            margin = float(width[1]) * HARTREE_EV / 2 if width else 0.0
+            points.append((spin, levels, [0.5 if abs(d) <= margin else float(d < 0) for d in distances]))
+    if not points:
+        return None, "smeared, and the levels were not printed: no gap can be read"
+    gap = _gap_by_occupations(points)
+    return (None, "smeared, with partly filled bands: no gap") if gap is None else (round(gap, 4), "")
 
 
 def _iterations(text: str) -> int:

@@ -190,9 +190,9 @@ def impose_found_moment(situation: Situation) -> Attempt | None:
 
 
 def converge_as_a_metal(situation: Situation) -> Attempt | None:
-    """Smearing has converged where fixed occupations did not: the crystal is a metal, and smearing is how metals are computed.
+    """Smearing has converged where fixed occupations did not: most likely a metal, and smearing is how metals are computed.
 
-    With the smearing of the elemental references, so that the energies belong together; its gap is 0.
+    With the smearing of the elemental references, so that the energies belong together; its levels and occupations tell a gap, if any.
     """
     searches = [entry for entry in situation.history if entry[0].searches and entry[1].outcome.usable]
     if not searches or final_result(situation)[1].outcome.usable:

@@ -454,8 +454,10 @@ class _Runner:
 
 
 def _credited_gap(situation: Situation, result: Result) -> float | None:
-    """A crystal that only smearing could converge is a metal; that an elemental reference was smeared says nothing about its gap."""
-    return 0.0 if result.smearing and situation.form == "crystal" else clip_gap(result.band_gap_raw_ev)
+    """A smeared crystal without a gap is a metal; that an elemental reference was smeared says nothing about its gap."""
+    if result.smearing and result.band_gap_raw_ev is None and situation.form == "crystal":
+        return 0.0
+    return clip_gap(result.band_gap_raw_ev)
 
 
 class _OutOfTime(Exception):
