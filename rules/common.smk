@@ -5,6 +5,7 @@ from snakemake.exceptions import WorkflowError
 from xtalrl.config import LABELS_OF_SOURCE, MATERIALS_PROJECT, validate
 from xtalrl.dft.protocols import load_protocol
 from xtalrl.dft.pseudopotentials import describe_family
+from xtalrl.energies import CHECKED_ELEMENTS
 from xtalrl.errors import XtalrlError
 from xtalrl.report.contents import figures_of, tables_of
 from xtalrl.rl.pretrained import read_pretrained
@@ -199,6 +200,26 @@ def reference_energies(wildcards):
     if POLICIES or cfg.references.energies:
         return f"{RESULTS}/references.parquet"
     return []
+
+
+def matching_references(wildcards):
+    """`reference_energies` for energies computed here; imported ones that do not fit are refused now, before anything runs."""
+    if cfg.references.energies and not cfg.references.protocol:
+        # Imported only now: it takes pyarrow, which most starts of Snakemake do without.
+        from xtalrl.dft.references import check_energies_fit
+
+        try:
+            check_energies_fit(
+                cfg.references.energies, cfg.dft.protocol, cfg.dft.family
+            )
+        except XtalrlError as error:
+            raise WorkflowError(str(error)) from None
+    return reference_energies(wildcards)
+
+
+def reference_elements(wildcards):
+    """Elements whose reference energies are computed: where energies are imported, those that are compared with them."""
+    return CHECKED_ELEMENTS if cfg.references.energies else cfg.references.elements
 
 
 def true_labels(wildcards):

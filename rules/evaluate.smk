@@ -10,7 +10,7 @@ rule plan_design_scf:
         assessments=f"{RESULTS}/designs/assessments.parquet",
         crystals=f"{RESULTS}/structures/crystals.parquet",
         external_crystals=external_sets(f"{RESULTS}/external/{{set}}/crystals.parquet"),
-        references=reference_energies,
+        references=matching_references,
         elemental_crystals=elemental_crystals,
         family=FAMILY,
     output:
@@ -35,7 +35,7 @@ rule evaluate_designs:
     input:
         assessments=f"{RESULTS}/designs/assessments.parquet",
         outcomes=f"{RESULTS}/evaluation/outcomes.parquet",
-        references=reference_energies,
+        references=matching_references,
         labels=true_labels,
     output:
         evaluation=f"{RESULTS}/evaluation/evaluation.parquet",
@@ -59,7 +59,7 @@ rule assess_stability:
         outcomes=f"{RESULTS}/evaluation/outcomes.parquet",
         labels=true_labels,
         crystals=f"{RESULTS}/structures/crystals.parquet",
-        references=reference_energies,
+        references=matching_references,
     output:
         stability=f"{RESULTS}/evaluation/stability.parquet",
     log:

@@ -8,6 +8,12 @@ if cfg.references.energies:
     rule import_references:
         input:
             energies=cfg.references.energies,
+            family=FAMILY if cfg.references.protocol else [],
+            outcomes=(
+                f"{RESULTS}/references/outcomes.parquet"
+                if cfg.references.protocol
+                else []
+            ),
         output:
             references=f"{RESULTS}/references.parquet",
         log:
@@ -16,6 +22,8 @@ if cfg.references.energies:
             f"{RESULTS}/benchmarks/import_references.tsv"
         conda:
             "../envs/workflow.yaml"
+        params:
+            protocol=cfg.references.protocol,
         message:
             "Importing reference energies from {input.energies}"
         script:
@@ -77,6 +85,7 @@ elif cfg.labels.path:
             references=(
                 f"{RESULTS}/references.parquet" if cfg.references.energies else []
             ),
+            family=FAMILY if cfg.references.protocol else [],
         output:
             labels=f"{RESULTS}/labels.parquet",
         log:
@@ -85,6 +94,8 @@ elif cfg.labels.path:
             f"{RESULTS}/benchmarks/import_labels.tsv"
         conda:
             "../envs/workflow.yaml"
+        params:
+            protocol=cfg.references.protocol,
         message:
             "Importing labels from {input.tables}"
         script:
@@ -99,7 +110,7 @@ else:
         input:
             crystals=f"{RESULTS}/structures/crystals.parquet",
             outcomes=f"{RESULTS}/scf/outcomes.parquet",
-            references=f"{RESULTS}/references.parquet",
+            references=matching_references,
         output:
             labels=f"{RESULTS}/labels.parquet",
         log:

@@ -82,7 +82,7 @@ rule plan_reference_scf:
     conda:
         "../envs/workflow.yaml"
     params:
-        elements=cfg.references.elements,
+        elements=reference_elements,
         protocol=cfg.dft.protocol,
         shards=cfg.dft.shards.references,
     message:

@@ -11,7 +11,8 @@ from dft_data import SHARED, needs_shared
 
 from xtalrl import tables
 from xtalrl.dft.labels import import_labels, label_crystals
-from xtalrl.dft.references import assemble_references, import_references
+from xtalrl.dft.pseudopotentials import describe_family
+from xtalrl.dft.references import assemble_references, check_energies_fit, import_references, origin_of
 from xtalrl.energies import RYDBERG_EV_PAPER
 from xtalrl.errors import XtalrlError
 
@@ -220,3 +221,69 @@ def test_imported_protocols_never_mix(tmp_path: Path) -> None:
     )
     with pytest.raises(XtalrlError, match="never mix"):
         import_labels(path, tables_path, str(tmp_path / "labels.parquet"), references)
+
+
+FAMILY = "sssp-1.3.0-efficiency"
+
+
+def family_json(folder: Path) -> str:
+    (folder / "family.json").write_text(describe_family(FAMILY).model_dump_json())
+    return str(folder / "family.json")
+
+
+def three_elements(folder: Path, **energies_ry: float | None) -> str:
+    """Outcomes of the SCFs that imported energies are compared with; one without an energy failed."""
+    rows = [outcome(f"ref-{element}", energy, element, kind="reference") for element, energy in energies_ry.items()]
+    tables.write_rows(rows, tables.SCF_OUTCOMES, folder / "three.parquet")
+    return str(folder / "three.parquet")
+
+
+def test_the_stated_protocol_is_that_of_references_and_labels(tmp_path: Path) -> None:
+    energies = table(tmp_path / "r.csv", {"element": "Al", "energy_per_atom_ry": -39.46})
+    references = str(tmp_path / "references.parquet")
+    family = family_json(tmp_path)
+    import_references(energies, references, family, three_elements(tmp_path, Al=-39.459, Si=-11.4), "paper")
+    expected = origin_of("paper", describe_family(FAMILY))
+    (row,) = tables.read_rows(references, tables.REFERENCES)
+    assert {name: row[name] for name in expected} == expected
+    tables_path = table(tmp_path / "l.csv", {"material_id": "a", "band_gap": 1, "total_energy_ry": -39.56})
+    path = crystals(tmp_path, a=["Al"])
+    import_labels(path, tables_path, str(tmp_path / "labels.parquet"), references, family, "paper")
+    label = labels(tmp_path / "labels.parquet")["a"]
+    assert label["formation_energy_per_atom"] == pytest.approx(-0.1 * RYDBERG_EV_PAPER)
+    assert {name: label[name] for name in expected} == expected
+
+
+def test_a_wrong_statement_is_found_by_the_scfs(tmp_path: Path) -> None:
+    energies = table(
+        tmp_path / "r.csv",
+        {"element": "Al", "energy_per_atom_ry": -39.46},
+        {"element": "Si", "energy_per_atom_ry": -11.40},
+    )
+    outcomes = three_elements(tmp_path, Al=-39.46, Si=-11.42)  # 0.27 eV/atom: the k mesh of another protocol
+    with pytest.raises(XtalrlError, match=r"references.protocol: paper`.*\(Si by \+0.272 eV"):
+        import_references(energies, str(tmp_path / "x.parquet"), family_json(tmp_path), outcomes, "paper")
+    assert not (tmp_path / "x.parquet").exists()
+    import_references(
+        energies,
+        str(tmp_path / "x.parquet"),
+        family_json(tmp_path),
+        three_elements(tmp_path, Al=-39.46, Si=None),
+        "paper",
+    )  # a check that failed says nothing
+
+
+def test_a_table_that_names_another_protocol_is_refused(tmp_path: Path) -> None:
+    energies = table(tmp_path / "r.csv", {"element": "Al", "energy_per_atom_ry": -39.46, "protocol": "paper-fast"})
+    with pytest.raises(XtalrlError, match=r"name the protocol paper-fast.*protocol paper, family"):
+        import_references(energies, str(tmp_path / "x.parquet"), family_json(tmp_path), None, "paper")
+
+
+def test_energies_that_do_not_fit_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    row = {"element": "Al", "energy_per_atom_ry": -39.46}
+    with pytest.raises(XtalrlError, match=r"do not say.*references.protocol: paper`"):
+        check_energies_fit(table(tmp_path / "r.csv", row), "paper", FAMILY)
+    stated = {name: value for name, value in origin_of("paper", describe_family(FAMILY)).items() if value}
+    check_energies_fit(table(tmp_path / "r.csv", row | stated), "paper", FAMILY)
+    with pytest.raises(XtalrlError, match=r"name the protocol paper, .*protocol sssp"):
+        check_energies_fit(table(tmp_path / "r.csv", row | stated), "sssp", FAMILY)

@@ -92,6 +92,26 @@ def test_a_mistake_gets_a_sentence_and_no_traceback(root: Path, arguments: list[
     assert "Traceback" not in output
 
 
+@pytest.mark.parametrize("target", ["evaluate", "all", "labels"])
+def test_imported_energies_that_do_not_fit_are_refused_before_anything_runs(
+    root: Path, tmp_path: Path, target: str
+) -> None:
+    """`labels` refuses them where the crystals are computed here, and takes them where labels are imported, too."""
+    (tmp_path / "r.csv").write_text("element,energy_per_atom_ry\nSi,-11.4\n")
+    (tmp_path / "l.csv").write_text("material_id,band_gap,total_energy_ry\nx,1,-2\n")
+    arguments = ["--dry-run", target, "--configfile", "config/paper.yaml"]
+    energies, labels = f"energies: {tmp_path / 'r.csv'}", f"labels={{path: {tmp_path / 'l.csv'}}}"
+    refused = snakemake(root, *arguments, "--config", f"references={{{energies}}}")
+    assert refused.returncode != 0
+    assert "`references.protocol: paper`" in refused.stdout + refused.stderr
+    assert "Traceback (most recent call last)" not in refused.stdout + refused.stderr
+    imported = snakemake(root, *arguments, "--config", f"references={{{energies}}}", labels)
+    assert (imported.returncode == 0) == (target == "labels"), imported.stdout + imported.stderr
+    stated = snakemake(root, *arguments, "--config", f"references={{{energies}, protocol: paper}}", labels)
+    assert stated.returncode == 0, stated.stdout + stated.stderr
+    assert job_counts(stated.stdout)["run_scf_shard"] == (8 if target == "labels" else 8 + 230)
+
+
 def test_what_the_workflow_imports_is_light(root: Path) -> None:
     """Snakemake reads the rules at every start, and twice more in every job."""
     rules = "".join(path.read_text() for path in [root / "Snakefile", *(root / "rules").glob("*.smk")])

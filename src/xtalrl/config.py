@@ -146,6 +146,12 @@ class ReferencesConfig(_Section):
         "then one atom in a box.",
     )
     energies: str | None = Field(None, description="CSV of reference energies to import instead of computing them.")
+    protocol: str | None = Field(
+        None,
+        description="What imported energies are, references and labels, where their tables do not say: the name in `dft.protocol`. Al, Ne and "
+        "Si are computed to check it. null: energies without a protocol serve imported labels only; what is computed here is refused "
+        "before anything runs.",
+    )
 
 
 class LabelsConfig(_Section):
@@ -459,6 +465,20 @@ class Config(_Section):
         description="Crystals that others designed, to be evaluated beside the policies: the name of each set, and its folder or .zip of "
         "CIFs, .xyz or .extxyz file, or ASE database (docs/report-and-exports.md).",
     )
+
+    @model_validator(mode="after")
+    def _imported_energies_fit(self) -> Config:
+        stated = self.references.protocol
+        if stated and not self.references.energies:
+            raise ValueError(
+                "`references.protocol` says what the energies of `references.energies` are, which is empty"
+            )
+        if stated and stated != self.dft.protocol:
+            raise ValueError(
+                f"`references.protocol` is {stated!r} and `dft.protocol` {self.dft.protocol!r}: energies of different protocols never mix. "
+                f"Compute with `dft.protocol: {stated}`, or set `references.energies` and `references.protocol` to null to compute the references"
+            )
+        return self
 
     @model_validator(mode="after")
     def _rollout_fits_training(self) -> Config:

@@ -11,6 +11,9 @@ from xtalrl.errors import XtalrlError
 RYDBERG_EV_PAPER = 13.6057039763
 """1 Ry in eV as in eq. 15 of the paper; CODATA 2018 has 13.605693122994."""
 
+CHECKED_ELEMENTS = ("Al", "Ne", "Si")
+"""Elements whose imported energies are compared with SCFs of the stated protocol: a metal, a rare gas and a covalent crystal, all quick."""
+
 MISSING_REFERENCE = "missing_reference"
 """Outcome of a crystal whose energy is known but whose formation energy is not."""
 

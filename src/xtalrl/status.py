@@ -162,7 +162,7 @@ def _stages(config: Config) -> Iterator[Stage]:
     yield _structures(results)
     if policies and not config.labels.path:
         yield _scf("scf", results)
-    if policies and not config.references.energies:
+    if policies and (config.references.protocol or not config.references.energies):
         yield _scf("references", results)
     if policies or config.labels.path:
         yield _table("labels", results, "labels.parquet", "crystals", "outcome", ("label_crystals", "import_labels"))

@@ -4,4 +4,4 @@ from xtalrl.dft.references import import_references
 from xtalrl.workflow import job
 
 with job(snakemake.log[0]):
-    import_references(**snakemake.input, **snakemake.output)
+    import_references(**snakemake.input, **snakemake.output, **snakemake.params)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from xtalrl.dft.outcomes import clip_gap
-from xtalrl.dft.references import IMPORTED, number_in, origin_in, pick, read_csv
+from xtalrl.dft.pseudopotentials import load_family
+from xtalrl.dft.references import IMPORTED, number_in, origin_in, origin_of, pick, read_csv
 from xtalrl.energies import MISSING_REFERENCE, RYDBERG_EV_PAPER, ReferenceTable
 from xtalrl.errors import XtalrlError
 from xtalrl.tables import CRYSTALS, LABELS, METALS, REFERENCES, SCF_OUTCOMES, read_rows, write_rows
@@ -66,7 +68,14 @@ def _label_of_source(crystal: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def import_labels(crystals: str, tables: str, labels: str, references: str | None = None) -> None:
+def import_labels(
+    crystals: str,
+    tables: str,
+    labels: str,
+    references: str | None = None,
+    family: str | None = None,
+    protocol: str | None = None,
+) -> None:
     """Labels from a CSV, or from every CSV of a folder, joined on `material_id`.
 
     Columns: `material_id`; `band_gap` (eV; or `band_gap_ev`, `qe_band_gap_eV`); `total_energy_ry` (Ry, of the cell; or
@@ -74,12 +83,13 @@ def import_labels(crystals: str, tables: str, labels: str, references: str | Non
     `qe_formation_energy_eV_atom`); optionally `protocol`, `protocol_hash`, `family` and `source`. A file needs material_id and one
     of the first three quantities. Where the formation energy is empty, the total
     energy is known and `references` are given, it is computed by eq. 15; both must then come from the same protocol and family.
+    `protocol` (`references.protocol`) and `family` (a `family.json`) say what the energies of rows are that do not say it themselves.
 
     Raises:
         XtalrlError: a file is unreadable or lacks the columns, a value is not a number, two rows contradict each other, no row
             belongs to a crystal, or the protocols differ.
     """
-    found = _read_tables(tables)
+    found = _read_tables(tables, origin_of(protocol, load_family(family)[0]) if protocol and family else {})
     energies = ReferenceTable(read_rows(references, REFERENCES) if references else [])
     if references and energies.origin == (None, None, None):
         logger.info("The reference energies name no protocol: they are taken to be of the protocol of the labels")
@@ -126,7 +136,7 @@ def _unlabelled(crystal: dict[str, Any], outcome: str, detail: str, source: str)
     }
 
 
-def _read_tables(path: str) -> dict[str, dict[str, Any]]:
+def _read_tables(path: str, stated: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
     """Entries by material_id, in the form of SCF outcomes with a formation energy and a source."""
     if not Path(path).exists():
         raise XtalrlError(
@@ -161,7 +171,7 @@ def _read_tables(path: str) -> dict[str, dict[str, Any]]:
                 "total_energy_ry": _total_energy_ry(row, where),
                 "formation_energy_per_atom": number_in(row, _FORMATION_ENERGY, where),
                 "source": pick(row, ("source",)) or file.name,
-                **origin_in(row),
+                **origin_in(row, stated),
             }
             earlier = entries.setdefault(material_id, entry)
             if {k: v for k, v in earlier.items() if k != "source"} != {k: v for k, v in entry.items() if k != "source"}:

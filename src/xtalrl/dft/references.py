@@ -5,19 +5,24 @@ from __future__ import annotations
 import csv
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from xtalrl import tables
+from xtalrl.dft.protocols import load_protocol
+from xtalrl.dft.pseudopotentials import Family, describe_family, load_family
 from xtalrl.elements import ELEMENTS
-from xtalrl.energies import RYDBERG_EV_PAPER, reference_rows
+from xtalrl.energies import RYDBERG_EV_PAPER, ReferenceTable, reference_rows
 from xtalrl.errors import XtalrlError
 
 logger = logging.getLogger(__name__)
 
 IMPORTED = "imported"
 """Outcome of a value that was not computed here."""
+
+CHECK_TOLERANCE_EV = 0.05
+"""Largest difference in eV/atom. Textbook cells differ from relaxed ones by less; another mesh, cutoff or pseudopotential by more."""
 
 # Column of a user's file → ours. The second names are those of the published energies of the paper.
 _COLUMNS = {
@@ -37,16 +42,104 @@ def assemble_references(outcomes: str, references: str) -> None:
         logger.info("Without a reference energy, and so every formation energy with them: %s", ", ".join(failed))
 
 
-def import_references(energies: str, references: str) -> None:
-    """Reference energies from a CSV with one row an element.
+def import_references(
+    energies: str, references: str, family: str | None = None, outcomes: str | None = None, protocol: str | None = None
+) -> None:
+    """Reference energies from a CSV with one row per element.
 
     Columns: `element` (or `symbol`); `energy_per_atom_ry` (Ry/atom; or `mu_Ry_per_atom`) or `energy_per_atom` (eV/atom; or
     `energy_per_atom_ev`, `mu_eV_per_atom`), converted with the Rydberg of eq. 15; optionally `protocol`, `protocol_hash` and
     `family`, which say what the energies may be compared with (see `xtalrl.dft.labels`).
 
+    Args:
+        energies: the CSV.
+        references: `REFERENCES` table to write.
+        family: `family.json` of the pseudopotentials, where `protocol` is given.
+        outcomes: `SCF_OUTCOMES` of the `xtalrl.energies.CHECKED_ELEMENTS`, where `protocol` is given.
+        protocol: what the energies are, where the CSV does not say (`references.protocol`).
+
     Raises:
-        XtalrlError: a column is missing, an element is unknown or occurs twice, or an energy is not a number.
+        XtalrlError: a column is missing, an element is unknown or occurs twice, an energy is not a number, or the energies are
+            not those of the stated protocol.
     """
+    stated = origin_of(protocol, load_family(family)[0]) if protocol and family else {}
+    rows = _read_energies(energies, stated)
+    if stated:
+        _refuse_other_protocol(rows, stated, energies)
+    if outcomes:
+        _compare(rows, reference_rows(tables.read_rows(outcomes, tables.SCF_OUTCOMES)), energies, protocol)
+    tables.write_rows([rows[element] for element in sorted(rows)], tables.REFERENCES, references)
+    missing = ", ".join(sorted(set(ELEMENTS) - set(rows))) or "none"
+    logger.info("%d reference energies from %s; missing: %s", len(rows), energies, missing)
+
+
+def check_energies_fit(energies: str, protocol: str, family: str) -> None:
+    """Refuse imported reference energies that do not fit crystals and designs computed here, before anything is computed.
+
+    Args:
+        energies: the CSV of `import_references`, where `references.protocol` says nothing about it.
+        protocol: name of the protocol of what is computed here.
+        family: name of its pseudopotential family.
+
+    Raises:
+        XtalrlError: the CSV does not say that its energies are of this protocol and family, or cannot be read.
+    """
+    _refuse_other_protocol(_read_energies(energies, {}), origin_of(protocol, describe_family(family)), energies)
+
+
+def origin_of(protocol: str, family: Family) -> dict[str, str | None]:
+    """protocol, protocol_hash and family of energies computed with this protocol and family."""
+    loaded = load_protocol(protocol)
+    return {"protocol": loaded.name, "protocol_hash": loaded.digest(family), "family": family.name}
+
+
+def _refuse_other_protocol(
+    rows: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, str | None], energies: str
+) -> None:
+    """Raise unless the energies are of the wanted origin."""
+    origin = ReferenceTable(rows.values()).origin
+    if origin == (wanted["protocol_hash"], wanted["family"], wanted["protocol"]):
+        return
+    digest, family, name = origin or (None, None, None)
+    said = (
+        f"name the protocol {name}, family {family}, hash {digest}"
+        if any(origin or ())
+        else "do not say with which protocol they were computed"
+    )
+    raise XtalrlError(
+        f"The reference energies of {energies} {said}; this run computes with the protocol {wanted['protocol']}, family "
+        f"{wanted['family']}, and energies of different protocols never mix. If the energies are of that protocol, say so with "
+        f"`references.protocol: {wanted['protocol']}` (three elements are then computed to check it); if not, set "
+        "`references.energies: null`, and the reference energies are computed."
+    )
+
+
+def _compare(
+    rows: Mapping[str, Mapping[str, Any]], computed: Iterable[Mapping[str, Any]], energies: str, protocol: str | None
+) -> None:
+    """Raise where an imported energy is not that of our own SCF; one that failed is logged."""
+    wrong = []
+    for row in computed:
+        element, ours = row["element"], row["energy_per_atom_ry"]
+        if element not in rows:
+            continue
+        if ours is None:
+            logger.warning("The energy of %s could not be checked: its SCF ended as %s", element, row["outcome"])
+            continue
+        difference = (rows[element]["energy_per_atom_ry"] - ours) * RYDBERG_EV_PAPER
+        logger.info("%s: the imported energy is %+.4f eV/atom from our own", element, difference)
+        if abs(difference) > CHECK_TOLERANCE_EV:
+            wrong.append(f"{element} by {difference:+.3f}")
+    if wrong:
+        raise XtalrlError(
+            f"The reference energies of {energies} are not those of `references.protocol: {protocol}`: they differ from SCFs of that "
+            f"protocol ({', '.join(wrong)} eV/atom; at most {CHECK_TOLERANCE_EV:g} is allowed). Name the protocol they were computed "
+            "with, or set `references.energies: null`, and the reference energies are computed."
+        )
+
+
+def _read_energies(energies: str, stated: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
+    """Rows of `REFERENCES` by element; what a row does not say of its origin is as stated."""
     rows: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(read_csv(energies), start=2):
         where = f"{energies}, row {number}"
@@ -72,16 +165,14 @@ def import_references(energies: str, references: str) -> None:
             "outcome": IMPORTED,
             "source": Path(energies).name,
             "detail": "",
-            **origin_in(row),
+            **origin_in(row, stated),
         }
-    tables.write_rows([rows[element] for element in sorted(rows)], tables.REFERENCES, references)
-    missing = ", ".join(sorted(set(ELEMENTS) - set(rows))) or "none"
-    logger.info("%d reference energies from %s; missing: %s", len(rows), energies, missing)
+    return rows
 
 
-def origin_in(row: Mapping[str, str]) -> dict[str, str | None]:
-    """protocol, protocol_hash and family of a row of a user's CSV; None where it does not say."""
-    return {name: (row.get(name) or "").strip() or None for name in ("protocol", "protocol_hash", "family")}
+def origin_in(row: Mapping[str, str], stated: Mapping[str, str | None]) -> dict[str, str | None]:
+    """protocol, protocol_hash and family of a row of a user's CSV; as stated, or None, where it does not say."""
+    return {name: (row.get(name) or "").strip() or stated.get(name) for name in ("protocol", "protocol_hash", "family")}
 
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:

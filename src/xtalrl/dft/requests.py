@@ -49,17 +49,21 @@ def plan_reference_scf(
     crystals: str,
     family: str,
     requests: str,
-    elements: str,
+    elements: str | Sequence[str],
     elemental_crystals: str | None,
     protocol: str,
     shards: int,
 ) -> None:
-    """Request the SCF of the reference form of elements: `all` 88, or those of the `data`.
+    """Request the SCF of the reference form of elements: `all` 88, those of the `data`, or the ones named.
 
     The form is, in this order: the crystal in the user's CSV, the textbook crystal, one atom in a box (appendix A.1.7).
     """
     planner = _Planner(family, protocol, shards)
-    wanted = set(ELEMENTS) if elements == "all" else set(pc.list_flatten(_to_compute(crystals)["species"]).to_pylist())
+    if isinstance(elements, str):
+        every = ELEMENTS if elements == "all" else pc.list_flatten(_to_compute(crystals)["species"]).to_pylist()
+        wanted = set(every)
+    else:
+        wanted = set(elements)
     planner.write(planner.references(wanted, elemental_crystals), requests)
 
 
