@@ -89,6 +89,21 @@ def test_an_export_holds_everything_and_comes_back(tmp_path, name: str) -> None:
     assert len(list((theirs / "scf").iterdir())) == 1
 
 
+@pytest.mark.parametrize("name", ["all.parquet", "all.jsonl"])
+def test_a_start_given_site_by_site_comes_back(tmp_path, name: str) -> None:
+    """Beside a record without one, whose key must not change for the column that the other needs."""
+    protocol = load_protocol("paper-fast")
+    settings = settings_for(SILICON, "crystal", protocol, sssp())
+    content = calculation(SILICON, replace(settings, nspin=2, site_magnetization=(0.5, -0.5)).physics(), sssp())
+    run, result = Run("", "", 0), Result(Outcome.CONVERGED, "", -20.0, 1.0)
+    split = Record.of(key_of(content), run, result, 60.0, "pw.x", protocol.name, sssp().name, content)
+    cache = fill(tmp_path / "ours", record(), split)
+    assert export_cache(cache, tmp_path / name) == 2
+    taken = import_cache(tmp_path / "theirs", tmp_path / name)
+    assert (taken.new, taken.refused) == (2, [])
+    assert verify_cache(tmp_path / "theirs") == []
+
+
 def test_an_import_takes_what_says_more_and_refuses_what_contradicts(tmp_path) -> None:
     ours = fill(tmp_path / "ours", record(), record(1.1, Outcome.TIME_LIMIT), record(1.3, Outcome.CHARGE_WRONG))
     theirs = fill(

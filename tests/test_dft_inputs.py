@@ -128,6 +128,32 @@ def test_the_key_follows_the_physics() -> None:
     assert len(keys | {key}) == 6
 
 
+def test_keys_are_those_of_the_caches_that_exist() -> None:
+    """Written by the version before a start could be given site by site."""
+    family = sssp()
+    for cell, form, protocol, key in (
+        (SILICON, "crystal", "paper-fast", "b20e5b23946b3eb9f15007551ab953642910c3a8fec277da4176974275ab5c87"),
+        (IRON, "elemental", "sssp", "6cf3e2b5768a26eee1f35769f87a40406adce66316bc77ef2a7159a1e943965f"),
+    ):
+        settings = settings_for(cell, form, load_protocol(protocol), family)
+        assert physics_key(cell, settings.physics(), family) == key
+        antiferromagnetic = replace(settings, site_magnetization=(0.5,) * len(cell.species))
+        assert physics_key(cell, antiferromagnetic.physics(), family) != key
+
+
+def test_sites_of_an_element_that_start_differently_are_species_of_their_own() -> None:
+    cell = Cell(("Mn", "O", "Mn", "O"), SILICON.lattice, tuple(x / 8 for x in range(12)))
+    settings = settings_for(cell, "crystal", load_protocol("paper-fast"), sssp())
+    split = replace(settings, nspin=2, tot_magnetization=0.0, site_magnetization=(0.5, 0.0, -0.5, 0.0))
+    text = render(cell, split, sssp())
+    assert "ntyp = 3" in text
+    assert re.findall(r"starting_magnetization\((\d)\) = (\S+)", text) == [("1", "0.5"), ("2", "0"), ("3", "-0.5")]
+    file = sssp().elements["Mn"].file
+    assert re.findall(r"^(\w+) [\d.]+ (\S+)$", text, re.M)[::2] == [("Mn1", file), ("Mn2", file)]
+    positions = text.partition("ATOMIC_POSITIONS crystal\n")[2].splitlines()[:4]
+    assert [line.split()[0] for line in positions] == ["Mn1", "O", "Mn2", "O"]
+
+
 def test_a_restart_changes_the_text_and_not_the_key() -> None:
     family = sssp()
     settings = settings_for(SILICON, "crystal", load_protocol("paper-fast"), family)

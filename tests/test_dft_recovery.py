@@ -29,6 +29,7 @@ from xtalrl.dft.recovery import (
     Situation,
     final_result,
     first_attempt,
+    lower_state,
     next_attempt,
     possible_moment,
 )
@@ -37,6 +38,8 @@ from xtalrl.dft.shards import run_shard
 
 FIXTURES = Path(__file__).parent / "fixtures" / "recovery"
 PAPER_FAST = load_protocol("paper-fast")
+MNO = Cell(("Mn", "O"), SILICON.lattice, SILICON.frac_coords)
+MN2O2 = Cell(("Mn", "Mn", "O", "O"), SILICON.lattice, (0, 0, 0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.75, 0.75, 0.75))
 ODD = Cell(("Na", "Si"), SILICON.lattice, SILICON.frac_coords)
 FAILURES = (Outcome.CHARGE_WRONG, Outcome.NOT_CONVERGED, Outcome.DIAGONALIZATION_FAILED, Outcome.TOO_FEW_BANDS)
 
@@ -81,8 +84,8 @@ REAL: dict[str, tuple[Cell, list[str], list[str]]] = {
     ),
     "a metal": (
         Cell(("Al",), (0, 2.025, 2.025, 2.025, 0, 2.025, 2.025, 2.025, 0), (0, 0, 0)),
-        ["aluminium_low_spin_gapless", "aluminium_smearing_finds_a_metal"],
-        ["low_spin", "smear_to_find_moment"],
+        ["aluminium_low_spin_gapless", "aluminium_smearing_finds_a_metal", "aluminium_smearing_finds_a_metal"],
+        ["low_spin", "smear_to_find_moment", "converge_as_a_metal"],
     ),
     "an insulator": (SILICON, ["silicon_converged"], ["unpolarised"]),
     "too few iterations": (
@@ -121,6 +124,11 @@ REAL: dict[str, tuple[Cell, list[str], list[str]]] = {
         SILICON,
         ["silicon_stuck", "aluminium_smearing_finds_a_metal", "aluminium_smearing_finds_a_metal"],
         ["unpolarised", "smear_to_find_moment", "converge_as_a_metal"],
+    ),
+    "stuck, and an antiferromagnet": (
+        MN2O2,
+        ["silicon_stuck", "mno_smearing_finds_8_bohr", "silicon_out_of_time", "mno_antiferromagnetic"],
+        ["unpolarised", "smear_to_find_moment", "impose_found_moment", "start_antiferromagnetic"],
     ),
     "killed from outside": (SILICON, ["silicon_killed", "silicon_converged"], ["unpolarised", "again"]),
 }
@@ -233,11 +241,71 @@ def test_where_low_spin_is_gapless_smearing_finds_the_moment() -> None:
     assert final_result(s)[0] is attempts[2]
 
 
-def test_where_smearing_finds_a_metal_low_spin_speaks_for_it() -> None:
+def test_where_smearing_finds_no_lower_state_low_spin_speaks() -> None:
     s = situation(ODD, "extended")
     attempts = climb(s, converged(-1.0, -0.3), smeared(4.1))
     assert [attempt.strategy for attempt in attempts] == ["low_spin", "smear_to_find_moment"]
     assert final_result(s)[0] is attempts[0]
+
+
+def test_a_state_far_below_is_computed_and_speaks() -> None:
+    """Energies of pw.x 6.7 for MnO in a primitive cell: 1 µB lies 2.1 eV above the metal that smearing finds."""
+    s = situation(MNO, "extended")
+    attempts = climb(s, converged(-252.66704, -1.39), smeared(4.56, -252.82323), smeared(4.56, -252.82167))
+    assert [attempt.strategy for attempt in attempts] == ["low_spin", "smear_to_find_moment", "converge_as_a_metal"]
+    assert final_result(s)[0] is attempts[2]
+    assert lower_state(s) == "fixed occupations give no state as low: low_spin lies 2.10 eV per cell above"
+
+
+def test_a_state_far_below_that_cannot_be_computed_is_marked() -> None:
+    s = situation(MNO, "extended")
+    attempts = climb(s, converged(-252.66704, -1.39), smeared(4.56, -252.82323), Outcome.TIME_LIMIT)
+    assert final_result(s)[0] is attempts[0]
+    assert lower_state(s).startswith("a state 2.13 eV per cell lower was seen with smearing (4.56 µB)")
+    assert lower_state(situation_after(converged(-1.0, 0.6))) == ""
+
+
+def situation_after(result: Result) -> Situation:
+    s = situation(recovery="extended")
+    climb(s, result)
+    return s
+
+
+def test_a_gapless_run_without_spin_is_searched_where_an_element_may_have_spin() -> None:
+    """O2 in a box, pw.x 6.7: without spin gapless, with 2 µB 1.1 eV lower and with a gap."""
+    s = situation(Cell(("O", "O"), SILICON.lattice, SILICON.frac_coords), "extended")
+    attempts = climb(s, converged(-82.83765, -0.031), smeared(2.0, -82.91966), converged(-82.91966, 2.229))
+    assert [attempt.strategy for attempt in attempts] == ["unpolarised", "smear_to_find_moment", "impose_found_moment"]
+    assert final_result(s)[0] is attempts[2]
+    assert lower_state(s) == ""
+    paper = situation(s.cell)
+    assert len(climb(paper, converged(-82.83765, -0.031))) == 1
+    assert len(climb(situation(s.cell, "extended"), converged(-82.83765, 0.6))) == 1, "a gap is left alone"
+
+
+@pytest.mark.parametrize("known", [None, 0.0])
+@pytest.mark.parametrize(
+    "first", [converged(-505.0, -1.0), Result(Outcome.TIME_LIMIT, "352 iterations done"), Result(Outcome.NOT_CONVERGED)]
+)
+def test_an_antiferromagnet_is_searched_even_if_its_moment_is_known(known: float | None, first: Result) -> None:
+    s = situation(MN2O2, "extended", known)
+    results = [first, smeared(10.0, -505.4), converged(-505.4, 0.3), converged(-505.5, 0.84)]
+    attempts = climb(s, *results)
+    assert [attempt.strategy for attempt in attempts] == [
+        "unpolarised", "smear_to_find_moment", "impose_found_moment", "start_antiferromagnetic",
+    ]  # fmt: skip
+    start = attempts[3].settings
+    assert (start.nspin, start.tot_magnetization, start.smearing) == (2, 0.0, None)
+    assert start.site_magnetization == (0.5, -0.5, 0.0, 0.0)
+    assert final_result(s)[0] is attempts[3]
+
+
+def test_an_antiferromagnetic_start_needs_sites_in_pairs_and_an_even_number_of_electrons() -> None:
+    for cell in (MNO, Cell(("Mn", "O", "O"), SILICON.lattice, (0,) * 9), Cell(("O", "O"), SILICON.lattice, (0,) * 6)):
+        s = situation(cell, "extended")
+        strategies = [a.strategy for a in climb(s, *(Outcome.NOT_CONVERGED,) * MOST_ATTEMPTS)]
+        assert "smear_to_find_moment" in strategies
+        assert "start_antiferromagnetic" not in strategies
 
 
 @pytest.mark.parametrize(("moment", "nspin"), [(0.0, 1), (2.6, 2)])
@@ -320,7 +388,7 @@ def test_mixing_and_diagonalization_are_changed_one_at_a_time() -> None:
 
 
 @given(
-    st.sampled_from([SILICON, ODD]),
+    st.sampled_from([SILICON, ODD, MN2O2]),
     st.lists(
         st.sampled_from([*FAILURES, Outcome.TIME_LIMIT, Outcome.KILLED, "gap", "no gap", "integer", "fraction"]),
         min_size=30,
@@ -363,7 +431,7 @@ def test_bands_follow_what_pw_says() -> None:
 
 @given(
     st.sampled_from(["paper", "extended"]),
-    st.sampled_from([SILICON, ODD]),
+    st.sampled_from([SILICON, ODD, MN2O2]),
     st.lists(st.sampled_from(FAILURES), min_size=30, max_size=30),
 )
 def test_the_ladder_ends_and_makes_no_attempt_twice(recovery: Recovery, cell: Cell, failures: list[Outcome]) -> None:

@@ -234,7 +234,13 @@ def _formula(record: Record) -> str | None:
 
 
 def _settings_type() -> pa.DataType:
-    kinds = {"float": pa.float64(), "int": pa.int64(), "str": pa.string(), "Mesh": pa.list_(pa.int64())}
+    kinds = {
+        "float": pa.float64(),
+        "int": pa.int64(),
+        "str": pa.string(),
+        "Mesh": pa.list_(pa.int64()),
+        "tuple[float, ...]": pa.list_(pa.float64()),
+    }
     return pa.struct([(field.name, kinds[str(field.type).removesuffix(" | None")]) for field in fields(Settings)])
 
 
@@ -278,6 +284,8 @@ def _read_parquet(path: Path) -> Iterator[Record]:
     try:
         rows = pq.read_table(path).to_pylist(maps_as_pydicts="strict")
         for row in rows:
+            if row["settings"] and row["settings"].get("site_magnetization") is None:
+                row["settings"].pop("site_magnetization", None)  # A null of the table's; see `Settings.physics`.
             yield record_from(row)
     except (pa.ArrowInvalid, KeyError, ValueError, TypeError) as error:
         raise XtalrlError(f"{path} was not written by `xtalrl cache export` ({error}).") from None

@@ -74,10 +74,17 @@ class Settings:
     """µB, imposed."""
     starting_magnetization: float | None = None
     """Of every species, -1 to 1."""
+    site_magnetization: tuple[float, ...] | None = None
+    """Start of each site, -1 to 1; sites of one element that start differently become species of their own."""
 
     def physics(self) -> dict[str, Any]:
-        """As plain data, for keys."""
-        return asdict(self)
+        """As plain data, for keys; without `site_magnetization` where it is not set, as in the keys from before it existed."""
+        settings = asdict(self)
+        if self.site_magnetization is None:
+            del settings["site_magnetization"]
+        else:
+            settings["site_magnetization"] = list(self.site_magnetization)
+        return settings
 
 
 def settings_for(cell: Cell, form: Form, protocol: Protocol, family: Family) -> Settings:
@@ -217,7 +224,9 @@ def render(
         restart: go on from the state in `out/`.
     """
     s = settings
-    elements = list(dict.fromkeys(cell.species))
+    labels = _species_labels(cell, s)
+    starts = dict(zip(labels, s.site_magnetization or (s.starting_magnetization,) * len(labels), strict=True))
+    elements = dict(zip(labels, cell.species, strict=True))
     control: dict[str, Any] = {
         "calculation": "scf",
         "prefix": PREFIX,
@@ -247,8 +256,7 @@ def render(
         system["nspin"] = 2
         if s.tot_magnetization is not None:
             system["tot_magnetization"] = s.tot_magnetization
-        if s.starting_magnetization is not None:
-            system |= {f"starting_magnetization({i + 1})": s.starting_magnetization for i in range(len(elements))}
+        system |= {f"starting_magnetization({i})": m for i, m in enumerate(starts.values(), 1) if m is not None}
     electrons = {
         "conv_thr": s.conv_thr_ry,
         "electron_maxstep": s.electron_maxstep,
@@ -261,15 +269,31 @@ def render(
         for line in _namelist(name, values)
     ]
     lines.append("ATOMIC_SPECIES")
-    lines += [f"{e} {atomic_masses[atomic_numbers[e]]:.4f} {family.elements[e].file}" for e in elements]
+    lines += [
+        f"{name} {atomic_masses[atomic_numbers[e]]:.4f} {family.elements[e].file}" for name, e in elements.items()
+    ]
     lines.append("CELL_PARAMETERS angstrom")
     lines += [_numbers(vector) for vector in standard_orientation(cell)]
     lines.append("ATOMIC_POSITIONS crystal")
-    lines += [f"{e} {_numbers(cell.frac_coords[3 * i : 3 * i + 3])}" for i, e in enumerate(cell.species)]
+    lines += [f"{name} {_numbers(cell.frac_coords[3 * i : 3 * i + 3])}" for i, name in enumerate(labels)]
     lines += (
         ["K_POINTS gamma"] if s.kpoints is None else ["K_POINTS automatic", " ".join(map(str, s.kpoints)) + " 0 0 0"]
     )
     return "\n".join(lines) + "\n"
+
+
+def _species_labels(cell: Cell, settings: Settings) -> list[str]:
+    """The species of each site: its element, with a number where sites of the element start with different magnetizations."""
+    if settings.site_magnetization is None:
+        return list(cell.species)
+    starts: dict[str, list[float]] = {}
+    for element, start in zip(cell.species, settings.site_magnetization, strict=True):
+        if start not in starts.setdefault(element, []):
+            starts[element].append(start)
+    return [
+        element if len(starts[element]) == 1 else f"{element}{starts[element].index(start) + 1}"
+        for element, start in zip(cell.species, settings.site_magnetization, strict=True)
+    ]
 
 
 def _namelist(name: str, values: dict[str, Any]) -> list[str]:

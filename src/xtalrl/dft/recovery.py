@@ -4,6 +4,7 @@ Each rung is a function that looks at what has happened so far and offers one mo
 `RUNGS` says which rungs may mend which outcome, in the order they are tried; an attempt that was made before is never made again.
 `paper` is what appendix A.1.6.1 of the paper did; `extended` goes on where the paper dropped a crystal. The attempts of `paper` are the
 first ones of `extended`, so that one run answers for both (but for a data crystal that is stuck, which `paper` gives ever more time).
+Where `extended` finds a lower state than `paper`'s own, that state speaks for the crystal.
 What each rung brings is measured in docs/results/recovery.md.
 """
 
@@ -17,10 +18,11 @@ from xtalrl.dft.inputs import Cell, Form, Settings, number_of_bands, settings_fo
 from xtalrl.dft.outcomes import Outcome, Result
 from xtalrl.dft.protocols import Protocol
 from xtalrl.dft.pseudopotentials import Family
+from xtalrl.energies import RYDBERG_EV_PAPER
 
 Recovery = Literal["paper", "extended"]
 
-MOST_ATTEMPTS = 10
+MOST_ATTEMPTS = 11
 """Of one crystal; aiida-quantumespresso gives up after 5, whose ladder has no search for a moment."""
 GENTLE_MIXING = (0.3, 0.1)
 """mixing_beta after the protocol's has failed."""
@@ -34,6 +36,17 @@ SEARCH_STARTING_MAGNETIZATION = 0.5
 """Its start, the same for every species: from zero it would stay at zero."""
 METAL_TOLERANCE_UB = 0.25
 """A moment found by smearing that is further than this from every moment of an insulator is a metal's."""
+MAGNETIC_ELEMENTS = frozenset(
+    "Ti V Cr Mn Fe Co Ni Cu Mo Ru Rh Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Pa U Np Pu Am Cm".split()
+)
+"""Elements with open d or f shells whose crystals are known to have moments."""
+SPIN_ELEMENTS = MAGNETIC_ELEMENTS | {"O"}
+"""Elements of cells where spin is looked for when a run gives no gap or does not converge: O2 and superoxides have moments, too."""
+GAPLESS_EV = 0.05
+"""Below it a cell counts as gapless: half-filled degenerate levels are split by less (O2 without spin)."""
+LOWER_STATE_RY = 0.005
+"""Per atom; a search this far below the energy that was kept has found another state. A search's smearing and threshold lower
+its energy by less: with Gaussian smearing by about N(E_F) degauss²/4, 0.7 mRy for two states per eV and atom."""
 STUCK_ITERATIONS = 50
 """A run cut off after so many iterations was not slow but stuck: 57 of the 64 outputs of the paper's authors at hand need fewer."""
 
@@ -71,6 +84,17 @@ class Situation:
     def last(self) -> tuple[Attempt, Result]:
         """The latest attempt and its result."""
         return self.history[-1]
+
+    @property
+    def may_have_spin(self) -> bool:
+        """Whether a crystal has an element for whose sake spin is looked for, whatever is known of its moment."""
+        return self.form == "crystal" and not SPIN_ELEMENTS.isdisjoint(self.cell.species)
+
+    @property
+    def lowest_search(self) -> tuple[Attempt, Result] | None:
+        """The search for a moment that ended with the lowest energy."""
+        searches = [entry for entry in self.history if entry[0].searches and entry[1].outcome.usable]
+        return min(searches, key=lambda entry: entry[1].total_energy_ry or 0.0, default=None)
 
     def base(self) -> Settings:
         """The protocol's settings for this cell."""
@@ -151,7 +175,7 @@ def smear_to_find_moment(situation: Situation) -> Attempt | None:
     It converges where fixed occupations swap two overlapping bands for ever, which no mixing mends (measured: compressed RbI, 4
     iterations against 221 without end), and finds the moment, or a metal. Its own energy is never the crystal's (`final_result`).
     """
-    if situation.form != "crystal" or situation.known_magnetization is not None:
+    if situation.form != "crystal" or (situation.known_magnetization is not None and not situation.may_have_spin):
         return None
     settings = replace(
         situation.base(),
@@ -172,10 +196,18 @@ def smear_where_stuck(situation: Situation) -> Attempt | None:
     return smear_to_find_moment(situation) if done.isdigit() and int(done) >= STUCK_ITERATIONS else None
 
 
-def smear_where_low_spin_is_gapless(situation: Situation) -> Attempt | None:
-    """The guess of 1 µB converged with overlapping bands: a metal, or an insulator with another moment, which smearing tells apart."""
+def smear_where_gapless(situation: Situation) -> Attempt | None:
+    """A converged run has no gap: a metal, or an insulator with another moment, which smearing tells apart.
+
+    That is asked of a guess of 1 µB, and of every cell with an element that may have spin.
+    """
     attempt, result = situation.last
-    return smear_to_find_moment(situation) if attempt.strategy == "low_spin" and result.is_metallic else None
+    gapless = result.band_gap_raw_ev is not None and result.band_gap_raw_ev < GAPLESS_EV
+    return (
+        smear_to_find_moment(situation)
+        if gapless and (attempt.strategy == "low_spin" or situation.may_have_spin)
+        else None
+    )
 
 
 def impose_found_moment(situation: Situation) -> Attempt | None:
@@ -189,15 +221,31 @@ def impose_found_moment(situation: Situation) -> Attempt | None:
     return Attempt("impose_found_moment", situation.with_moment(moment))
 
 
+def start_antiferromagnetic(situation: Situation) -> Attempt | None:
+    """The second start of a search: magnetic sites up and down in turn, with fixed occupations and no total moment.
+
+    One pattern in the given cell: an order that needs a larger cell, or another pattern, is not found, and neither is a ferrimagnet.
+    """
+    sites = [i for i, element in enumerate(situation.cell.species) if element in MAGNETIC_ELEMENTS]
+    searched = any(entry[0].searches and entry[1].outcome is not Outcome.TIME_LIMIT for entry in situation.history)
+    if situation.form != "crystal" or not searched or not sites or len(sites) % 2 or situation.n_electrons % 2:
+        return None
+    start = [0.0] * len(situation.cell.species)
+    for turn, site in enumerate(sites):
+        start[site] = SEARCH_STARTING_MAGNETIZATION * (-1) ** turn
+    settings = replace(situation.base(), nspin=2, tot_magnetization=0.0, site_magnetization=tuple(start))
+    return Attempt("start_antiferromagnetic", settings)
+
+
 def converge_as_a_metal(situation: Situation) -> Attempt | None:
-    """Smearing has converged where fixed occupations did not: most likely a metal, and smearing is how metals are computed.
+    """Smearing has converged where fixed occupations did not, or far below: most likely a metal, and smearing is how metals are computed.
 
     With the smearing of the elemental references, so that the energies belong together; its levels and occupations tell a gap, if any.
     """
-    searches = [entry for entry in situation.history if entry[0].searches and entry[1].outcome.usable]
-    if not searches or final_result(situation)[1].outcome.usable:
+    search = situation.lowest_search
+    if search is None or (final_result(situation)[1].outcome.usable and _seen_below(situation) is None):
         return None
-    (attempt, result), references = searches[-1], situation.protocol.references
+    (attempt, result), references = search, situation.protocol.references
     magnetic = abs(result.total_magnetization or 0.0) > METAL_TOLERANCE_UB
     settings = replace(
         attempt.settings,
@@ -245,17 +293,19 @@ _PAPER: Mapping[Outcome, tuple[Rung, ...]] = {
     Outcome.DIAGONALIZATION_FAILED: (fewer_bands,),
     Outcome.TOO_FEW_BANDS: (more_bands,),
 }
+_CHECKED: tuple[Rung, ...] = (impose_found_moment, start_antiferromagnetic, converge_as_a_metal, smear_where_gapless)
 RUNGS: Mapping[Recovery, Mapping[Outcome, tuple[Rung, ...]]] = {
     "paper": _PAPER,
     "extended": {
         **_PAPER,
-        Outcome.TIME_LIMIT: (smear_where_stuck, converge_as_a_metal, allow_more_time),
+        Outcome.TIME_LIMIT: (smear_where_stuck, start_antiferromagnetic, converge_as_a_metal, allow_more_time),
         # With the right parity pw.x says this only when the diagonalization has gone astray (measured: diamond at 91 of 181 plane waves).
-        Outcome.CHARGE_WRONG: (fewer_bands, smear_to_find_moment, scan_moments),
-        Outcome.CONVERGED: (impose_found_moment, converge_as_a_metal, smear_where_low_spin_is_gapless),
-        Outcome.CONVERGED_NOT_SAVED: (impose_found_moment, converge_as_a_metal, smear_where_low_spin_is_gapless),
+        Outcome.CHARGE_WRONG: (fewer_bands, smear_to_find_moment, start_antiferromagnetic, scan_moments),
+        Outcome.CONVERGED: _CHECKED,
+        Outcome.CONVERGED_NOT_SAVED: _CHECKED,
         Outcome.NOT_CONVERGED: (
             smear_to_find_moment,
+            start_antiferromagnetic,
             converge_as_a_metal,
             mix_gently,
             diagonalize_by_conjugate_gradients,
@@ -286,6 +336,33 @@ def final_result(situation: Situation) -> tuple[Attempt, Result]:
     entries = [entry for entry in situation.history if not entry[0].searches]
     converged = [entry for entry in entries if entry[1].outcome.usable]
     return min(converged, key=lambda entry: entry[1].total_energy_ry or 0.0, default=entries[-1])
+
+
+def _seen_below(situation: Situation) -> float | None:
+    """How far (Ry per cell) the lowest search lies below the result that speaks for the crystal; None where that is not far."""
+    search, kept = situation.lowest_search, final_result(situation)[1].total_energy_ry
+    if search is None or kept is None or (found := search[1].total_energy_ry) is None:
+        return None
+    return kept - found if kept - found > LOWER_STATE_RY * len(situation.cell.species) else None
+
+
+def lower_state(situation: Situation) -> str:
+    """The mark of a crystal whose lowest state is not its insulating one; empty where there is nothing to say."""
+    attempt, result = final_result(situation)
+    insulating = [
+        entry for entry in situation.history if entry[1].outcome.usable and entry[0].settings.smearing is None
+    ]
+    best = min(insulating, key=lambda entry: entry[1].total_energy_ry or 0.0, default=None)
+    if (below := _seen_below(situation)) is not None and (search := situation.lowest_search) is not None:
+        moment = search[1].total_magnetization or 0.0
+        return (
+            f"a state {below * RYDBERG_EV_PAPER:.2f} eV per cell lower was seen with smearing ({moment:.2f} µB), "
+            "but did not converge with fixed occupations or as a metal"
+        )
+    if best is not None and attempt.settings.smearing is not None:
+        below = (best[1].total_energy_ry or 0.0) - (result.total_energy_ry or 0.0)
+        return f"fixed occupations give no state as low: {best[0].strategy} lies {below * RYDBERG_EV_PAPER:.2f} eV per cell above"
+    return ""
 
 
 def _latest(situation: Situation) -> tuple[Attempt, Result]:

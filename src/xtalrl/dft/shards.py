@@ -26,7 +26,7 @@ from xtalrl.dft.inputs import calculation, key_of, render
 from xtalrl.dft.outcomes import Outcome, Result, classify, clip_gap
 from xtalrl.dft.protocols import load_protocol
 from xtalrl.dft.pseudopotentials import Pseudopotential, load_family, md5_of
-from xtalrl.dft.recovery import Attempt, Recovery, Situation, final_result, first_attempt, next_attempt
+from xtalrl.dft.recovery import Attempt, Recovery, Situation, final_result, first_attempt, lower_state, next_attempt
 from xtalrl.dft.requests import cell_of, cost_of, form_of
 from xtalrl.dft.scratch import scratch_folder
 from xtalrl.dft.unfinished import State, Unfinished
@@ -406,11 +406,13 @@ class _Runner:
         self, request: Mapping[str, Any], situation: Situation, records: list[Record], verdict: Outcome | None
     ) -> dict[str, Any]:
         attempt: Attempt | None = None
+        mark = ""
         if verdict is not None:
             lacking = self.family.missing(situation.cell.species)
             result = Result(verdict, f"{self.family.name} lacks {', '.join(lacking)}" if lacking else verdict.sentence)
         else:
             attempt, result = final_result(situation)
+            mark = lower_state(situation) if result.outcome.usable else ""
         usable = result.outcome.usable
         engines = [record.engine for record in records]
         return {
@@ -418,7 +420,7 @@ class _Runner:
             "key": request["key"],
             "species": request["species"],
             "outcome": str(result.outcome),
-            "detail": result.detail or ("" if usable else result.outcome.sentence),
+            "detail": "; ".join(filter(None, (result.detail or ("" if usable else result.outcome.sentence), mark))),
             "total_energy_ry": result.total_energy_ry if usable else None,
             "total_energy": result.total_energy_ry * RYDBERG_EV_PAPER
             if usable and result.total_energy_ry is not None
