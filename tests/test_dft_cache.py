@@ -79,7 +79,7 @@ def test_a_failure_of_the_machine_is_never_kept(tmp_path, outcome: Outcome) -> N
     cache = Cache(tmp_path)
     cache.add(record("x", outcome))
     assert cache.find("x", 60) is None
-    assert not list((tmp_path / "scf").iterdir())
+    assert not list(tmp_path.rglob("*.jsonl"))
 
 
 def test_a_disk_that_fills_up_in_the_middle_of_a_line(tmp_path, monkeypatch) -> None:

@@ -175,7 +175,8 @@ def stats(configfile: ConfigFile = None) -> None:
 
     found = cache_stats(_load(configfile).cache)
     typer.echo(
-        f"{found.folder}: {found.files:,} files, {found.megabytes:,.1f} MB, {found.lines:,} lines, {found.torn:,} torn"
+        f"{found.folder}: {found.files:,} files, {found.megabytes:,.1f} MB, {found.lines:,} lines, {found.torn:,} torn or changed"
+        + (f", {found.unchecked:,} without a checksum (`xtalrl cache seal`)" if found.unchecked else "")
     )
     typer.echo(
         f"{found.calculations:,} calculations, {found.wall_hours:,.2f} h of pw.x"
@@ -187,13 +188,30 @@ def stats(configfile: ConfigFile = None) -> None:
 
 @partial(_command, group=cache_app)
 def verify(configfile: ConfigFile = None) -> None:
-    """Read every line: name the torn ones, keys that do not fit, and calculations with contradicting results."""
+    """Read every line: name what cannot be read, was torn or changed, and calculations with contradicting results."""
     from xtalrl.dft.exchange import cache_stats, shown, verify_cache
 
     cache = _load(configfile).cache
     if faults := verify_cache(cache):
         raise XtalrlError(f"{len(faults):,} in {cache}:\n{shown(faults)}")
-    typer.echo(f"{cache_stats(cache).lines:,} lines, all readable, no calculation with two results")
+    found = cache_stats(cache)
+    typer.echo(
+        f"{found.lines:,} lines, all readable, no calculation with two results"
+        + (
+            f"; {found.unchecked:,} of an older version are unchecked: `xtalrl cache seal` gives them a checksum"
+            if found.unchecked
+            else ""
+        )
+    )
+
+
+@partial(_command, group=cache_app)
+def seal(configfile: ConfigFile = None) -> None:
+    """Give a checksum to the lines that older versions wrote without one, so that no later change goes unseen."""
+    from xtalrl.dft.exchange import seal_cache
+
+    cache = _load(configfile).cache
+    typer.echo(f"{seal_cache(cache):,} lines of {cache} got a checksum")
 
 
 @partial(_command, group=cache_app)

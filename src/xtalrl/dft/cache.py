@@ -1,7 +1,9 @@
 """Finished pw.x runs, found by their physics: no run is ever done twice, by any stage, rerun or user of the folder.
 
 One append-only file of JSON lines for each writer, read as a union: safe on network file systems, where only a lone writer's
-appends are. A record is on the disk before the next run starts; a line torn by a kill or a full disk is skipped.
+appends are. A record is on the disk before the next run starts. Each line ends in a SHA-256 of all before it, checked whenever it is
+read: a line that was torn or changed, or whose key is not that of its calculation, is skipped and named. Lines of older versions have no
+checksum; they are read and counted as unchecked (`xtalrl cache seal` gives them one).
 
 Nothing is ever removed. A run that is wanted again (`xtalrl rerun`) has a line in a `.void` file, which makes the records of its earlier
 generations void. Generations are counted and not timed, so that neither the order of the files nor the clocks of the nodes matter.
@@ -10,20 +12,30 @@ generations void. Generations are counted and not timed, so that neither the ord
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
+import re
 import socket
+import threading
 import time
-from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, get_type_hints
 
+from pydantic import ConfigDict, ValidationError, create_model
+
+from xtalrl.dft.inputs import key_of
 from xtalrl.dft.outcomes import Category, Outcome, Result, Run
+from xtalrl.sharing import make_folder, share
 
 logger = logging.getLogger(__name__)
+
+_NAMED = 5
+"""How many skipped lines the log of a run names before it only counts them; `xtalrl cache verify` names more."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,11 @@ class Record:
         )
 
     @property
+    def is_complete(self) -> bool:
+        """Whether it holds its calculation, so that its key can be checked."""
+        return self.species is not None
+
+    @property
     def result(self) -> Result:
         """What the run gave."""
         return Result(
@@ -129,23 +146,52 @@ class Record:
 
 
 class Cache:
-    """The records in `{cache}/scf`: those of all writers as they were at the start, and our own as they come."""
+    """The records in `{cache}/scf`: those of all writers as they were when last looked at, and our own as they come.
+
+    May be used by several threads. A folder that can only be read is made use of; `add` and `void` then raise OSError.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = records_folder(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._path = self._new_path()
         self._records: dict[str, Record] = {}
-        torn = 0
-        for path in sorted(self.folder.glob("*.jsonl")):
-            for _, record in read_records(path):
-                if isinstance(record, Record):
-                    self._keep(record)
-                else:
-                    torn += 1
-        if torn:
-            logger.info("Skipped %d torn line(s) in %s: those runs will be repeated", torn, self.folder)
-        self._wanted = read_voids(self.folder)
+        self._wanted: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._read_to: dict[Path, int] = {}
+        """Bytes of each file that were read."""
+        self._seen: set[Path | str] = set()
+        """Files looked at, and faults named."""
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what all writers have added since the last look."""
+        with self._lock:
+            faults: list[str] = []
+            for path in sorted(self.folder.glob("*.jsonl")):
+                start = self._read_to.get(path, 0)
+                if start and not _may_have_grown(path, start):
+                    continue
+                content, fault = read_file(path, start)
+                # A last line without its end may still be in the writing: it is looked at again.
+                self._read_to[path] = start + content.rfind(b"\n") + 1
+                is_new = path not in self._seen
+                self._seen.add(path)
+                faults += [fault] if fault and is_new else []
+                for number, found in parse_records(content):
+                    if isinstance(found, Record):
+                        self._keep(found)
+                    elif is_new or number <= content.count(b"\n"):
+                        faults.append(f"{path}, line {number} after byte {start} is {found}")
+            wanted, damaged = read_voids(self.folder)
+            self._wanted |= wanted
+            faults += [fault for fault in damaged if fault not in self._seen]
+            self._seen.update(damaged)
+        if faults:
+            logger.warning(
+                "Skipped in the cache, so that these runs may be repeated (`xtalrl cache verify` says more): %s%s",
+                "; ".join(faults[:_NAMED]),
+                f"; and {len(faults) - _NAMED:,} more" if len(faults) > _NAMED else "",
+            )
 
     def find(self, key: str, timeout_s: float, accept_not_saved: bool = False) -> Record | None:
         """The record that answers a run with this time limit, if there is one."""
@@ -158,9 +204,10 @@ class Cache:
         """Keep a record, on the disk before this returns; one that speaks about the machine is not kept."""
         if Outcome(record.outcome).category is Category.ENVIRONMENT:
             return
-        record = replace(record, generation=self._wanted.get(record.key))
-        self._append(to_line(record))
-        self._keep(record)
+        with self._lock:
+            record = replace(record, generation=self._wanted.get(record.key))
+            self._append(to_line(record))
+            self._keep(record)
 
     def void(self, keys: Collection[str]) -> None:
         """Ask for these runs again: the records there are answer no more, those to come will. To ask twice is to ask once."""
@@ -168,19 +215,17 @@ class Cache:
         for key in keys:
             record = self._records.get(key)
             wanted[key] = 1 + ((record.generation or 0) if record else 0)
-        lines = "".join(json.dumps({"key": key, "generation": number}) + "\n" for key, number in wanted.items())
-        path = self._new_path().with_suffix(".void")
-        part = path.with_suffix(".part")
-        with part.open("w") as file:
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)  # Whole or not at all.
+        lines = (seal({"key": key, "generation": number}) for key, number in wanted.items())
+        write_whole(self._new_path().with_suffix(".void"), b"".join(lines))
         self._wanted |= wanted
 
     def _append(self, line: bytes) -> None:
+        make_folder(self.folder)
+        is_new = not self._path.exists()
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
+            if is_new:
+                share(self._path)
             if os.write(descriptor, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(descriptor)
@@ -204,47 +249,180 @@ def records_folder(cache: str | Path) -> Path:
     return Path(cache) / "scf"
 
 
-def read_voids(folder: Path) -> dict[str, int]:
-    """The generation that each run which was asked for again must have at least."""
+def read_voids(folder: Path) -> tuple[dict[str, int], list[str]]:
+    """The generation that each run which was asked for again must have at least, and a sentence for each line that is damaged."""
     wanted: dict[str, int] = {}
-    for path in folder.glob("*.void"):
-        for line in path.read_text().splitlines():
-            entry = json.loads(line)
-            wanted[entry["key"]] = max(entry["generation"], wanted.get(entry["key"], 0))
-    return wanted
+    faults: list[str] = []
+    for path in sorted(folder.glob("*.void")):
+        content, fault = read_file(path)
+        faults += [fault] if fault else []
+        for number, line in _lines(content):
+            try:
+                entry = unseal(line, {"key", "generation"})[0]
+                key, generation = entry.get("key"), entry.get("generation")
+                if not isinstance(key, str) or type(generation) is not int:
+                    raise ValueError("no key with a generation")
+            except (ValueError, RecursionError) as error:
+                faults.append(f"{path}, line {number} is torn or was changed ({error}): `xtalrl rerun` asks again")
+            else:
+                wanted[key] = max(generation, wanted.get(key, 0))
+    return wanted, faults
+
+
+def seal(content: Mapping[str, Any]) -> bytes:
+    """Plain data as one line of JSON that ends in the SHA-256 of all before it."""
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return f'{text[:-1]}, "sha256": "{hashlib.sha256(text.encode()).hexdigest()}"}}\n'.encode()
+
+
+def unseal(line: bytes, names: Collection[str]) -> tuple[dict[str, Any], bool]:
+    """The plain data of a line, and whether a checksum says that it is as it was written.
+
+    Args:
+        line: without its newline.
+        names: fields of a line of an older version, which has no checksum. Any other field there means that one was damaged.
+
+    Raises:
+        ValueError: it is no JSON object, or not as it was written.
+        RecursionError: it is nested too deep to be ours.
+    """
+    sealed = _SEALED.fullmatch(line)
+    if sealed and hashlib.sha256(sealed[1] + b"}").hexdigest().encode() != sealed[2]:
+        raise ValueError("its checksum does not fit")
+    content = json.loads(line, parse_constant=_no_number)
+    if not isinstance(content, dict):
+        raise ValueError("no JSON object")
+    if not sealed and (strange := sorted(content.keys() - set(names))):
+        raise ValueError(f"its checksum is damaged: {', '.join(strange)[:80]}")
+    return content, sealed is not None
 
 
 def to_line(record: Record) -> bytes:
     """A record as one line of a file; what it lacks is left out."""
-    return (
-        json.dumps(
-            {name: value for name, value in asdict(record).items() if value is not None or name in _NEEDED}
-        ).encode()
-        + b"\n"
-    )
+    return seal({name: value for name, value in vars(record).items() if value is not None or name in _NEEDED})
+
+
+def read_file(path: Path, start: int = 0) -> tuple[bytes, str | None]:
+    """What a file of the cache holds from a byte on, and a sentence where it cannot be read."""
+    try:
+        if not path.is_file():  # A folder, a link to nothing, a pipe.
+            raise OSError(errno.EINVAL, "it is no file")
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(), None
+    except OSError as error:
+        return b"", f"{path} cannot be read ({error.strerror}): ask its owner{_owner(path)} to fix that"
+
+
+def parse_records(content: bytes) -> Iterator[tuple[int, Record | str]]:
+    """The number of each line, and its record or a sentence on what is wrong."""
+    for number, line in _lines(content):
+        try:
+            yield number, record_from(unseal(line, _FIELDS)[0])
+        except (ValueError, RecursionError) as error:
+            yield number, f"torn or changed ({error}); that run will be repeated when it is asked for"
+
+
+def unsealed_lines(content: bytes) -> dict[int, Record]:
+    """The records of an older version, which have no checksum, by the number of their line."""
+    found = {}
+    for number, line in _lines(content):
+        if _SEALED.fullmatch(line) is None:
+            _, record = next(parse_records(line))
+            if isinstance(record, Record):
+                found[number] = record
+    return found
 
 
 def read_records(path: Path) -> Iterator[tuple[int, Record | str]]:
-    """The number of each line of a file, and its record or, where it is torn, a sentence on what is wrong."""
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            yield number, record_from(json.loads(line))
-        except (ValueError, TypeError, KeyError) as error:
-            yield number, f"{type(error).__name__}: {error}"
+    """The number of each line of a file, and its record or a sentence on what is wrong; number 0 where the file cannot be read."""
+    content, fault = read_file(path)
+    if fault is not None:
+        yield 0, fault
+    yield from parse_records(content)
 
 
-def record_from(content: dict[str, Any]) -> Record:
-    """A record from plain data.
+def record_from(content: Mapping[str, Any]) -> Record:
+    """A record from plain data, as read from somewhere.
 
     Raises:
-        KeyError: a field without a default is missing.
-        ValueError: the outcome has no such name.
+        ValueError: a field is missing, has another type, is not finite or out of its range, or the key is not that of the calculation.
     """
-    values: dict[str, Any] = {name: content[name] if name in _NEEDED else content.get(name) for name in _FIELDS}
-    record = Record(**values)
-    Outcome(record.outcome)
+    try:
+        record = Record(
+            **_CHECKED.model_validate({name: content[name] for name in _FIELDS if name in content}).__dict__
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    outcome = Outcome(record.outcome)
+    if outcome.usable and record.total_energy_ry is None:
+        raise ValueError(f"{outcome} without an energy")
+    if (record.generation or 0) < 0 or record.wall_s < 0 or record.timeout_s < 0:
+        raise ValueError("a negative time or generation")
+    if len({getattr(record, name) is None for name in _CALCULATION}) > 1:
+        raise ValueError("a part of the calculation is missing")
+    if record.is_complete and key_of(vars(record)) != record.key:
+        raise ValueError("the key is not that of the calculation beside it")
     return record
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file of the cache, whole or not at all, on the disk when this returns.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    make_folder(path.parent)
+    part = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        share(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if line := line.removesuffix(b"\r"):
+            yield number, line
+
+
+def _may_have_grown(path: Path, size: int) -> bool:
+    """Whether there is more than was read. An open file tells its size now, where a network file system's `stat` may be seconds old."""
+    try:
+        found = path.stat()
+        if found.st_size > size or time.time() - found.st_mtime > _LIVE_S:
+            return found.st_size > size
+        with path.open("rb") as file:
+            return os.fstat(file.fileno()).st_size > size
+    except OSError:
+        return False
+
+
+def _owner(path: Path) -> str:
+    try:
+        return f", {path.owner()},"
+    except (OSError, KeyError):
+        return ""
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no result")
+
+
+_LIVE_S = 600.0
+"""A file that got a line so recently may get more."""
+_SEALED = re.compile(rb'(\{.*), "sha256": "([0-9a-f]{64})"\}', re.DOTALL)
 _FIELDS = tuple(field.name for field in fields(Record))
 _NEEDED = frozenset(_FIELDS[: _FIELDS.index("ended")])
+_CALCULATION = ("species", "lattice", "frac_coords", "settings", "pseudopotential_md5s")
+_TYPES: dict[str, Any] = {
+    name: (kind, ... if name in _NEEDED else None) for name, kind in get_type_hints(Record).items()
+}
+_CHECKED = create_model("_CHECKED", __config__=ConfigDict(strict=True, allow_inf_nan=False), **_TYPES)
+"""A record whose types and finiteness are checked."""

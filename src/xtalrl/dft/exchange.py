@@ -1,11 +1,11 @@
-"""Look into the cache of finished runs, and exchange it with others: `xtalrl cache stats, verify, export, import`."""
+"""Look into the cache of finished runs, and exchange it with others: `xtalrl cache stats, verify, seal, export, import`."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ase.formula import Formula
 
-from xtalrl.dft.cache import Record, read_records, record_from, records_folder, to_line
-from xtalrl.dft.inputs import Settings, key_of
+from xtalrl.dft.cache import (
+    Record,
+    read_file,
+    read_records,
+    read_voids,
+    record_from,
+    records_folder,
+    to_line,
+    unsealed_lines,
+    write_whole,
+)
+from xtalrl.dft.inputs import Settings
 from xtalrl.dft.outcomes import Category, Outcome
 from xtalrl.dft.unfinished import Unfinished
 from xtalrl.errors import XtalrlError
@@ -38,6 +48,9 @@ class Stats:
     megabytes: float
     lines: int
     torn: int
+    """Torn, changed or unreadable."""
+    unchecked: int
+    """Lines of an older version, without a checksum."""
     calculations: int
     """Distinct keys."""
     outcomes: dict[str, int]
@@ -62,9 +75,10 @@ def cache_stats(cache: str | Path) -> Stats:
     return Stats(
         folder=str(records_folder(cache)),
         files=len(paths),
-        megabytes=sum(path.stat().st_size for path in paths) / 1e6,
+        megabytes=sum(path.stat().st_size for path in paths if path.is_file()) / 1e6,
         lines=len(records) + len(torn),
         torn=len(torn),
+        unchecked=sum(len(unsealed_lines(read_file(path)[0])) for path in paths),
         calculations=len(kept),
         outcomes=dict(Counter(record.outcome for record in kept.values()).most_common()),
         engines=dict(Counter(record.engine for record in records).most_common()),
@@ -74,22 +88,46 @@ def cache_stats(cache: str | Path) -> Stats:
 
 
 def verify_cache(cache: str | Path) -> list[str]:
-    """Everything that is wrong with a cache, one sentence each: torn lines, keys that do not fit, contradicting results.
+    """Everything that is wrong with a cache, one sentence each: files that cannot be read, lines that were torn or changed, keys that do
+    not fit, contradicting results.
 
     Raises:
         XtalrlError: there is none.
     """
-    records, faults = _read_all(_files(cache))
+    paths = _files(cache)
+    records, faults = _read_all(paths)
+    faults += read_voids(paths[0].parent)[1]
     # A run that was asked for again (`xtalrl rerun`) may well give something else.
     by_key: dict[tuple[str, int], list[Record]] = defaultdict(list)
     for record in records:
-        if (fault := _wrong_key(record)) is not None:
-            faults.append(fault)
         by_key[record.key, record.generation or 0].append(record)
     for same in by_key.values():
         contradictions = (contradiction(same[0], other) for other in same[1:])
         faults += [found for found in contradictions if found is not None]
     return faults
+
+
+def seal_cache(cache: str | Path) -> int:
+    """Give a checksum to each line of an older version that can be read, as it is now; how many there were.
+
+    Each file is replaced whole. One that grows meanwhile, because a run of an older version is at work, is left for the next time.
+
+    Raises:
+        XtalrlError: there is no cache.
+        OSError: it cannot be written.
+    """
+    sealed = 0
+    for path in _files(cache):
+        content, _ = read_file(path)
+        if not (old := unsealed_lines(content)):
+            continue
+        lines = content.split(b"\n")
+        for number, record in old.items():
+            lines[number - 1] = to_line(record).rstrip(b"\n")
+        if path.stat().st_size == len(content):
+            write_whole(path, b"\n".join(lines))
+            sealed += len(old)
+    return sealed
 
 
 def export_cache(cache: str | Path, path: str | Path) -> int:
@@ -106,7 +144,9 @@ def export_cache(cache: str | Path, path: str | Path) -> int:
         match path.suffix:
             case ".parquet":
                 rows = [_as_row(record) for record in kept]
-                pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary, compression="zstd")
+                pq.write_table(
+                    pa.Table.from_pylist(rows, SCHEMA), temporary, compression="zstd", write_page_checksum=True
+                )
             case ".jsonl":
                 temporary.write_bytes(b"".join(map(to_line, kept)))
             case _:
@@ -130,7 +170,8 @@ class Imported:
 def import_cache(cache: str | Path, source: str | Path) -> Imported:
     """Take over the records of an export, or of another cache folder. What is known already is not taken again.
 
-    A record is refused where it contradicts ours, where its key does not fit its calculation, and where it speaks about a machine.
+    A record is refused where it is damaged or incomplete, where its key does not fit its calculation, where it contradicts ours, and where
+    it speaks about a machine.
 
     Raises:
         XtalrlError: the source cannot be read.
@@ -142,7 +183,7 @@ def import_cache(cache: str | Path, source: str | Path) -> Imported:
     elif source.suffix == ".jsonl" and source.is_file():
         records, refused = _read_all([source])
     elif source.suffix == ".parquet" and source.is_file():
-        records = list(_read_parquet(source))
+        records, refused = _read_parquet(source)
     else:
         raise XtalrlError(f"{source} is no cache folder, and no .parquet or .jsonl file of `xtalrl cache export`.")
     folder = records_folder(cache)
@@ -153,19 +194,17 @@ def import_cache(cache: str | Path, source: str | Path) -> Imported:
         mine = ours.get(record.key)
         if Outcome(record.outcome).category is Category.ENVIRONMENT:
             refused.append(f"{_name(record)}: {record.outcome} speaks about the machine it ran on")
-        elif (fault := _wrong_key(record) or (contradiction(mine, record) if mine else None)) is not None:
+        elif not record.is_complete:
+            refused.append(f"{_name(record)}: without its calculation nothing says that the result belongs to this key")
+        elif (fault := contradiction(mine, record) if mine else None) is not None:
             refused.append(fault)
         elif mine is None or record.says_more_than(mine):
             new.append(replace(record, generation=None))
         else:
             known += 1
     if new:
-        folder.mkdir(parents=True, exist_ok=True)
         content = b"".join(map(to_line, new))
-        path = folder / f"imported-{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        write_whole(folder / f"imported-{hashlib.sha256(content).hexdigest()[:16]}.jsonl", content)
     return Imported(len(new), known, refused)
 
 
@@ -198,15 +237,15 @@ def _files(cache: str | Path) -> list[Path]:
 
 
 def _read_all(paths: Iterable[Path]) -> tuple[list[Record], list[str]]:
-    """The records of these files, and a sentence for each torn line."""
-    records, torn = [], []
+    """The records of these files, and a sentence for each line or file that cannot be used."""
+    records, faults = [], []
     for path in paths:
         for number, found in read_records(path):
             if isinstance(found, Record):
                 records.append(found)
             else:
-                torn.append(f"{path}, line {number} is torn ({found}); that run will be repeated when it is asked for")
-    return records, torn
+                faults.append(f"{path}, line {number} is {found}" if number else found)
+    return records, faults
 
 
 def _one_a_key(records: Iterable[Record]) -> dict[str, Record]:
@@ -218,19 +257,12 @@ def _one_a_key(records: Iterable[Record]) -> dict[str, Record]:
     return kept
 
 
-def _wrong_key(record: Record) -> str | None:
-    """A sentence where the key of a record is not that of its calculation; one of an older version does not hold it."""
-    if record.species is None or key_of(asdict(record)) == record.key:
-        return None
-    return f"{_name(record)}: the key is not that of the calculation beside it, so one of them was changed"
-
-
 def _name(record: Record) -> str:
     return f"{record.key[:16]} ({_formula(record) or 'calculation not recorded'})"
 
 
 def _formula(record: Record) -> str | None:
-    return None if record.species is None else str(Formula.from_list(record.species).reduce()[0].format("metal"))
+    return None if not record.species else str(Formula.from_list(record.species).reduce()[0].format("metal"))
 
 
 def _settings_type() -> pa.DataType:
@@ -267,9 +299,10 @@ SCHEMA = pa.schema(
         ("frac_coords", pa.list_(pa.float64())),
         ("settings", _settings_type()),
         ("pseudopotential_md5s", pa.map_(pa.string(), pa.string())),
+        ("sha256", pa.string()),
     ]
 )
-"""Of an exported Parquet file: the fields of a record, and the reduced formula."""
+"""Of an exported Parquet file: the fields of a record, its reduced formula, and the SHA-256 of its line in the cache."""
 
 
 def _as_row(record: Record) -> dict[str, Any]:
@@ -277,15 +310,33 @@ def _as_row(record: Record) -> dict[str, Any]:
     return asdict(record) | {
         "formula": _formula(record),
         "pseudopotential_md5s": None if md5s is None else list(md5s.items()),
+        "sha256": _checksum(record),
     }
 
 
-def _read_parquet(path: Path) -> Iterator[Record]:
+def _checksum(record: Record) -> str:
+    return hashlib.sha256(to_line(record)).hexdigest()
+
+
+def _read_parquet(path: Path) -> tuple[list[Record], list[str]]:
+    """The records of an exported file, and a sentence for each row that was changed; one of an older version has no checksums."""
+    records, faults = [], []
     try:
-        rows = pq.read_table(path).to_pylist(maps_as_pydicts="strict")
-        for row in rows:
+        table = pq.read_table(path, page_checksum_verification=True)
+        if strange := sorted(set(table.column_names) - set(SCHEMA.names)):
+            raise ValueError(f"unknown columns: {', '.join(strange)[:80]}")
+        rows = table.to_pylist(maps_as_pydicts="strict")
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise XtalrlError(f"{path} was not written by `xtalrl cache export`, or was damaged ({error}).") from None
+    for number, row in enumerate(rows, start=1):
+        try:
             if row["settings"] and row["settings"].get("site_magnetization") is None:
                 row["settings"].pop("site_magnetization", None)  # A null of the table's; see `Settings.physics`.
-            yield record_from(row)
-    except (pa.ArrowInvalid, KeyError, ValueError, TypeError) as error:
-        raise XtalrlError(f"{path} was not written by `xtalrl cache export` ({error}).") from None
+            record = record_from(row)
+            if "sha256" in row and row["sha256"] != _checksum(record):
+                raise ValueError("its checksum does not fit")
+        except (ValueError, KeyError) as error:
+            faults.append(f"{path}, row {number} was changed ({error})")
+        else:
+            records.append(record)
+    return records, faults

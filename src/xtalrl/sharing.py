@@ -1,0 +1,28 @@
+"""Files in a folder that many share: they take the folder's group and mode, whatever the umask of who writes them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder as `mkdir -p` does; what is made takes group and mode (setgid included) of the folder it is in."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    share(folder)
+
+
+def share(path: Path) -> None:
+    """Give a new file or folder of ours the group and the mode of the folder it is in; files are never made executable."""
+    parent = path.parent.stat()
+    mode = stat.S_IMODE(parent.st_mode) & ~stat.S_ISVTX
+    with contextlib.suppress(OSError):  # Somebody else's, not a member of the group, or a file system without modes.
+        if path.stat().st_gid != parent.st_gid:
+            os.chown(path, -1, parent.st_gid)
+    with contextlib.suppress(OSError):
+        path.chmod(mode if path.is_dir() else mode & 0o666)
