@@ -240,7 +240,7 @@ def page(frame: pd.DataFrame) -> str:
         "(`trajectories.disconnected: drop`), greedy designs on all validation skeletons, for 1.12 eV where a policy has a target. Brackets: 95 % "
         "over crystals (seed 0); ±: standard deviation over three seeds, where three were trained. Known gaps: mean gap in the source of the "
         "crystals that have the formula of a valid design, for targets of 1.12 / 2 / 3 / 4 eV. These runs are short: they rank ingredients, and "
-        "a full training reaches more (docs/results/policies.md).",
+        "a full training reaches more. Recipes of the script that are missing here were not run.",
         "",
     ]
     headings = [
