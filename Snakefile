@@ -23,6 +23,7 @@ include: "rules/train.smk"
 include: "rules/external.smk"
 include: "rules/rollout.smk"
 include: "rules/evaluate.smk"
+include: "rules/confirm.smk"
 include: "rules/tables.smk"
 include: "rules/figures.smk"
 include: "rules/learning_curve.smk"
@@ -39,6 +40,7 @@ localrules:
     train,
     rollout,
     evaluate,
+    confirm,
     tables,
     figures,
     report,
@@ -91,6 +93,12 @@ rule rollout:
 rule evaluate:
     input:
         f"{RESULTS}/evaluation/evaluation.parquet",
+
+
+rule confirm:
+    input:
+        f"{RESULTS}/confirmation/confirmation.parquet",
+        rules.make_confirmation_table.output,
 
 
 rule tables:

@@ -3,7 +3,7 @@
 from snakemake.exceptions import WorkflowError
 
 from xtalrl.config import LABELS_OF_SOURCE, MATERIALS_PROJECT, validate
-from xtalrl.dft.protocols import load_protocol
+from xtalrl.dft.protocols import CONFIRMING, load_protocol
 from xtalrl.dft.pseudopotentials import describe_family
 from xtalrl.energies import CHECKED_ELEMENTS
 from xtalrl.errors import XtalrlError
@@ -49,6 +49,7 @@ TARGETS = sorted({spec.target_ev for spec in POLICIES.values()} - {None}) or lis
     cfg.policies.targets_ev
 )
 ROLLOUT = cfg.rollout.model_dump() | {"even_electrons": cfg.even_electrons}
+TARGET_OF_POLICY = {name: spec.target_ev for name, spec in POLICIES.items()}
 SAMPLING = {
     "bootstrap_samples": cfg.evaluation.bootstrap_samples,
     "confidence": cfg.evaluation.confidence,
@@ -59,7 +60,7 @@ MARKS = rerun_marks(RESULTS)
 
 
 wildcard_constraints:
-    stage="scf|references|evaluation",
+    stage="scf|references|evaluation|confirmation",
     shard=r"\d+",
     policy="|".join(POLICIES | TRAINED_POLICIES),
     pretrained="[a-z]+[0-9]*",
@@ -101,6 +102,19 @@ def shard_outcomes(wildcards):
         f"{RESULTS}/{wildcards.stage}/shards/{shard:04d}.parquet"
         for shard in range(count)
     ]
+
+
+def stage_protocol(wildcards):
+    """The protocol of a stage's SCFs: the run's, or the finer one that hits are confirmed with."""
+    finer = CONFIRMING if wildcards.stage == "confirmation" else ""
+    return finer + cfg.dft.protocol
+
+
+def stage_time_limits(wildcards):
+    """Minutes by kind of cell; a hit that is computed again is a design with more time."""
+    limits = cfg.dft.time_limits.model_dump()
+    finer = limits.pop("confirmation")
+    return limits | {"design": finer} if wildcards.stage == "confirmation" else limits
 
 
 def rerun_mark(wildcards):

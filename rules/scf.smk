@@ -1,4 +1,4 @@
-"""Every SCF of the workflow: of the crystals (stage `scf`), the elements (`references`) and the designs (`evaluation`)."""
+"""Every SCF of the workflow: of the crystals (stage `scf`), the elements (`references`), the designs (`evaluation`) and their hits again (`confirmation`)."""
 
 
 # Minutes at most, on a few Parquet files; the downloads need a network that compute nodes may lack: where Snakemake runs.
@@ -106,9 +106,9 @@ rule run_scf_shard:
         "../envs/workflow.yaml"
     threads: 4
     params:
-        protocol=cfg.dft.protocol,
+        protocol=stage_protocol,
         recovery=cfg.dft.recovery,
-        time_limits_min=cfg.dft.time_limits.model_dump(),
+        time_limits_min=stage_time_limits,
         command=cfg.dft.command,
         accept_not_saved=cfg.dft.accept_not_saved,
         cache=cache_folder,

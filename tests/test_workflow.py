@@ -11,7 +11,7 @@ import pytest
 
 TARGETS = [
     "structures", "scf", "references", "labels", "trajectories", "train",
-    "rollout", "evaluate", "tables", "figures", "report", "all",
+    "rollout", "evaluate", "confirm", "tables", "figures", "report", "all",
 ]  # fmt: skip
 
 

@@ -84,7 +84,9 @@ def rerun(
     outcome: Annotated[list[str] | None, typer.Option(help="SCFs that ended so, e.g. not_converged.")] = None,
     element: Annotated[list[str] | None, typer.Option(help="SCFs with this element.")] = None,
     protocol: Annotated[list[str] | None, typer.Option(help="SCFs done with this protocol.")] = None,
-    stage: Annotated[list[str] | None, typer.Option(help="SCFs of scf, references or evaluation.")] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="SCFs of scf, references, evaluation or confirmation.")
+    ] = None,
     request: Annotated[
         list[str] | None, typer.Option("--id", help="The SCF of this crystal, reference (ref-Si) or design.")
     ] = None,

@@ -84,6 +84,11 @@ class TimeLimits(_Section):
         description="Designs: 15 minutes in all attempts together, as in the paper. A second number is what the attempts after the first may add; "
         "`recovery: extended` needs one.",
     )
+    confirmation: tuple[Minutes, ...] = Field(
+        (120, 40),
+        min_length=1,
+        description="Designs that hit their target, computed again on a doubled k mesh; counted as those of `design`.",
+    )
 
 
 class Shards(_Section):
@@ -92,6 +97,7 @@ class Shards(_Section):
     scf: int = Field(230, ge=1, description="Data crystals.")
     references: int = Field(8, ge=1, description="Elemental references.")
     evaluation: int = Field(230, ge=1, description="Distinct valid designs of all policies.")
+    confirmation: int = Field(20, ge=1, description="Distinct designs that hit their target (`snakemake confirm`).")
 
 
 class DftConfig(_Section):
@@ -436,6 +442,11 @@ class EvaluationConfig(_Section):
         None,
         description="Text file (or .gz) of known reduced formulas, one a line, for novelty, or `materials-project` to ask its API; null "
         "leaves novelty empty.",
+    )
+    confirm: bool = Field(
+        False,
+        description="Whether the tables, the report and `all` say which hits were confirmed, at the price of finer SCFs; `snakemake confirm` does "
+        "it at any time.",
     )
     stable_ev_per_atom: float = Field(
         0.1, ge=0, description="Largest energy above the hull of a stable design in eV/atom (unrelaxed cells)."

@@ -107,9 +107,8 @@ def mark(config: Config, choices: Sequence[Choice], criteria: Mapping[str, Colle
 
 
 def _stages(config: Config) -> list[str]:
-    return [
-        stage for stage in ("scf", "references", "evaluation") if (Path(config.results) / stage / "shards").is_dir()
-    ]
+    stages = ("scf", "references", "evaluation", "confirmation")
+    return [stage for stage in stages if (Path(config.results) / stage / "shards").is_dir()]
 
 
 def _outcomes(config: Config, stage: str) -> Iterator[dict[str, Any]]:

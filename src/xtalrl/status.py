@@ -170,6 +170,8 @@ def _stages(config: Config) -> Iterator[Stage]:
         yield _table("trajectories", results, "trajectories.parquet", "trajectories", "split", ("build_trajectories",))
         yield from _policies(config, results)
     yield _scf("evaluation", results)
+    if config.evaluation.confirm or (results / "confirmation").is_dir():
+        yield _scf("confirmation", results)
     for name, pattern in (("tables", "*.csv"), ("figures", "*.png")):
         made = len(list((results / name).glob(pattern)))
         yield Stage(name, made, made or None, name)

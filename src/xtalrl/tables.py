@@ -309,6 +309,33 @@ EVALUATION = _schema(
     _field("true_formation_energy_per_atom", pa.float64(), "Label of that crystal", "eV/atom", nullable=True),
 )
 
+_HIT = (
+    _field("policy", pa.string(), "Name of the policy"),
+    _field("seed", pa.int32(), "Training seed of the policy"),
+    _MATERIAL_ID,
+    _SAMPLE,
+    _SPECIES,
+    _field("formula", pa.string(), "Reduced formula of the design"),
+    _field("request_id", pa.string(), "SCF request of the design, shared by equal designs"),
+    _field("target_ev", pa.float64(), "Target gap of the policy", "eV"),
+    _field("window_ev", pa.float64(), "Half width of the desired range", "eV"),
+    _field("band_gap", pa.float64(), "That made it a hit, clipped at 0", "eV"),
+)
+
+HITS = _schema("hits", "Designs whose gap lies in the desired range of their policy's target", *_HIT)
+
+CONFIRMATION = _schema(
+    "confirmation",
+    "Every hit with its gap on a doubled k mesh and at the family's recommended cutoffs",
+    *_HIT,
+    _field("verdict", pa.string(), "hit confirmed, hit withdrawn, or hit where the finer SCF gave no gap"),
+    _field("confirmed_band_gap", pa.float64(), "Of the finer SCF, clipped at 0", "eV", nullable=True),
+    _field("difference", pa.float64(), "confirmed_band_gap less band_gap", "eV", nullable=True),
+    _field("outcome", pa.string(), "Outcome of the finer SCF"),
+    _DETAIL,
+    *_PROTOCOL,
+)
+
 STABILITY = _schema(
     "stability",
     "Designs with a formation energy against the convex hull of the labelled crystals and the elements; nothing is relaxed",
@@ -323,7 +350,8 @@ STABILITY = _schema(
 SCHEMAS: dict[str, pa.Schema] = {
     schema.metadata[b"xtalrl_table"].decode(): schema
     for schema in (
-        CRYSTALS, REJECTED, GRAPHS, SCF_REQUESTS, SCF_OUTCOMES, REFERENCES, LABELS, TRAJECTORIES, DESIGNS, ASSESSMENTS, EVALUATION, STABILITY,
+        CRYSTALS, REJECTED, GRAPHS, SCF_REQUESTS, SCF_OUTCOMES, REFERENCES, LABELS, TRAJECTORIES, DESIGNS, ASSESSMENTS, EVALUATION, HITS, CONFIRMATION,
+        STABILITY,
     )
 }  # fmt: skip
 

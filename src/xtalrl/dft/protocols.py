@@ -21,6 +21,9 @@ from xtalrl.resources import RESOURCES
 
 PROTOCOLS = RESOURCES / "protocols"
 
+CONFIRMING = "confirm:"
+"""Before a protocol's name: the finer protocol that its gaps are checked with."""
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -109,6 +112,23 @@ class Protocol(_Strict):
             max(p.ecutrho_ry for p in pseudos) if isinstance(rho, str) else rho,
         )
 
+    def confirming(self) -> Protocol:
+        """This protocol with twice as many k points along each axis and the family's recommended cutoffs, to check a gap."""
+        kpoints = (
+            (2 * self.kpoints[0], 2 * self.kpoints[1], 2 * self.kpoints[2])
+            if isinstance(self.kpoints, tuple)
+            else self.kpoints / 2
+        )
+        return self.model_copy(
+            update={
+                "name": CONFIRMING + self.name,
+                "description": f"{self.name} on a doubled k mesh, at the family's recommended cutoffs.",
+                "ecutwfc_ry": "family",
+                "ecutrho_ry": "family",
+                "kpoints": kpoints,
+            }
+        )
+
     def digest(self, family: Family) -> str:
         """SHA-256 of the physics of the protocol and the family: energies with one digest may be compared."""
         # Without defaults: a key that comes later must not part the results of before from those of after.
@@ -122,11 +142,13 @@ def known_protocols() -> list[str]:
 
 
 def load_protocol(name: str) -> Protocol:
-    """Read `resources/protocols/<name>.yaml`, or a file of that form at the path `name`.
+    """Read `resources/protocols/<name>.yaml`, or a file of that form at the path `name`; `confirm:<name>` is `confirming` of it.
 
     Raises:
         XtalrlError: there is none, a key is unknown or missing, or a value is not allowed.
     """
+    if name.startswith(CONFIRMING):
+        return load_protocol(name.removeprefix(CONFIRMING)).confirming()
     path = Path(name) if name.endswith((".yaml", ".yml")) else PROTOCOLS / f"{name}.yaml"
     if not path.is_file():
         raise XtalrlError(

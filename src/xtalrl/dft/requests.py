@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from xtalrl import tables
 from xtalrl.dft.inputs import Cell, Form, physics_key, settings_for
-from xtalrl.dft.protocols import Protocol, load_protocol
+from xtalrl.dft.protocols import CONFIRMING, Protocol, load_protocol
 from xtalrl.dft.pseudopotentials import Family, load_family
 from xtalrl.dft.recovery import Recovery
 from xtalrl.elements import ELEMENTS
@@ -84,30 +84,26 @@ def plan_design_scf(
     A design that ends without a run (`no_pseudopotential`, `odd_electrons`) needs no reference.
     """
     planner = _Planner(family, protocol, shards)
-    skeletons = {
-        row["material_id"]: row
-        for path in (crystals, *external_crystals)
-        for row in tables.read_rows(path, tables.CRYSTALS)
-    }
-    designs = {
-        row["request_id"]: row
-        for row in tables.read_rows(assessments, tables.ASSESSMENTS)
-        if row["request_id"] is not None
-    }
-    rows = []
-    for request_id, design in sorted(designs.items()):
-        skeleton = skeletons.get(design["material_id"])
-        if skeleton is None:
-            raise XtalrlError(
-                f"{assessments} holds a design on the skeleton {design['material_id']}, which {crystals} does not hold: "
-                "the designs are older than the structures; run `snakemake rollout` again."
-            )
-        rows.append(planner.request(request_id, "design", cell_of(skeleton | {"species": design["species"]}), None))
+    rows = planner.designs(assessments, tables.ASSESSMENTS, crystals, external_crystals)
     known = set(tables.read(references, tables.REFERENCES)["element"].to_pylist()) if references else set()
     added = {
         element for row in rows if planner.will_run(row["species"], recovery) for element in row["species"]
     } - known
     planner.write(rows + planner.references(added, elemental_crystals), requests)
+
+
+def plan_confirmation_scf(
+    hits: str,
+    crystals: str,
+    family: str,
+    requests: str,
+    protocol: str,
+    shards: int,
+    external_crystals: Sequence[str] = (),
+) -> None:
+    """Request the SCF of every distinct hit again, with the protocol's finer one: policies that share a design share its SCF."""
+    planner = _Planner(family, CONFIRMING + protocol, shards)
+    planner.write(planner.designs(hits, tables.HITS, crystals, external_crystals), requests)
 
 
 def cell_of(row: Mapping[str, Any]) -> Cell:
@@ -159,6 +155,27 @@ class _Planner:
             "tot_magnetization": tot_magnetization,
             "source": source,
         }
+
+    def designs(
+        self, table: str, schema: pa.Schema, crystals: str, external_crystals: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """One request per distinct valid design of a table with `material_id`, `species` and `request_id`, on the cell of its skeleton."""
+        skeletons = {
+            row["material_id"]: row
+            for path in (crystals, *external_crystals)
+            for row in tables.read_rows(path, tables.CRYSTALS)
+        }
+        designs = {row["request_id"]: row for row in tables.read_rows(table, schema) if row["request_id"] is not None}
+        rows = []
+        for request_id, design in sorted(designs.items()):
+            skeleton = skeletons.get(design["material_id"])
+            if skeleton is None:
+                raise XtalrlError(
+                    f"{table} holds a design on the skeleton {design['material_id']}, which {crystals} does not hold: "
+                    "the designs are older than the structures; run `snakemake rollout` again."
+                )
+            rows.append(self.request(request_id, "design", cell_of(skeleton | {"species": design["species"]}), None))
+        return rows
 
     def will_run(self, species: Sequence[str], recovery: Recovery) -> bool:
         """Whether a design of these species is worth a run of pw.x; `paper` drops an odd number of electrons."""

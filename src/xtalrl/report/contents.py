@@ -21,7 +21,7 @@ class Content:
     `title` and `caption` are plain text. A table's `keys` are the columns of its CSV that say what a row is about, `columns` the
     estimates (each with `_low`, `_high`, `_n`, `_interval`, and `_paper` if the paper has it); a table without
     `columns` is read as it stands. `needs_labels`: nothing to show where only external crystals are evaluated. `needs_snapshots`: of training with
-    `training.snapshots` only.
+    `training.snapshots` only. `needs_confirmation`: with `evaluation.confirm` only.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Content:
     runs: Runs = field(default="all", kw_only=True)
     needs_labels: bool = field(default=False, kw_only=True)
     needs_snapshots: bool = field(default=False, kw_only=True)
+    needs_confirmation: bool = field(default=False, kw_only=True)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -74,6 +75,16 @@ TABLES = (
         "ν: gap within the window around the target. κ: so, while the true crystal's gap is outside. Each over all designs, over "
         "the successes, and by the paper's rules (designs that only an extended recovery made converge counted as failures).",
         ("policy", "target_ev"), "DESIRED_RANGE",
+    ),
+    Content(
+        "confirmation",
+        "Hits, confirmed and withdrawn.",
+        "A hit is a design whose gap lies within the window around its own policy's target. It is computed again with twice as many k points "
+        "along each axis and the family's recommended cutoffs: confirmed if the gap still lies there, withdrawn if not. "
+        "Difference: the finer gap less the first.",
+        ("policy", "target_ev", "hits", "confirmed", "withdrawn", "unanswered", "confirmed_pct", "low", "high", "mean_difference_ev",
+         "largest_difference_ev"),
+        needs_confirmation=True,
     ),
     Content(
         "stability",
@@ -203,4 +214,5 @@ def _belongs(entry: Content, config: Config) -> bool:
         entry.runs in ("all", "sweep" if config.sweep.settings else "ordinary")
         and (has_labels or not entry.needs_labels)
         and (has_snapshots or not entry.needs_snapshots)
+        and (config.evaluation.confirm or not entry.needs_confirmation)
     )

@@ -1,0 +1,95 @@
+"""Finer SCFs of the designs that hit their target, and what they say of the hits."""
+
+
+localrules:
+    find_hits,
+    plan_confirmation_scf,
+    confirm_hits,
+    make_confirmation_table,
+
+
+rule find_hits:
+    input:
+        evaluation=f"{RESULTS}/evaluation/evaluation.parquet",
+    output:
+        hits=f"{RESULTS}/confirmation/hits.parquet",
+    log:
+        f"{RESULTS}/logs/find_hits.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/find_hits.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        targets_ev=TARGET_OF_POLICY,
+        window_ev=cfg.evaluation.window_ev,
+    message:
+        "Finding the designs that hit their target"
+    script:
+        "../workflow/scripts/find_hits.py"
+
+
+rule plan_confirmation_scf:
+    input:
+        hits=f"{RESULTS}/confirmation/hits.parquet",
+        crystals=f"{RESULTS}/structures/crystals.parquet",
+        external_crystals=external_sets(f"{RESULTS}/external/{{set}}/crystals.parquet"),
+        family=FAMILY,
+    output:
+        requests=f"{RESULTS}/confirmation/requests.parquet",
+    log:
+        f"{RESULTS}/logs/plan_confirmation_scf.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plan_confirmation_scf.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        protocol=cfg.dft.protocol,
+        shards=cfg.dft.shards.confirmation,
+    message:
+        "Planning the finer SCFs of the hits"
+    script:
+        "../workflow/scripts/plan_confirmation_scf.py"
+
+
+rule confirm_hits:
+    input:
+        hits=f"{RESULTS}/confirmation/hits.parquet",
+        outcomes=f"{RESULTS}/confirmation/outcomes.parquet",
+    output:
+        confirmation=f"{RESULTS}/confirmation/confirmation.parquet",
+    log:
+        f"{RESULTS}/logs/confirm_hits.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/confirm_hits.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Confirming and withdrawing hits"
+    script:
+        "../workflow/scripts/confirm_hits.py"
+
+
+rule make_confirmation_table:
+    input:
+        confirmation=f"{RESULTS}/confirmation/confirmation.parquet",
+    output:
+        csv=report(
+            f"{RESULTS}/tables/confirmation.csv",
+            caption="../workflow/report/confirmation.rst",
+            category="Tables",
+        ),
+        markdown=f"{RESULTS}/tables/confirmation.md",
+        latex=f"{RESULTS}/tables/confirmation.tex",
+    log:
+        f"{RESULTS}/logs/make_confirmation_table.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/make_confirmation_table.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        targets_ev=TARGET_OF_POLICY,
+        confidence=cfg.evaluation.confidence,
+    message:
+        "Making the table of hits"
+    script:
+        "../workflow/scripts/make_confirmation_table.py"

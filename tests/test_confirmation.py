@@ -1,0 +1,163 @@
+"""A hit is computed again before it is claimed: the finer protocol, shared SCFs, verdicts, and the table of them."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dft_data import sssp
+
+from xtalrl import tables
+from xtalrl.config import validate
+from xtalrl.dft.inputs import Cell, settings_for
+from xtalrl.dft.protocols import load_protocol
+from xtalrl.dft.requests import plan_confirmation_scf, plan_design_scf
+from xtalrl.errors import XtalrlError
+from xtalrl.metrics.confirmation import confirm_hits, find_hits
+from xtalrl.report.confirmation import make_confirmation_table
+from xtalrl.report.contents import tables_of
+
+TARGETS = {"bc": None, "ccql-1": 1.0, "ccql-2": 2.0, "rvs-1": 1.0}
+FINER = {"protocol": "confirm:paper", "protocol_hash": "h", "family": "f"}
+SI = Cell(("Si", "Si"), (0, 2.7, 2.7, 2.7, 0, 2.7, 2.7, 2.7, 0), (0, 0, 0, 0.25, 0.25, 0.25))
+
+
+def design(policy: str, request_id: str | None, gap: float | None, **values: Any) -> dict[str, Any]:
+    return {
+        "material_id": "mp-1", "policy": policy, "seed": 0, "sample": 0, "species": ["Si", "Si"], "formula": "Si", "true_formula": "Si",
+        "n_sites": 2, "n_correct": 2, "n_similar": 2, "valid": request_id is not None, "validity_rule": "r", "valid_smact14": True,
+        "valid_icsd24": True, "odd_electrons": False, "request_id": request_id, "outcome": "converged", "detail": "",
+        "band_gap": gap, "band_gap_raw": gap, **values,
+    }  # fmt: skip
+
+
+def finer(request_id: str, gap: float | None) -> dict[str, Any]:
+    return {
+        "request_id": request_id, "kind": "design", "key": request_id, "species": ["Si", "Si"],
+        "outcome": "not_converged" if gap is None else "converged", "detail": "", "band_gap": gap, "band_gap_raw": gap,
+        "wall_s": 1.0, "attempts": [], **FINER,
+    }  # fmt: skip
+
+
+def hits_of(folder: Path, *designs: dict[str, Any]) -> Path:
+    tables.write_rows(designs, tables.EVALUATION, folder / "evaluation.parquet")
+    find_hits(folder / "evaluation.parquet", folder / "hits.parquet", TARGETS, 0.25)
+    return folder / "hits.parquet"
+
+
+@pytest.mark.parametrize("name", ["paper", "paper-fast", "sssp"])
+def test_the_finer_protocol_doubles_the_mesh_and_takes_the_familys_cutoffs(name: str) -> None:
+    coarse, fine = load_protocol(name), load_protocol(f"confirm:{name}")
+    family = sssp()
+    assert fine.digest(family) != coarse.digest(family)
+    before, after = (settings_for(SI, "crystal", protocol, family) for protocol in (coarse, fine))
+    assert after.ecutwfc_ry == family.elements["Si"].ecutwfc_ry
+    assert after.ecutrho_ry == family.elements["Si"].ecutrho_ry
+    assert before.kpoints and after.kpoints
+    # A distance is halved, then rounded up to whole points: one less than double is as fine.
+    assert all(2 * b - 1 <= a <= 2 * b for a, b in zip(after.kpoints, before.kpoints, strict=True))
+    assert name == "sssp" or after.kpoints == (6, 6, 6)
+    assert fine.references == coarse.references
+    assert fine.conv_thr_ry == coarse.conv_thr_ry
+
+
+def test_a_file_of_ones_own_has_a_finer_one_too(tmp_path: Path) -> None:
+    with pytest.raises(XtalrlError, match="'nowhere' is not known"):
+        load_protocol("confirm:nowhere")
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        (Path(__file__).parents[1] / "resources/protocols/paper.yaml").read_text().replace("[3, 3, 3]", "[4, 1, 2]")
+    )
+    assert load_protocol(f"confirm:{path}").kpoints == (8, 2, 4)
+
+
+def test_hits_are_those_of_the_policys_own_target(tmp_path: Path) -> None:
+    hits = hits_of(
+        tmp_path,
+        design("bc", "a", 1.0),  # no target
+        design("others", "a", 1.0),  # crystals that others designed
+        design("ccql-1", "a", 1.0),
+        design("ccql-1", "b", 1.25),  # on the border of the open window
+        design("ccql-2", "a", 1.0),
+        design("ccql-2", None, None),
+        design("rvs-1", "a", 0.8),
+    )
+    found = [(row["policy"], row["request_id"], row["target_ev"]) for row in tables.read_rows(hits, tables.HITS)]
+    assert found == [("ccql-1", "a", 1.0), ("rvs-1", "a", 1.0)]
+
+
+def test_policies_that_share_a_design_share_its_scf_which_is_not_the_first_one(tmp_path: Path) -> None:
+    skeleton = {
+        "material_id": "mp-1", "split": "val", "formula": "Si", "n_sites": 2, "species": ["Si", "Si"], "lattice": SI.lattice,
+        "frac_coords": SI.frac_coords, "spacegroup_number": 227, "source": "test",
+    }  # fmt: skip
+    crystals, family = tmp_path / "crystals.parquet", tmp_path / "family.json"
+    tables.write_rows([skeleton], tables.CRYSTALS, crystals)
+    family.write_text(sssp().model_dump_json())
+    designs = [design("ccql-1", "a", 1.0), design("rvs-1", "a", 1.0, seed=3)]
+    hits = hits_of(tmp_path, *designs)
+    plan_confirmation_scf(str(hits), str(crystals), str(family), str(tmp_path / "fine.parquet"), "paper", 4)
+    (fine,) = tables.read_rows(tmp_path / "fine.parquet", tables.SCF_REQUESTS)
+    assert (fine["request_id"], fine["kind"]) == ("a", "design")
+    first = [{name: row[name] for name in tables.ASSESSMENTS.names if name in row} for row in designs]
+    tables.write_rows(first, tables.ASSESSMENTS, tmp_path / "assessments.parquet")
+    given = (str(tmp_path / "assessments.parquet"), str(crystals), None, str(family), str(tmp_path / "first.parquet"))
+    plan_design_scf(*given, None, "paper", "paper", 4)
+    keys = {row["request_id"]: row["key"] for row in tables.read_rows(tmp_path / "first.parquet", tables.SCF_REQUESTS)}
+    assert keys["a"] != fine["key"]
+
+
+def test_verdicts_and_their_table(tmp_path: Path) -> None:
+    hits = hits_of(
+        tmp_path,
+        design("ccql-1", "a", 1.0),
+        design("ccql-1", "b", 1.1, material_id="mp-2"),
+        design("ccql-1", "c", 0.9, material_id="mp-3"),
+        design("ccql-1", "b", 1.1, sample=1),  # a second design of the same skeleton: in the file, not in the table
+        design("rvs-1", "a", 1.0),
+    )
+    outcomes, confirmation = tmp_path / "outcomes.parquet", tmp_path / "confirmation.parquet"
+    tables.write_rows([finer("a", 1.2), finer("b", 0.4), finer("c", None)], tables.SCF_OUTCOMES, outcomes)
+    confirm_hits(hits, outcomes, confirmation)
+    rows = tables.read_rows(confirmation, tables.CONFIRMATION)
+    assert [row["verdict"] for row in rows] == [
+        "hit confirmed", "hit withdrawn", "hit", "hit withdrawn", "hit confirmed",
+    ]  # fmt: skip
+    assert [row["difference"] for row in rows] == pytest.approx([0.2, -0.7, None, -0.7, 0.2])
+    files = {kind: tmp_path / f"table.{kind}" for kind in ("csv", "markdown", "latex")}
+    make_confirmation_table(confirmation, **files, targets_ev=TARGETS, confidence=0.95)
+    with open(files["csv"], newline="") as file:
+        table = {row["policy"]: row for row in csv.DictReader(file)}
+    assert set(table) == {"ccql-1", "ccql-2", "rvs-1"}
+    counts = {name: float(table["ccql-1"][name]) for name in ("hits", "confirmed", "withdrawn", "unanswered")}
+    assert counts == {"hits": 3, "confirmed": 1, "withdrawn": 1, "unanswered": 1}
+    assert float(table["ccql-1"]["mean_difference_ev"]) == pytest.approx(-0.25)
+    assert float(table["ccql-1"]["largest_difference_ev"]) == pytest.approx(0.7)
+    assert (table["ccql-2"]["hits"], table["ccql-2"]["confirmed_pct"]) == ("0", "")
+    assert "Hit withdrawn" in files["markdown"].read_text()
+
+
+def test_without_hits_there_is_an_empty_table(tmp_path: Path) -> None:
+    hits = hits_of(tmp_path, design("bc", "a", 1.0))
+    tables.write_rows([], tables.SCF_OUTCOMES, tmp_path / "outcomes.parquet")
+    confirm_hits(hits, tmp_path / "outcomes.parquet", tmp_path / "confirmation.parquet")
+    files = {kind: tmp_path / f"table.{kind}" for kind in ("csv", "markdown", "latex")}
+    make_confirmation_table(tmp_path / "confirmation.parquet", **files, targets_ev={"bc": None}, confidence=0.95)
+    assert "Confirmed" in files["markdown"].read_text()
+
+
+def test_outcomes_of_other_hits_get_a_sentence(tmp_path: Path) -> None:
+    hits = hits_of(tmp_path, design("ccql-1", "a", 1.0))
+    tables.write_rows([finer("b", 1.0)], tables.SCF_OUTCOMES, tmp_path / "outcomes.parquet")
+    with pytest.raises(
+        XtalrlError, match=r"no outcome for the hit a of ccql-1.*snakemake -R plan_confirmation_scf confirm"
+    ):
+        confirm_hits(hits, tmp_path / "outcomes.parquet", tmp_path / "confirmation.parquet")
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_report_has_the_table_where_the_configuration_asks_for_it(asked: bool) -> None:
+    names = [entry.name for entry in tables_of(validate({"evaluation": {"confirm": asked}}))]
+    assert ("confirmation" in names) == asked
