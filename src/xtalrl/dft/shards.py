@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from xtalrl import tables
 from xtalrl.dft.cache import Cache, Record
+from xtalrl.dft.claims import Claims, Taken
 from xtalrl.dft.engines import Engine, find_engine
 from xtalrl.dft.inputs import calculation, key_of, render
 from xtalrl.dft.outcomes import Outcome, Result, classify, clip_gap
@@ -43,6 +44,9 @@ KEEP_MARGIN_S = 30.0
 BUDGET_MARGIN_S = 90.0
 """How long before the end of its wall time a job stops: a start of Snakemake, the end of every pw.x and the scratch folder's take less.
 A tenth of the wall time where that is shorter."""
+
+WAIT_S = 2.0
+"""How often a shard looks whether others have finished what it needs too."""
 
 FULL_BYTES = 10e6
 """A disk with less than this left is full: pw.x writes until nothing fits any more."""
@@ -119,27 +123,45 @@ def run_shard(
     with _ended_by_signal(runner.stop), scratch_folder() as scratch, ThreadPoolExecutor(workers) as pool:
         progress = Progress(f"Shard {shard}", len(todo), "SCFs", every_s=2.0, work=sum(cost.values()))
         pending = {pool.submit(runner.settle, row, scratch): row for row in todo}
+        waiting: list[dict[str, Any]] = []
+        """Those that other runs are computing."""
+        look_at = 0.0
         try:
-            while pending:
+            while pending or waiting:
+                if waiting and time.monotonic() > look_at:
+                    pending |= {pool.submit(runner.settle, row, scratch): row for row in waiting}
+                    waiting, look_at = [], time.monotonic() + WAIT_S
+                if not pending:
+                    time.sleep(0.1)
                 finished, _ = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+                runner.claims.beat()
                 for future in finished:
                     row = pending.pop(future)
                     try:
                         ended[row["key"], row["kind"]], ran = future.result()
+                    except Taken as owner:
+                        waiting.append(row)
+                        runner.taken[row["request_id"]] = str(owner)
+                        continue
                     except _OutOfTime:
                         continue
+                    runner.taken.pop(row["request_id"], None)
                     progress.advance(
                         note=runner.note(ended.values()), at_once=not ran, work=cost[row["key"], row["kind"]]
                     )
                 progress.beat(runner.note(ended.values()))
-                out_of_time = time.monotonic() > end if pending else len(ended) < len(todo)
+                out_of_time = time.monotonic() > end if pending or waiting else len(ended) < len(todo)
                 if out_of_time:
                     raise XtalrlError(
                         f"Shard {shard}: the job's wall time of {runtime_min:g} min is nearly over. {len(ended)} of {len(todo)} "
                         "SCFs are done and kept"
                         + (f", and what {runner.kept} more had reached" if runner.kept else "")
                         + "; the same command goes on from there, and Snakemake's next attempt gets more time."
-                        + ("" if runner.runs or runner.kept else f" Not one ended in this job: {_TOO_SHORT}")
+                        + (
+                            ""
+                            if runner.runs or runner.kept or runner.taken
+                            else f" Not one ended in this job: {_TOO_SHORT}"
+                        )
                     )
         except BaseException as error:
             runner.stop.set()
@@ -217,6 +239,9 @@ class _Runner:
         }
         self.command, self.cache_folder = command, cache
         self.cache = Cache(cache)
+        self.claims = Claims(cache)
+        self.taken: dict[str, str] = {}
+        """Requests that wait for another run, and who that is."""
         self.unfinished = Unfinished(cache)
         self.accept_not_saved = accept_not_saved
         self.end = end
@@ -244,7 +269,18 @@ class _Runner:
 
     def note(self, ended: Iterable[Mapping[str, Any]]) -> str:
         """How the SCFs so far have ended, and what the workers are at."""
-        return ", ".join(filter(None, (_in_words(Counter(row["outcome"] for row in ended)), self._describe_running())))
+        parts = (
+            _in_words(Counter(row["outcome"] for row in ended)),
+            self._describe_running(),
+            self._describe_waiting(),
+        )
+        return ", ".join(filter(None, parts))
+
+    def _describe_waiting(self) -> str:
+        if not self.taken:
+            return ""
+        owners = ", ".join(sorted(set(self.taken.values()))[:3])
+        return f"{len(self.taken)} left to {owners}" + ("" if self._running else ", waiting for them")
 
     def _describe_running(self) -> str:
         now = time.monotonic()
@@ -282,14 +318,29 @@ class _Runner:
                 content = calculation(cell, following.settings.physics(), self.family)
                 record = self.cache.find(key_of(content), limit, self.accept_not_saved)
                 if record is None:
-                    record = self._run(request, following, content, limit, folder)
-                    ran = True
+                    record, now = self._run_unless_others_do(request, following, content, limit, folder)
+                    ran |= now
                 records.append(record)
                 situation.history.append((following, self._taken(record.result)))
                 following = next_attempt(situation)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return self._row(request, situation, records, following if isinstance(following, Outcome) else None), ran
+
+    def _run_unless_others_do(
+        self,
+        request: Mapping[str, Any],
+        attempt: Attempt,
+        content: dict[str, Any],
+        limit_s: float,
+        folder: Path,
+    ) -> tuple[Record, bool]:
+        """The record of an attempt that was not in the cache, and whether pw.x made it now."""
+        key = key_of(content)
+        with self.claims.held(key):
+            self.cache.refresh()  # Whoever held the claim before us has left its record.
+            record = self.cache.find(key, limit_s, self.accept_not_saved)
+            return (record, False) if record else (self._run(request, attempt, content, limit_s, folder), True)
 
     def _run(
         self,
