@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from dft_data import is_alive
 
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError, explain_os_error
@@ -59,3 +64,47 @@ def test_a_folder_that_cannot_be_made_is_named_with_its_key(tmp_path: Path) -> N
     with pytest.raises(XtalrlError, match=r"The cache folder '.*file/cache' cannot be written"):
         check_folders(Config(results=str(tmp_path / "results"), cache=str(tmp_path / "file" / "cache")))
     assert list((tmp_path / "results").iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux has /proc")
+@pytest.mark.parametrize("killed", ["snakemake", "shell"])
+def test_a_job_ends_with_its_snakemake_and_with_nothing_else(tmp_path: Path, killed: str) -> None:
+    """As the local executor starts it: a Snakemake, a second one, a shell, and the job."""
+    job_code = "import os, time; from xtalrl.workflow import end_with_snakemake; end_with_snakemake()\n"
+    job_code += "open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
+    (tmp_path / "job.py").write_text(job_code)
+    (tmp_path / "snakemake").write_text("import subprocess, sys; subprocess.run(sys.argv[1:])")
+    python = [sys.executable, "snakemake"]
+    inner = shlex.join([*python, "sh", "-c", shlex.join([sys.executable, "job.py"]) + "; true"])
+    command = {"snakemake": [*python, "sh", "-c", f"{inner}; true"], "shell": ["sh", "-c", f"{inner}; true"]}[killed]
+    top = subprocess.Popen(command, cwd=tmp_path)
+    pid = 0
+    try:
+        deadline = time.monotonic() + 30
+        while not pid and time.monotonic() < deadline:
+            time.sleep(0.05)
+            pid = int((tmp_path / "pid").read_text() or 0) if (tmp_path / "pid").exists() else 0
+        assert pid
+        top.kill()
+        top.wait()
+        deadline = time.monotonic() + (10 if killed == "snakemake" else 1.5)
+        while is_alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert is_alive(pid) == (killed == "shell")
+    finally:
+        if pid and is_alive(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_cache_that_is_there_may_be_one_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, content: bytes) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    (tmp_path / "cache").mkdir()
+    with pytest.raises(XtalrlError, match="The results folder"):
+        check_folders(Config(results=str(tmp_path / "results"), cache=str(tmp_path / "cache")))
+    monkeypatch.setattr(
+        Path, "write_bytes", lambda path, content: refuse(path, content) if path.parent.name == "cache" else 0
+    )
+    check_folders(Config(results=str(tmp_path / "results"), cache=str(tmp_path / "cache")))

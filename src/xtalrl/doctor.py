@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -139,12 +140,26 @@ def _check_folders(config: Config) -> Check:
     except XtalrlError as error:
         return Check("folders", State.MISSING, str(error), f"df -h {config.results} {config.cache}")
     free_gb = shutil.disk_usage(config.results).free / 1e9
-    finding = f"{config.results} and {config.cache} can be written, {free_gb:,.0f} GB free"
+    if os.access(config.cache, os.W_OK):
+        cache = f"{config.cache} can be written"
+    else:
+        cache = f"{config.cache} can only be read, so that a run that needs anything new must name another `cache:`"
+    mode = os.stat(config.cache).st_mode
+    for who, bit in ((_group(config.cache), stat.S_IWGRP), ("everybody", stat.S_IWOTH)):
+        cache += f", by {who} too" if mode & bit else ""
+    finding = f"{config.results} can be written, {cache}, {free_gb:,.0f} GB free"
     if free_gb < 2:
         return Check(
             "folders", State.MISSING, f"{finding}; 2 GB are needed", f"df -h {config.results}  (free some space)"
         )
     return Check("folders", State.OK, finding)
+
+
+def _group(folder: str) -> str:
+    try:
+        return f"group {Path(folder).group()}"
+    except (KeyError, OSError):
+        return "its group"
 
 
 def _check_home(config: Config) -> Check:

@@ -6,9 +6,13 @@ Imports nothing but the standard library, so that a GPU node can run the trainin
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +34,7 @@ def job(log: str) -> Iterator[None]:
         logger.addHandler(handler)
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").addHandler(logger.handlers[0])
+    end_with_snakemake()
     try:
         yield
     except XtalrlError as error:
@@ -46,8 +51,52 @@ def job(log: str) -> Iterator[None]:
         raise
 
 
+def end_with_snakemake() -> None:
+    """Send this process SIGTERM, within a second, when a Snakemake that it is a descendant of is gone, even by SIGKILL.
+
+    The kernel's PR_SET_PDEATHSIG would not do: between a job and the Snakemake that was killed there are a second one and a shell. Of the
+    Snakemake that submitted a cluster job this one is no descendant, so that the job outlives it.
+    """
+    if not (watched := _snakemakes_above()):
+        return
+
+    def watch() -> None:
+        while all(_parent_and_start(pid)[1] == start for pid, start in watched.items()):
+            time.sleep(0.5)
+        logging.getLogger("xtalrl").error("Snakemake is gone: this job ends.")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _snakemakes_above() -> dict[int, str]:
+    """Those of our ancestors that are a Snakemake, and when each started; none where there is no /proc (proc(5))."""
+    found = {}
+    pid = os.getppid()
+    while pid > 1:
+        parent, start = _parent_and_start(pid)
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            break
+        # Not a shell with that word in its script: it may end before the Snakemake that it started.
+        if "python" in Path(command[0]).name and "snakemake" in (Path(word).name for word in command[1:4]):
+            found[pid] = start
+        pid = parent
+    return found
+
+
+def _parent_and_start(pid: int) -> tuple[int, str]:
+    """The parent of a process and when it started, in ticks since the boot; (0, "") for one that is gone."""
+    try:
+        after = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0, ""
+    return (0, "") if after[0] in "ZX" else (int(after[1]), after[19])
+
+
 def check_folders(config: Config) -> None:
-    """Check, before anything runs, that the folders of a run can be written.
+    """Check, before anything runs, that the folders of a run can be written. A cache that is there may be one to read only.
 
     Raises:
         XtalrlError: a folder cannot be made or written.
@@ -59,6 +108,8 @@ def check_folders(config: Config) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"\0" * 4096)
         except OSError as error:
+            if key == "cache" and error.errno in (errno.EACCES, errno.EROFS) and os.access(folder, os.R_OK | os.X_OK):
+                continue
             raise XtalrlError(
                 f"The {key} folder {str(folder)!r} cannot be written ({error.strerror}): "
                 f"choose another with `{key}:` in the config, free some space, or mend its permissions."
