@@ -12,12 +12,13 @@ class XtalrlError(Exception):
 def explain_os_error(error: OSError) -> XtalrlError | None:
     """The sentence for an operating-system failure a user can mend, or None for any other."""
     where = f" while writing {error.filename!r}" if error.filename else ""
+    which = f" for {error.filename!r}" if error.filename else ""
     if error.errno == errno.ENOSPC:
         return XtalrlError(f"The disk is full{where}: free some space (`df -h`), then run the same command again.")
     if error.errno == errno.EDQUOT:
         return XtalrlError(f"The disk quota is used up{where}: free some space, then run the same command again.")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return XtalrlError(
-            f"Permission denied{where}: choose a writable folder (`results:` and `cache:` in the config), or mend its permissions."
+            f"Permission denied{which}: fix its permissions, or choose folders of your own (`results:` and `cache:` in the config)."
         )
     return None

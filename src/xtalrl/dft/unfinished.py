@@ -17,6 +17,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from xtalrl.sharing import make_folder, share
+
 logger = logging.getLogger(__name__)
 
 MOST_BYTES = 50e9
@@ -55,6 +57,8 @@ class Unfinished:
             try:
                 shutil.copytree(out, part / "out")
                 (part / "state.json").write_text(json.dumps(asdict(state)))
+                for path in (part, *sorted(part.rglob("*"))):
+                    share(path)
                 self.drop(key)  # One of an earlier job, of less use.
                 os.rename(part, self.folder / key)
             finally:
@@ -86,7 +90,7 @@ class Unfinished:
         return sorted(path.parent.name for path in self.folder.glob("[!.]*/state.json"))
 
     def _delete_old(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         for path in self.folder.iterdir():
             with contextlib.suppress(FileNotFoundError):  # Other jobs are at work here, too.
                 if time.time() - path.stat().st_mtime > OLDEST_S:
