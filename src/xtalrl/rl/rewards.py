@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from xtalrl.rl.policies import Reward
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from xtalrl.rl.policies import Reward
 
 
 def terminal_rewards(
@@ -48,4 +51,4 @@ def terminal_rewards(
 
 def gap_term(band_gap: Tensor, target_ev: Tensor, alpha2: float, beta2: float) -> Tensor:
     """The gap term of both rewards, alpha2 exp(-(p - p̂)² / beta2), for targets that differ between transitions; all broadcast."""
-    return alpha2 * torch.exp(-(band_gap - target_ev).square() / beta2)
+    return alpha2 * (-(band_gap - target_ev).square() / beta2).exp()

@@ -1,4 +1,4 @@
-"""What the rest of the learner asks of an algorithm. Plain Python: torch is imported by those who call the losses."""
+"""What the rest of the learner asks of an algorithm. Neither this nor an algorithm imports torch: the workflow reads them without it."""
 
 from __future__ import annotations
 

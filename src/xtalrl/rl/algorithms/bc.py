@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from xtalrl.rl.algorithms.base import Algorithm, Learning
-
-if TYPE_CHECKING:
-    from xtalrl.rl.losses import Loss
+from xtalrl.rl.losses import Loss, behavioural_cloning_loss
 
 
 class BehaviouralCloning(Algorithm):
@@ -19,6 +15,4 @@ class BehaviouralCloning(Algorithm):
 
     def loss(self, learning: Learning) -> Loss:
         """The cross-entropy of the data's action under softmax(q)."""
-        from xtalrl.rl.losses import behavioural_cloning_loss
-
         return behavioural_cloning_loss(learning.q, learning.action)

@@ -6,11 +6,12 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from xtalrl.rl.algorithms.base import Algorithm, Learning, Outcomes
+from xtalrl.rl.losses import Loss, cql_loss
+from xtalrl.rl.rewards import gap_term
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from xtalrl.rl.losses import Loss
     from xtalrl.rl.policies import PolicySpec
     from xtalrl.rl.settings import TrainingSettings
 
@@ -29,17 +30,13 @@ class UnconditionalCQL(Algorithm):
 
     def loss(self, learning: Learning) -> Loss:
         """ω · conservative + ½ · TD; only the first term during the first `settings.cloning_steps`."""
-        import torch
-
-        from xtalrl.rl.losses import cql_loss
-
         settings, q = learning.settings, learning.q
-        omega = torch.tensor([spec.omega for spec in learning.specs], dtype=q.dtype, device=q.device)
+        omega = q.new_tensor([spec.omega for spec in learning.specs])
         if learning.next_value is None:
             # An episode's one reward comes at its end, so that its return is known: γ^(steps left) · reward.
             reward, next_value = (
                 learning.reward * settings.discount**learning.steps_left,
-                torch.zeros_like(learning.reward),
+                learning.reward.new_zeros(learning.reward.shape),
             )
         else:
             reward, next_value = learning.reward * learning.done, learning.next_value
@@ -73,7 +70,5 @@ class AnyTargetCQL(ConditionalCQL):
 
     def reward(self, spec: PolicySpec, reward: Tensor, outcomes: Outcomes, target_ev: Tensor) -> Tensor:
         """The energy term plus the gap term for the targets of the batch."""
-        from xtalrl.rl.rewards import gap_term
-
         assert spec.reward is not None
         return reward + gap_term(outcomes.band_gap, target_ev, spec.reward.alpha2, spec.reward.beta2)
