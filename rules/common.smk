@@ -111,10 +111,8 @@ def stage_protocol(wildcards):
 
 
 def stage_time_limits(wildcards):
-    """Minutes by kind of cell; a hit that is computed again is a design with more time."""
-    limits = cfg.dft.time_limits.model_dump()
-    finer = limits.pop("confirmation")
-    return limits | {"design": finer} if wildcards.stage == "confirmation" else limits
+    """Minutes by kind of cell, for the kinds that the stage runs: the limit of another stage plans nothing here."""
+    return cfg.dft.time_limits.of_stage(wildcards.stage)
 
 
 def rerun_mark(wildcards):

@@ -140,3 +140,13 @@ def test_the_unconditional_policy_is_rewarded_for_energy_alone() -> None:
     reward = Config().policy_specs()["ucql-w5"].reward
     assert reward is not None
     assert (reward.alpha1, reward.alpha2) == (1.0, 0.0)
+
+
+def test_a_time_limit_concerns_the_stages_that_run_its_cells() -> None:
+    """Snakemake plans a shard again when its parameters change: a longer limit for designs must not touch the data crystals."""
+    limits = {"crystal": [1], "reference": [2], "design": [3], "confirmation": [4]}
+    parts = validate({"dft": {"time_limits": limits}}).dft.time_limits
+    assert parts.of_stage("scf") == {"crystal": (1,)}
+    assert parts.of_stage("references") == {"reference": (2,)}
+    assert parts.of_stage("evaluation") == {"design": (3,), "reference": (2,)}
+    assert parts.of_stage("confirmation") == {"design": (4,), "reference": (2,)}

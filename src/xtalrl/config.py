@@ -90,6 +90,15 @@ class TimeLimits(_Section):
         description="Designs that hit their target, computed again on a doubled k mesh; counted as those of `design`.",
     )
 
+    def of_stage(self, stage: str) -> dict[str, tuple[float, ...]]:
+        """Minutes by the kinds of cells that a stage of SCFs runs. A hit that is computed again is a design with more time."""
+        if stage == "scf":
+            return {"crystal": self.crystal}
+        if stage == "references":
+            return {"reference": self.reference}
+        # Designs bring elements with them that the references lack.
+        return {"design": self.confirmation if stage == "confirmation" else self.design, "reference": self.reference}
+
 
 class Shards(_Section):
     """Number of jobs the SCFs of a stage are divided into; 50 to 150 crystals a job are a good size: the default is for 12,000 to 36,000."""
