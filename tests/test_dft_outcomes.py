@@ -314,3 +314,53 @@ def test_the_documents_list_every_outcome_as_it_is(root) -> None:
         line for line in text.splitlines() if re.match(r"\| `\w+` \| (success|physics|input|environment) \|", line)
     ]
     assert table == [f"| `{outcome}` | {outcome.category} | {outcome.sentence} |" for outcome in Outcome]
+
+
+HEADER = "     Program PWSCF v.6.7MaX starts on  1Jan2026 at  0: 0: 0\n"
+
+
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "exit_code", "outcome"),
+    [
+        (HEADER, "", 9, Outcome.KILLED),  # MPICH's Hydra: SIGKILL
+        (HEADER, "", 132, Outcome.KILLED),  # SIGILL under Open MPI
+        (HEADER, "", 152, Outcome.KILLED),  # SIGXCPU
+        (HEADER, "Fortran runtime error: End of file", 2, Outcome.KILLED),
+        (HEADER, "Stale file handle", 1, Outcome.KILLED),
+        (HEADER, "", 1, Outcome.KILLED),
+    ],
+)
+def test_what_ends_without_a_box_is_the_machines(stdout: str, stderr: str, exit_code: int, outcome: Outcome) -> None:
+    result = classify(Run(stdout, stderr, exit_code))
+    assert result.outcome is outcome
+    assert result.outcome.category is Category.ENVIRONMENT
+    assert result.detail
+
+
+def box(routine: str, message: str) -> str:
+    bar = " " + "%" * 78
+    return f"{HEADER}\n{bar}\n     Error in routine {routine} (1):\n     {message}\n{bar}\n\n     stopping ...\n"
+
+
+@pytest.mark.parametrize(
+    ("routine", "message"),
+    [
+        ("fft_type_set", "there are processes with no planes. Use pencil decomposition (-pd .true.)"),
+        ("divide_et_impera", "some nodes have no k-points"),
+        ("check para diag", "some nodes have no k-points"),
+    ],
+)
+def test_a_parallel_layout_is_the_installations(routine: str, message: str) -> None:
+    result = classify(Run(box(routine, message), "", 1))
+    assert result.outcome is Outcome.MPI_FAILED
+    assert routine in result.detail
+
+
+def test_a_launcher_that_only_waits_is_no_time_limit() -> None:
+    waiting = Run(
+        "", "srun: Job 7 step creation temporarily disabled, retrying (Requested nodes are busy)", None, timed_out=True
+    )
+    result = classify(waiting)
+    assert result.outcome.category is Category.ENVIRONMENT
+    assert "step creation temporarily disabled" in result.detail
+    assert classify(Run(HEADER, "", None, timed_out=True)).outcome is Outcome.TIME_LIMIT

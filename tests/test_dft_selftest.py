@@ -43,7 +43,7 @@ def test_a_pw_that_computes_something_else_is_told(tmp_path, cache: Path) -> Non
     (tmp_path / "pw.x").write_text('#!/bin/sh\necho "     Program PWSCF v.7.2 starts"\nexit 3\n')
     check = _check_engine(config)
     assert check.state is State.MISSING
-    assert "the SCF of silicon ends as stopped (exit code 3)" in check.finding
+    assert "the SCF of silicon ends as killed (exit code 3 without a message of pw.x)" in check.finding
 
 
 def test_without_pseudopotentials_only_the_start_is_seen(tmp_path) -> None:

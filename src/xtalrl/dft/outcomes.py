@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import gzip
 import re
+import signal
 import xml.etree.ElementTree as ElementTree
 import zlib
 from collections.abc import Iterable, Iterator
@@ -172,6 +173,7 @@ def clip_gap(gap_ev: float | None) -> float | None:
 
 
 _FLOAT = r"([-+]?\d+\.\d*(?:[EeDd][-+]?\d+)?)"
+"""A number as Fortran writes it, with E or D before the exponent."""
 _ENERGY = re.compile(rf"^!\s+total energy\s+=\s*{_FLOAT}\s+Ry", re.M)
 _LEVELS = re.compile(rf"highest occupied, lowest unoccupied level \(ev\):\s*{_FLOAT}\s*{_FLOAT}")
 _HIGHEST_ONLY = "highest occupied level (ev):"
@@ -186,7 +188,7 @@ _SCF_BEGINS = "Self-consistent Calculation"
 _CONVERGED = "convergence has been achieved in"
 _ITERATION = re.compile(r"^ +iteration # *(\d+)", re.M)
 _NOT_CONVERGED = "convergence NOT achieved after"
-_ERROR = re.compile(r"Error in routine\s+(\S+) \(\s*(-?\d+)\):\s*\n\s*(.*?)\s*\n")
+_ERROR = re.compile(r"Error in routine\s+(\S.*?) \(\s*(-?\d+)\):\s*\n\s*(.*?)\s*\n")
 
 _CPU_TIME_EXCEEDED = "Maximum CPU time exceeded"
 _STOP_REQUESTED = "Program stopped by user request"
@@ -210,6 +212,8 @@ _ERRORS: tuple[tuple[re.Pattern[str], Outcome], ...] = tuple(
         (r"^(write_rhog|davcio|diropn|pw_restart|write_collected_wfc|write_wfc|buffers|qexsd)|error writing", Outcome.DISK_FULL),
         (r"cannot allocate|error allocating", Outcome.OUT_OF_MEMORY),
         (r"^mp_start|^mp_init|number of pools", Outcome.MPI_FAILED),
+        # More processes than this cell can be divided among: another number of them computes it.
+        (r"no planes|some nodes have no k-points|too few bands for|^check_para_diag|^n_plane_waves", Outcome.MPI_FAILED),
         (r"cholesky|S matrix not positive|eigenvectors failed|too many bands are not converged|"
          r"^(cdiaghg|rdiaghg|cegterg|regterg|c_bands|diag|pcdiaghg|prdiaghg)", Outcome.DIAGONALIZATION_FAILED),
         (r"^(read_namelists|read_cards|card_|iosys|init_pos|set_occupations|read_input|read_pseudo_file|setup|find_nat)",
@@ -251,7 +255,7 @@ def classify(run: Run) -> Result:
         elif not saved and not detail:
             detail = "the output ends after the convergence message"
         moments = _MAGNETIZATION.findall(text)
-        energy, (gap, note) = float(energies[-1]), _band_gap(text, xml)
+        energy, (gap, note) = _number(energies[-1]), _band_gap(text, xml)
         if xml is not None and abs(xml.total_energy_ry - energy) > 1e-6:
             note += f"; the XML's energy {xml.total_energy_ry:.8f} Ry differs from the printed {energy:.8f} Ry"
         return Result(
@@ -259,12 +263,16 @@ def classify(run: Run) -> Result:
             "; ".join(filter(None, (detail, note.removeprefix("; ")))),
             total_energy_ry=energy,
             band_gap_raw_ev=gap,
-            total_magnetization=float(moments[-1]) if moments else None,
+            total_magnetization=_number(moments[-1]) if moments else None,
             smearing=_FERMI.search(text) is not None,
         )
     if _NOT_CONVERGED in text:
         return Result(Outcome.NOT_CONVERGED, _line_with(text, _NOT_CONVERGED))
-    if run.timed_out or run.exit_code == _TIMEOUT_EXIT_CODE or _CPU_TIME_EXCEEDED in text:
+    timed_out = run.timed_out or run.exit_code == _TIMEOUT_EXIT_CODE
+    if timed_out and "Program PWSCF" not in text and run.stderr.strip():
+        # What waited was the launcher (srun: "step creation temporarily disabled"), not pw.x.
+        return Result(Outcome.ENGINE_FAILED, f"pw.x did not start in time: {_last_line(run.stderr)}")
+    if timed_out or _CPU_TIME_EXCEEDED in text:
         return Result(Outcome.TIME_LIMIT, f"{_iterations(text)} iterations done")
     if _STOP_REQUESTED in text:
         return Result(Outcome.KILLED, _line_with(text, _STOP_REQUESTED))
@@ -275,8 +283,7 @@ def classify(run: Run) -> Result:
     for mark, outcome in _STDERR:
         if mark in run.stderr:
             return Result(outcome, _line_with(run.stderr, mark))
-    if run.exit_code is not None and (run.exit_code < 0 or run.exit_code in _SIGNAL_EXIT_CODES):
-        number = -run.exit_code if run.exit_code < 0 else run.exit_code - 128
+    if run.exit_code is not None and (number := _signal_of(run.exit_code)) is not None:
         return Result(Outcome.KILLED, f"signal {number}")
     if "Program PWSCF" not in text:
         if run.exit_code == 0:
@@ -287,11 +294,23 @@ def classify(run: Run) -> Result:
         return Result(Outcome.KILLED, "the output ends in the middle")
     if run.exit_code == 0:
         return Result(Outcome.OUTPUT_LOST, "the output ends in the middle although the exit code is 0")
-    return Result(Outcome.STOPPED, _last_line(run.stderr) or f"exit code {run.exit_code}")
+    # pw.x says in a box what it holds against a crystal. Without one, the machine ended it (a Fortran runtime error, a GPU, a file handle).
+    return Result(Outcome.KILLED, _last_line(run.stderr) or f"exit code {run.exit_code} without a message of pw.x")
 
 
-# What shells, timeout(1) and srun return for a process that a signal ended.
-_SIGNAL_EXIT_CODES = frozenset((129, 130, 131, 134, 135, 136, 137, 139, 143))
+def _number(text: str) -> float:
+    return float(text.upper().replace("D", "E"))
+
+
+def _signal_of(exit_code: int) -> int | None:
+    """The signal that ended a process: as Python tells it (negative), as shells, timeout(1), srun and Open MPI do (128 + signal), or as
+    MPICH's Hydra does, which gives the bare number of SIGKILL.
+    """
+    if exit_code < 0:
+        return -exit_code
+    if 128 < exit_code <= 128 + 64:
+        return exit_code - 128
+    return signal.SIGKILL.value if exit_code == signal.SIGKILL else None
 
 
 @dataclass(frozen=True)
@@ -361,7 +380,7 @@ def _band_gap(text: str, xml: XmlResult | None) -> tuple[float | None, str]:
         return _smeared_gap(text, xml)
     if not levels:
         return None, "no empty band was computed: no gap" if _HIGHEST_ONLY in text else ""
-    printed = float(levels[-1][1]) - float(levels[-1][0])
+    printed = _number(levels[-1][1]) - _number(levels[-1][0])
     if xml is not None and xml.band_gap_raw_ev is not None:
         if abs(xml.band_gap_raw_ev - printed) < 1e-3:
             return xml.band_gap_raw_ev, ""
