@@ -56,7 +56,7 @@ class ConditionalCQL(UnconditionalCQL):
 
 
 class AnyTargetCQL(ConditionalCQL):
-    """c-CQL for every target in a range: targets are drawn anew for each transition, and rewards follow them."""
+    """c-CQL for every target in a range: new targets are drawn for each transition, and rewards follow them."""
 
     kind = "ccql-any"
     label = "c-CQL any"
