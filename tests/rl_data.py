@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from xtalrl import tables
+from xtalrl.rl.learner import Learner
 
 # Tiny batches lose more to waiting for other threads than they gain, above all on a busy machine.
 torch.set_num_threads(1)
@@ -77,3 +81,26 @@ def write_dataset(folder: Path, graphs: list[dict[str, Any]], trajectories: list
     tables.write_rows(graphs, tables.GRAPHS, paths["graphs"])
     tables.write_rows(trajectories, tables.TRAJECTORIES, paths["trajectories"])
     return paths
+
+
+@contextmanager
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A training in this block dies before its update at a step."""
+
+    class Killed(Exception):
+        pass
+
+    update = Learner.update
+
+    def update_until_killed(self: Learner, batch: Any) -> torch.Tensor:
+        if self.step == step:
+            raise Killed
+        return update(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "update", update_until_killed)
+        try:
+            yield
+        except Killed:
+            return
+    pytest.fail(f"the training did not reach step {step}")

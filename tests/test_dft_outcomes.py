@@ -348,6 +348,8 @@ def box(routine: str, message: str) -> str:
         ("fft_type_set", "there are processes with no planes. Use pencil decomposition (-pd .true.)"),
         ("divide_et_impera", "some nodes have no k-points"),
         ("check para diag", "some nodes have no k-points"),
+        ("diag", "too few bands for the diagonalization group"),
+        ("pcegterg", "Too few bands for required ndiag"),
     ],
 )
 def test_a_parallel_layout_is_the_installations(routine: str, message: str) -> None:

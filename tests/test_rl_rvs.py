@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from rl_data import random_dataset, write_dataset
+from rl_data import killed_at, random_dataset, write_dataset
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
@@ -117,9 +117,15 @@ def test_company_changes_nothing(dataset: dict[str, Path], condition_on_energy: 
     for spec, learner in alone.items():
         for name, tensor in together.state(spec).tensors.items():
             torch.testing.assert_close(tensor, learner.state(spec).tensors[name], rtol=1e-4, atol=1e-5)
-    # An unconditional policy has its own, smaller network.
+    # An unconditional policy is exported as its own, smaller network, which must know all that it has learned.
     network = QNetwork(stack.architecture(conditional=False))
-    network.load_state_dict(stack.state_dict(BC, alone[BC].weights[0]))
+    row = alone[BC].weights
+    network.load_state_dict(stack.state_dict(BC, row[0]))
+    inputs = batch.graphs, batch.node_types, batch.focus
+    hidden = torch.tensor([float("nan")])
+    of_targets = sum(v.numel() for name, v in stack.network.named_parameters() if name.startswith("target_to_"))
+    assert (row[0, -of_targets:] == 0).all()  # they come last
+    torch.testing.assert_close(network.q_values(*inputs, None), stack.q_values(row, *inputs, hidden)[0])
 
 
 def test_weights_are_averaged_exponentially(dataset: dict[str, Path]) -> None:
@@ -153,20 +159,8 @@ def test_a_resumed_run_is_bit_for_bit_the_whole_one(
 ) -> None:
     train_policy(RVS, MODERN, seed=0, threads=1, folder=tmp_path / "whole", **dataset)
 
-    class Killed(Exception):
-        pass
-
-    update = Learner.update
-
-    def update_until_killed(self: Learner, batch: Any) -> torch.Tensor:
-        if self.step == stop:
-            raise Killed
-        return update(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Learner, "update", update_until_killed)
-        with pytest.raises(Killed):
-            train_policy(RVS, MODERN, seed=0, threads=1, folder=tmp_path / "killed", **dataset)
+    with killed_at(stop, monkeypatch):
+        train_policy(RVS, MODERN, seed=0, threads=1, folder=tmp_path / "killed", **dataset)
     train_policy(RVS, MODERN, seed=0, threads=1, folder=tmp_path / "killed", **dataset)
     whole, killed = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
@@ -202,6 +196,23 @@ def test_guidance_is_between_hidden_and_beyond_the_target(trained: Path, dataset
     assert designs(trained, dataset, 3.0, guidance=1.0) == designs(trained, dataset, 3.0)
     unguided = designs(trained, dataset, 3.0, guidance=0.0)
     assert unguided == designs(trained, dataset, 1.0, guidance=0.0)
+
+
+@pytest.mark.parametrize("kind", ["ccql", "bc"])
+def test_guidance_is_for_policies_that_can_be_guided(tmp_path: Path, dataset: dict[str, Path], kind: str) -> None:
+    """In a run with `rvs` the others design as without guidance: p̂ was never hidden from them."""
+    spec = PolicySpec("ccql", omega=5.0, target_ev=2.0, reward=Reward()) if kind == "ccql" else BC
+    paper = TrainingSettings(steps=5, batch_size=16, device="cpu")
+    train_policy(spec, paper, seed=0, threads=1, folder=tmp_path, **dataset)
+    assert designs(tmp_path, dataset, 2.0, guidance=3.0, target_energy=-2.0) == designs(tmp_path, dataset, 2.0)
+
+
+def test_what_a_policy_was_not_trained_for_is_refused(trained: Path, tmp_path: Path, dataset: dict[str, Path]) -> None:
+    with pytest.raises(XtalrlError, match=r"rvs-1ev was trained without `training.condition_on_energy`"):
+        designs(trained, dataset, 1.0, target_energy=-2.0)
+    train_policy(RVS, MODERN, seed=0, threads=1, folder=tmp_path, **dataset)
+    with pytest.raises(XtalrlError, match=r"rvs-1ev was trained without `training.hide_target`"):
+        designs(tmp_path, dataset, 1.0, guidance=2.0)
 
 
 def electrons(species: list[str]) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from rl_data import random_dataset, write_dataset
+from rl_data import killed_at, random_dataset, write_dataset
 from safetensors.torch import load_file
 
 from xtalrl import config
@@ -101,20 +101,9 @@ def test_resumed_run_is_bit_for_bit_the_whole_one(
 ) -> None:
     whole = train(tmp_path / "whole", dataset, kind)
 
-    class Killed(Exception):
-        pass
-
+    with killed_at(stop, monkeypatch):
+        train(tmp_path / "killed", dataset, kind)
     update = Learner.update
-
-    def update_until_killed(self: Learner, batch: Any) -> torch.Tensor:
-        if self.step == stop:
-            raise Killed
-        return update(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Learner, "update", update_until_killed)
-        with pytest.raises(Killed):
-            train(tmp_path / "killed", dataset, kind)
     assert {path.name for path in (tmp_path / "killed").iterdir()} == {"checkpoint.safetensors", "training.csv"}
     # Snakemake removes the outputs of a failed job.
     (tmp_path / "killed" / "training.csv").unlink()

@@ -165,7 +165,14 @@ def _stages(config: Config) -> Iterator[Stage]:
     if policies and (config.references.protocol or not config.references.energies):
         yield _scf("references", results)
     if policies or config.labels.path:
-        yield _table("labels", results, "labels.parquet", "crystals", "outcome", ("label_crystals", "import_labels"))
+        yield _table(
+            "labels",
+            results,
+            "labels.parquet",
+            "crystals",
+            "outcome",
+            ("label_crystals", "import_labels", "take_source_labels"),
+        )
     if policies:
         yield _table("trajectories", results, "trajectories.parquet", "trajectories", "split", ("build_trajectories",))
         yield from _policies(config, results)

@@ -61,7 +61,10 @@ def take_source_labels(crystals: str, labels: str) -> None:
 
 def _label_of_source(crystal: dict[str, Any]) -> dict[str, Any]:
     outcome = NO_GAP if crystal["band_gap"] is None else IN_SOURCE
+    # A protocol of its own, so that these energies never meet those of an SCF (in a hull, say).
     return _unlabelled(crystal, outcome, "", "structures") | {
+        "protocol": "source",
+        "protocol_hash": "source",
         "band_gap_raw": crystal["band_gap"],
         "band_gap": crystal["band_gap"],
         "formation_energy_per_atom": crystal["formation_energy_per_atom"],

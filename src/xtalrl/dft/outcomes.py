@@ -199,6 +199,8 @@ _TIMEOUT_EXIT_CODE = 124
 _ERRORS: tuple[tuple[re.Pattern[str], Outcome], ...] = tuple(
     (re.compile(pattern), outcome)
     for pattern, outcome in (
+        # More processes than the cell can be divided among. First: `Too few bands for …` is not `too few bands`.
+        (r"no planes|some nodes have no k-points|(?i:too few bands for)|^check_para_diag|^n_plane_waves", Outcome.MPI_FAILED),
         (r"charge is wrong", Outcome.CHARGE_WRONG),
         (r"too few (spin (up|dw) )?bands", Outcome.TOO_FEW_BANDS),
         (r"more bands than PWs", Outcome.MORE_BANDS_THAN_PLANE_WAVES),
@@ -212,8 +214,6 @@ _ERRORS: tuple[tuple[re.Pattern[str], Outcome], ...] = tuple(
         (r"^(write_rhog|davcio|diropn|pw_restart|write_collected_wfc|write_wfc|buffers|qexsd)|error writing", Outcome.DISK_FULL),
         (r"cannot allocate|error allocating", Outcome.OUT_OF_MEMORY),
         (r"^mp_start|^mp_init|number of pools", Outcome.MPI_FAILED),
-        # More processes than this cell can be divided among: another number of them computes it.
-        (r"no planes|some nodes have no k-points|too few bands for|^check_para_diag|^n_plane_waves", Outcome.MPI_FAILED),
         (r"cholesky|S matrix not positive|eigenvectors failed|too many bands are not converged|"
          r"^(cdiaghg|rdiaghg|cegterg|regterg|c_bands|diag|pcdiaghg|prdiaghg)", Outcome.DIAGONALIZATION_FAILED),
         (r"^(read_namelists|read_cards|card_|iosys|init_pos|set_occupations|read_input|read_pseudo_file|setup|find_nat)",

@@ -236,21 +236,22 @@ class Learner:
     def evaluate(self, weights: Tensor, target: Tensor | None, batch: Transitions) -> tuple[Tensor, Tensor]:
         """Losses (P,) of a batch from `Stack.draw_batch`, and the `STATISTICS` (P, 6) without the last."""
         target_ev = self._targets(batch)
-        energy = batch.outcomes.hidden_energy if self.settings.condition_on_energy and batch.outcomes else None
-        q = self.stack.q_values(weights, batch.graphs, batch.node_types, batch.focus, _as_input(target_ev), energy)
+        energy = self._target_energies(batch) if self.settings.condition_on_energy else None
+        q = self.stack.q_values(
+            weights, batch.graphs, batch.node_types, batch.focus, _as_input(target_ev), _as_input(energy)
+        )
         next_value = None
         if target is not None:
             n_next = len(batch.next_focus)
             next_value = torch.zeros(len(target), len(batch.action), device=q.device)
             with torch.no_grad():
-                next_target_ev = target_ev[: len(target)]
                 next_q = self.stack.q_values(
                     target,
                     batch.next_graphs,
                     batch.next_node_types,
                     batch.next_focus,
-                    _as_input(next_target_ev if next_target_ev.shape[1] == 1 else next_target_ev[:, :n_next]),
-                    None if energy is None else energy[:n_next],
+                    _as_input(_of_next(target_ev, len(target), n_next)),
+                    _as_input(None if energy is None else _of_next(energy, len(target), n_next)),
                 )
                 next_value[:, :n_next] = next_q.amax(-1)
         reward = self._rewards(batch, target_ev)
@@ -344,11 +345,13 @@ class Learner:
             spec.algorithm.trained_for(spec, batch.outcomes, self.settings) if spec.is_conditional else hidden
             for spec in self.specs
         ]
-        size = max((len(target) for target in targets if isinstance(target, Tensor)), default=1)
-        device = batch.action.device
-        return torch.stack(
-            [torch.as_tensor(target, dtype=torch.float32, device=device).expand(size) for target in targets]
-        )
+        return _side_by_side(targets, batch.action.device)
+
+    def _target_energies(self, batch: Transitions) -> Tensor:
+        """The formation energy in eV/atom that every policy is shown, as in `_targets`; NaN hides it."""
+        assert batch.outcomes is not None
+        energies = [spec.algorithm.trained_for_energy(batch.outcomes) for spec in self.specs]
+        return _side_by_side(energies, batch.action.device)
 
     def _rewards(self, batch: Transitions, target_ev: Tensor) -> Tensor:
         """(P, B) reward of completing each transition's crystal."""
@@ -361,9 +364,20 @@ class Learner:
         )
 
 
-def _as_input(target_ev: Tensor) -> Tensor:
-    """p̂ (P, 1 or B) as `QNetwork.q_values` takes it: without the P for a plain network."""
-    return target_ev if len(target_ev) > 1 else target_ev[0]
+def _side_by_side(targets: Sequence[Tensor | float], device: torch.device) -> Tensor:
+    """(P, 1), or (P, B) where a policy has another target for every transition."""
+    size = max((len(target) for target in targets if isinstance(target, Tensor)), default=1)
+    return torch.stack([torch.as_tensor(target, dtype=torch.float32, device=device).expand(size) for target in targets])
+
+
+def _as_input(target: Tensor | None) -> Tensor | None:
+    """Targets (P, 1 or B) as `QNetwork.q_values` takes them: without the P for a plain network."""
+    return target if target is None or len(target) > 1 else target[0]
+
+
+def _of_next(target: Tensor, n_policies: int, n_next: int) -> Tensor:
+    """The targets (P, 1 or B) of the first policies, for the transitions with a next state, which come first."""
+    return target[:n_policies, :n_next]
 
 
 def _td(loss: Loss) -> Tensor:

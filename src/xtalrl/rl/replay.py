@@ -7,7 +7,6 @@ A transition is (trajectory, step); its crystal gives the graph, which s and s' 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -236,13 +235,13 @@ class Replay:
             return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, stream, step]))
 
         device, size = self.graphs.device, len(trajectory)
-        energy = self.formation_energy[trajectory]
         shown = send(draws(3).random(size, dtype=np.float32), device) < 0.5
         return Outcomes(
             band_gap=self.band_gap[trajectory],
             uniform=send(draws(1).random(size, dtype=np.float32), device),
             normal=send(draws(2).standard_normal(size, dtype=np.float32), device),
-            hidden_energy=energy.where(shown, math.nan),
+            formation_energy=self.formation_energy[trajectory],
+            shows_energy=shown,
         )
 
     def batch(self, transitions: NDArray[np.int64]) -> Transitions:

@@ -105,6 +105,7 @@ def rollout_policy(
     skeletons = CrystalGraphs.read(graphs, table["material_id"].to_pylist(), find_device(device))
     orders = Orders(skeletons, table, trajectories)
     if spec.is_learned:
+        settings = _for_policy(settings, spec, record)
         _check_target(spec, record)
         network = QNetwork(Architecture(**record["network"]))
         network.load_state_dict(load_file(weights))
@@ -129,6 +130,27 @@ def rollout_policy(
         for sample, elements in enumerate(of_skeleton)
     )
     tables.write_rows(rows, tables.DESIGNS, designs)
+
+
+def _for_policy(settings: RolloutSettings, spec: PolicySpec, record: dict[str, Any]) -> RolloutSettings:
+    """The settings without guidance and target energy where the algorithm knows neither, as those of other policies of the run.
+
+    Raises:
+        XtalrlError: the policy could have been trained for them, and was not.
+    """
+    if not spec.algorithm.hides_target:
+        return replace(settings, guidance=1.0, target_energy=None)
+    if settings.guidance != 1 and not record["settings"].get("hide_target"):
+        raise XtalrlError(
+            f"`rollout.guidance` is {settings.guidance:g}, and {spec.name} was trained without `training.hide_target`: set it to 1, or train "
+            "the policy with `training.hide_target: 0.1`."
+        )
+    if settings.target_energy is not None and not record["network"].get("condition_on_energy"):
+        raise XtalrlError(
+            f"`rollout.target_energy` is {settings.target_energy:g}, and {spec.name} was trained without `training.condition_on_energy`: set "
+            "it to null, or train the policy with that option."
+        )
+    return settings
 
 
 def _check_target(spec: PolicySpec, record: dict[str, Any]) -> None:

@@ -342,7 +342,7 @@ def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
 @functools.cache
 def _digest_of_code() -> str:
     """Of this package: what other code has learnt, were it of the same version, is not taken for what this would learn."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 

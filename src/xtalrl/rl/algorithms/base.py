@@ -26,8 +26,10 @@ class Outcomes:
     """(B,) uniform in [0, 1)."""
     normal: Tensor
     """(B,) standard normal."""
-    hidden_energy: Tensor
-    """(B,) formation energy in eV/atom as a second condition, NaN (hidden) for half of the transitions and where it is unknown."""
+    formation_energy: Tensor
+    """(B,) E_form in eV/atom; NaN where it is unknown."""
+    shows_energy: Tensor
+    """(B,) whether a second condition is shown: half of the transitions."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Algorithm:
     """Whether one training serves every target gap, so that the target is given at the rollout."""
     has_values = False
     """Whether the network's outputs are values that a discount belongs to, not logits."""
+    hides_target = False
+    """Whether it is trained with the target hidden now and then, so that the rollout can guide it, or ask for an energy beside the gap."""
     learns_from_metals = False
     """Whether crystals of the split `metals` are data for it."""
 
@@ -80,6 +84,10 @@ class Algorithm:
     def trained_for(self, spec: PolicySpec, outcomes: Outcomes, settings: TrainingSettings) -> Tensor | float:
         """The p̂ in eV that each transition of a batch is shown with, (B,) or one for all."""
         return spec.target_ev or 0.0
+
+    def trained_for_energy(self, outcomes: Outcomes) -> Tensor | float:
+        """The formation energy in eV/atom that each transition of a batch is shown with, (B,) or one for all; NaN hides it."""
+        return float("nan")
 
     def reward(self, spec: PolicySpec, reward: Tensor, outcomes: Outcomes, target_ev: Tensor) -> Tensor:
         """The terminal reward (B,) of each transition's crystal, given what `Replay.rewards` says of it and the p̂ of the batch."""

@@ -26,6 +26,7 @@ class RvS(BehaviouralCloning):
     marker = "P"
     is_conditional = True
     serves_all_targets = True
+    hides_target = True
     learns_from_metals = True
 
     def trained_for(self, spec: PolicySpec, outcomes: Outcomes, settings: TrainingSettings) -> Tensor:
@@ -36,3 +37,7 @@ class RvS(BehaviouralCloning):
         gap = outcomes.band_gap.clamp(min=0)
         noisy = (gap + settings.target_noise_ev * outcomes.normal).clamp(min=0).where(gap > 0, gap)
         return noisy.where(outcomes.uniform >= settings.hide_target, float("nan"))
+
+    def trained_for_energy(self, outcomes: Outcomes) -> Tensor:
+        """The crystal's own formation energy, for half of the transitions."""
+        return outcomes.formation_energy.where(outcomes.shows_energy, float("nan"))
