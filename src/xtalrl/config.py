@@ -214,7 +214,7 @@ class PoliciesConfig(_Section):
     rvs_targets_ev: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         (),
         description="Target gaps in eV that one policy, `rvs`, designs for: supervised learning in which every crystal is shown with its own "
-        "gap as p̂. It is trained once. None: it is not trained.",
+        "gap as p̂. It is trained once. Empty: it is not trained.",
     )
     pretrained: str | None = Field(
         None,
@@ -261,8 +261,9 @@ class TrainingConfig(_Section):
 
     preset: Literal["paper", "modern"] = Field(
         "paper",
-        description="`paper`: the options as the paper has them, which are the defaults. `modern`: what works best here "
-        "(docs/policies-and-rollout.md lists what it sets; docs/results/ablation.md measures each part). An option that contradicts the preset "
+        description="`paper`: the options as the paper has them, which are the defaults. `modern`: inputs, schedule and "
+        "averaging that the paper does not have (docs/policies-and-rollout.md lists them; docs/results/ablation.md measures each part)."
+        " An option that contradicts the preset "
         "is refused; steps, batch size, learning rate and warm-up are only proposed by it.",
     )
     steps: int = Field(250_000, ge=1, description="Gradient steps.")
@@ -425,7 +426,8 @@ class RolloutConfig(_Section):
     )
     even_electrons: bool | None = Field(
         None,
-        description="Never complete a design with an odd number of electrons, which the paper's DFT rules lose. null: as the training preset has it, "
+        description="Never complete a design with an odd number of electrons, which the paper's DFT rules lose (unless the elements that may be placed leave "
+        "no other way). null: as the training preset has it, "
         "false with `paper`, true with `modern`.",
     )
     guidance: float = Field(

@@ -105,7 +105,7 @@ def _type_name(annotation: Any) -> str:
         return "names, each with a text"
     if get_origin(annotation) is tuple:
         return f"list of {_type_name(_strip(get_args(annotation)[0]))}"
-    return " or ".join(_type_name(argument) for argument in get_args(annotation))
+    return " or ".join(_type_name(_strip(argument)) for argument in get_args(annotation))
 
 
 def _strip(annotation: Any) -> Any:
