@@ -95,7 +95,7 @@ rule run_scf_shard:
     input:
         requests=f"{RESULTS}/{{stage}}/requests.parquet",
         family=FAMILY,
-        engine=ENGINE,
+        engine=ancient(ENGINE),  # Found again for another run's command, it changes nothing here.
         mark=rerun_mark,
     output:
         outcomes=f"{RESULTS}/{{stage}}/shards/{{shard}}.parquet",

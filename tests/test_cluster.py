@@ -259,7 +259,7 @@ def test_mending_commands_work_as_printed(
     root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(run_config(tmp_path).model_dump_json())
+    path.write_text(run_config(tmp_path, dft={"command": "embedded"}).model_dump_json())
     monkeypatch.chdir(root)
     stand_ins(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")

@@ -101,6 +101,7 @@ def test_a_quota_that_is_used_up_half_way(root: Path, tmp_path: Path, disk: Call
     finished = run.records()
     assert process.wait(timeout=120) != 0
     assert "ERROR: The disk is full" in run.log()
+    filler = fill(data)  # What the run gave back at its end is filled as well.
     assert "cannot be written (No space left on device)" in run.snakemake("scf", profile="local", fails=True)
 
     filler.unlink()

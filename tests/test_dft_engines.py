@@ -59,6 +59,16 @@ def test_without_any_pw_there_is_a_sentence(tmp_path, no_pw_on_path, monkeypatch
         prepare_engine(None, tmp_path)
 
 
+def test_the_embedded_one_is_meant_by_name_whatever_is_on_path(tmp_path, monkeypatch) -> None:
+    pw = tmp_path / "pw.x"
+    pw.write_text("#!/bin/sh\necho Program PWSCF v.7.2 starts")
+    pw.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert find_engine(None, tmp_path).kind == "path"
+    with pytest.raises(XtalrlError, match="fetch the embedded one"):
+        find_engine("embedded", tmp_path)
+
+
 # Each writes down how it was called, and becomes what stands after its own options, as the real ones do.
 _LAUNCHERS = {
     "srun": 'echo "srun $*" >> "$CALLS"; shift 3; exec "$@"',

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from xtalrl.config import Config
+from xtalrl.dft.engines import EMBEDDED
 from xtalrl.doctor import Check, State
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import format_seconds
@@ -210,7 +211,7 @@ def _minutes(limit: str) -> int | None:
 def _check_downloads(config: Config) -> Check:
     cache = Path(config.cache)
     lacking = [str(path) for path in (cache / "families" / config.dft.family / "family.json",) if not path.exists()]
-    if not config.dft.command and not (cache / "engine/engine.json").exists():
+    if config.dft.command in (None, EMBEDDED) and not (cache / "engine/engine.json").exists():
         lacking.append(str(cache / "engine/engine.json"))
     if config.structures.source == "mp20" and not config.structures.path and not (cache / "mp20/train.csv").exists():
         lacking += [str(cache / f"mp20/{split}.csv") for split in ("train", "val", "test")]

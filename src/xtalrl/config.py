@@ -123,7 +123,7 @@ class DftConfig(_Section):
     )
     command: str | None = Field(
         None,
-        description="Command that runs pw.x, e.g. `srun --overlap -n 1 pw.x`; null takes the pw.x on PATH, else the embedded one.",
+        description="Command that runs pw.x, e.g. `srun --overlap -n 1 pw.x`; `embedded` is the embedded pw.x; null takes the pw.x on PATH, else the embedded one.",
     )
     shards: Shards = Shards()
     recovery: Literal["paper", "extended"] = Field(

@@ -199,12 +199,12 @@ def _check_structures(config: Config) -> Check:
 
 
 def _check_engine(config: Config) -> Check:
-    from xtalrl.dft.engines import describe_engine, find_engine
+    from xtalrl.dft.engines import describe_engine, find_engine, means_embedded
     from xtalrl.dft.selftest import compute_silicon
 
     fetched = Path(config.cache) / "engine/engine.json"
     fetch = f"snakemake --profile profiles/local {fetched}"
-    if not config.dft.command and not shutil.which("pw.x") and not fetched.exists():
+    if means_embedded(config.dft.command) and not fetched.exists():
         finding = "none here: the embedded pw.x is fetched at the first run, unless you name yours in `dft.command`"
         return Check("pw.x", State.OPTIONAL, finding, f"{fetch}  (to fetch it now)")
     try:

@@ -39,6 +39,9 @@ OPENBLAS = Wheel(
 )
 """The last SciPy whose OpenBLAS has the plain names of BLAS, so that it can stand in for the reference BLAS (BSD-3-Clause)."""
 
+EMBEDDED = "embedded"
+"""The value of `dft.command` that means the embedded pw.x, whatever is on PATH."""
+
 _MISSING = (
     "Name the command in `dft.command` (for example `srun --overlap -n 1 pw.x`, after loading the module of your cluster), put pw.x on PATH "
     "(`apt install quantum-espresso`, `conda install -c conda-forge qe`)"
@@ -171,7 +174,7 @@ def prepare_engine(command: str | None, cache: str | Path) -> Engine:
     """
     folder = Path(cache) / "engine"
     folder.mkdir(parents=True, exist_ok=True)
-    if not command and not shutil.which("pw.x"):
+    if means_embedded(command):
         _fetch_embedded(cache)
     engine = find_engine(command, cache)
     temporary = folder / f".engine.json.{os.getpid()}"
@@ -193,6 +196,12 @@ def find_engine(command: str | None, cache: str | Path) -> Engine:
     Raises:
         XtalrlError: none is here, or it does not start.
     """
+    if means_embedded(command):
+        if _embedded_library(cache).is_file():
+            return _probe(_embedded_engine(cache))
+        raise XtalrlError(
+            f"There is no pw.x. {_MISSING}, or fetch the embedded one: `snakemake {Path(cache) / 'engine/engine.json'}`."
+        )
     if command:
         try:
             words = shlex.split(command)
@@ -200,18 +209,17 @@ def find_engine(command: str | None, cache: str | Path) -> Engine:
             raise XtalrlError(f"`dft.command` is {command!r}, which is not a command line: {error}.") from None
         if not words:
             raise XtalrlError(
-                f"`dft.command` is {command!r}: give a command such as `pw.x` or `srun --overlap -n 1 pw.x`, or null."
+                f"`dft.command` is {command!r}: give a command such as `pw.x` or `srun --overlap -n 1 pw.x`, `embedded`, or null."
             )
         engine = Engine("command", (*words, "-in", "pw.in"))
         # Outside a job, srun would wait in the queue for one: such a command is first seen to start where it is used.
         return engine if _wants_a_job(words) else _probe(engine)
-    if path := shutil.which("pw.x"):
-        return _probe(Engine("path", (path, "-in", "pw.in")))
-    if _embedded_library(cache).is_file():
-        return _probe(_embedded_engine(cache))
-    raise XtalrlError(
-        f"There is no pw.x. {_MISSING}, or fetch the embedded one: `snakemake {Path(cache) / 'engine/engine.json'}`."
-    )
+    return _probe(Engine("path", (shutil.which("pw.x") or "pw.x", "-in", "pw.in")))
+
+
+def means_embedded(command: str | None) -> bool:
+    """Whether this `dft.command` means the embedded pw.x here: by name, or because there is no other."""
+    return command == EMBEDDED or (not command and not shutil.which("pw.x"))
 
 
 def _wants_a_job(words: Sequence[str]) -> bool:
