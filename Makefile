@@ -3,13 +3,24 @@ PYTHON ?= python3
 CORES ?= $(shell nproc)
 VENV := .venv
 BIN := $(VENV)/bin
+VENV_DGL := .venv-dgl
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow engine oracles lint format docs lock clean
+.PHONY: help demo test test-slow test-dgl engine oracles dgl lint format docs lock clean
 
 $(VENV)/.complete: requirements/lock.txt pyproject.toml tools/make_venv.py
 	@$(PYTHON) tools/make_venv.py
+
+# All of the environment with DGL before it. Of Python there is DGL 1.1.3 for 3.11 and older.
+$(VENV_DGL)/.complete: $(VENV)/.complete requirements/dgl.txt
+	@test -d $(VENV)/lib/python3.11 || { echo "[make] ERROR: DGL 1.1.3 needs Python 3.11: rm -rf $(VENV); make PYTHON=python3.11 dgl" >&2; exit 1; }
+	@rm -rf $(VENV_DGL)
+	@python -m venv --without-pip $(VENV_DGL)
+	@echo "import site; site.addsitedir('$(CURDIR)/$(VENV)/lib/python3.11/site-packages')" \
+		> $(VENV_DGL)/lib/python3.11/site-packages/environment.pth
+	@python -m pip --python $(VENV_DGL)/bin/python install --quiet --no-deps --requirement requirements/dgl.txt
+	@touch $@
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,12 +35,18 @@ test: $(VENV)/.complete  ## Run the test suite
 test-slow: $(VENV)/.complete  ## Run the slow tests: a miniature real run, real pw.x, a browser
 	@python -m pytest -m slow
 
+test-dgl: $(VENV_DGL)/.complete  ## Run the tests that need DGL, in an environment with it
+	@$(VENV_DGL)/bin/python -c 'import dgl, matgl.layers'  # else they would skip
+	@$(VENV_DGL)/bin/python -m pytest tests/test_rl_dgl.py
+
 engine: $(VENV)/.complete  ## Fetch the embedded pw.x and pseudopotentials that tests and demo use
 	@snakemake results/cache/engine/engine.json results/cache/families/pseudo-dojo-0.4-pbe-sr-standard/family.json \
 		--profile profiles/local --configfile config/test.yaml
 
 oracles: $(VENV)/.complete  ## Add the implementations that the learner's tests compare with
 	@python -m pip install --quiet --no-deps --requirement requirements/oracles.txt
+
+dgl: $(VENV_DGL)/.complete  ## Make .venv-dgl, an environment with DGL for `training.backend: dgl`
 
 lint: $(VENV)/.complete  ## Check style, types and the workflow
 	ruff check .

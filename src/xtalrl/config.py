@@ -294,6 +294,11 @@ class TrainingConfig(_Section):
         description="Have torch compile the activation, which takes a few seconds and a C++ compiler; for CPUs. docs/policies-and-rollout.md "
         "tells what it saves.",
     )
+    backend: Literal["native", "dgl"] = Field(
+        "native",
+        description="What passes the messages. `dgl`: DGL 1.1.3 in an environment that has it (`make dgl`), on CPUs; it learns and designs the "
+        "same up to rounding, more slowly.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a GPU where there is one.")
     policies_per_pass: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto",

@@ -1,79 +1,75 @@
 """The Q-network with DGL's message passing in place of our own: the same weights, the same interface, the same values.
 
-The authors' code stands on DGL. It is here for those who have work in DGL and as an independent check of ours; it is slower, knows no stack of
-networks, and is never imported elsewhere. The last DGL with wheels for today's Python and torch on PyPI is 1.1.3, for CPUs only
-(`pip install 'xtalrl[train,dgl]'`); DGL is no longer developed.
+The authors' code stands on DGL. It is here for those who have work in DGL and as an independent check of ours (`training.backend: dgl`); it
+is slower and knows no stack of networks. Only `xtalrl.rl.network.network_type` imports it. The last DGL with wheels for today's Python and torch
+on PyPI is 1.1.3, for CPUs only (`make dgl`); DGL is no longer developed.
 """
 
 from __future__ import annotations
 
-import copy
+import os
 
-import dgl  # type: ignore[import-not-found]
 import torch
-from dgl import function as fn
-from dgl import ops
-from torch import Tensor, nn
+from torch import Tensor
 
 from xtalrl.rl.graphs import GraphBatch
-from xtalrl.rl.network import Bonds, MEGNetBlock, QNetwork, Set2Set
+from xtalrl.rl.network import Architecture, Bonds, MEGNetBlock, QNetwork, Set2Set
+
+os.environ.setdefault("DGLBACKEND", "pytorch")  # or DGL writes this choice into the user's home
+import dgl  # type: ignore[import-not-found]
+from dgl import function as fn
+from dgl import ops
 
 
-def dgl_network(network: QNetwork) -> QNetwork:
-    """A network that shares the weights of another and passes messages by DGL, forward and backward."""
-    twin = copy.copy(network)
-    twin._modules = dict(network._modules)
-    twin.blocks = nn.ModuleList(DGLBlock(block) for block in network.blocks if isinstance(block, MEGNetBlock))
-    twin.node_readout, twin.edge_readout = (DGLSet2Set(part) for part in (network.node_readout, network.edge_readout))  # type: ignore[assignment]
-    return twin
+class DGLQNetwork(QNetwork):
+    """Q(s, ·; p̂) by DGL."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        """Draw the weights as `QNetwork` does."""
+        super().__init__(architecture)
+        dgl.utils.set_num_threads(torch.get_num_threads())  # by itself DGL takes all cores
+
+    @property
+    def parts(self) -> tuple[type[MEGNetBlock], type[Set2Set]]:
+        """Those of DGL."""
+        return DGLBlock, DGLSet2Set
 
 
-class DGLBlock(nn.Module):
+class DGLBlock(MEGNetBlock):
     """A MEGNet block on a `dgl.DGLGraph`, written as in eq. 12: features are concatenated, then go through the update."""
-
-    def __init__(self, block: MEGNetBlock) -> None:
-        """Share the weights of a block."""
-        super().__init__()
-        self.block = block
 
     def forward(
         self, graphs: GraphBatch, bonds: Bonds, edges: Tensor, nodes: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `MEGNetBlock.forward`, of one network."""
-        block = self.block
         if bonds.origin is not None:
             edges = edges[bonds.origin]
         old_edges, old_nodes, old_state = edges, nodes, state
-        edges, nodes, state = block.edge_dense(edges), block.node_dense(nodes), block.state_dense(state)
+        edges, nodes, state = self.edge_dense(edges), self.node_dense(nodes), self.state_dense(state)
         graph = dgl.graph((bonds.source, bonds.target), num_nodes=len(nodes))
         graph.ndata["v"], graph.edata["e"] = nodes, edges
         graph.ndata["u"] = state[graphs.node_graph]
 
         graph.apply_edges(
-            lambda edge: {"e": block.edge_update(_beside(edge.src["v"], edge.dst["v"], edge.data["e"], edge.src["u"]))}
+            lambda edge: {"e": self.edge_update(_beside(edge.src["v"], edge.dst["v"], edge.data["e"], edge.src["u"]))}
         )
         edges = graph.edata["e"]
         messages = dgl.graph((graphs.edge_source, graphs.edge_target), num_nodes=len(nodes))
         messages.edata["m"] = (edges if bonds.of_edge is None else edges[bonds.of_edge]) * graphs.multiplicity[:, None]
         messages.update_all(fn.copy_e("m", "m"), fn.sum("m", "received"))
         received = messages.ndata["received"]
-        nodes = block.node_update(_beside(nodes, received / graphs.in_degree[:, None], graph.ndata["u"]))
+        nodes = self.node_update(_beside(nodes, received / graphs.in_degree[:, None], graph.ndata["u"]))
 
         count = graphs.node_multiplicity[:, None]
         kept = _lengths(graphs.node_graph, len(state))
         mean_edge = ops.segment_reduce(kept, received * count) / graphs.n_edges[:, None]
         mean_node = ops.segment_reduce(kept, nodes * count) / graphs.n_nodes[:, None]
-        state = block.state_update(_beside(state, mean_edge, mean_node))
+        state = self.state_update(_beside(state, mean_edge, mean_node))
         return edges + old_edges, nodes + old_nodes, state + old_state
 
 
-class DGLSet2Set(nn.Module):
+class DGLSet2Set(Set2Set):
     """The set2set readout with DGL's segments (eq. 13)."""
-
-    def __init__(self, readout: Set2Set) -> None:
-        """Share the weights of a readout."""
-        super().__init__()
-        self.lstm, self.width, self.steps = readout.lstm, readout.width, readout.steps
 
     def forward(self, x: Tensor, owner: Tensor, n_sets: int, multiplicity: Tensor) -> Tensor:
         """As `Set2Set.forward`, of one network."""

@@ -21,7 +21,7 @@ from xtalrl.rl.algorithms import Algorithm
 from xtalrl.rl.algorithms.base import Learning
 from xtalrl.rl.graphs import N_STATE_FEATURES, shorten
 from xtalrl.rl.losses import Loss, value_of
-from xtalrl.rl.network import N_ELECTRON_FEATURES, Architecture, QNetwork
+from xtalrl.rl.network import N_ELECTRON_FEATURES, Architecture, QNetwork, network_type
 from xtalrl.rl.policies import PolicySpec
 from xtalrl.rl.replay import Replay, Transitions
 from xtalrl.rl.settings import TrainingSettings
@@ -61,15 +61,21 @@ class Stack:
     def __init__(self, settings: TrainingSettings, replay: Replay) -> None:
         """The network for a data set, whose state features it standardises where the settings say so."""
         self.settings, self.replay, self.device = settings, replay, replay.graphs.device
-        self.network = QNetwork(self.architecture(conditional=True))
+        self.network = network_type(settings.backend)(self.architecture(conditional=True))
         if settings.standardises_state:
             self.network.standardise(replay.graphs.state.cpu())
         self.network.to(self.device).requires_grad_(False)
-        if settings.compile:
-            if self.device.type != "cpu":
+        if self.device.type != "cpu":
+            if settings.compile:
                 raise XtalrlError(
                     f"`training.compile` is for CPUs, and this is to train on {self.device.type}: set `training.compile: false`."
                 )
+            if settings.backend == "dgl":
+                raise XtalrlError(
+                    f"`training.backend: dgl` is for CPUs, and this is to train on {self.device.type}: set `training.device: cpu`, "
+                    "or `training.backend: native`."
+                )
+        if settings.compile:
             self.network.compile_activations()
         self._shapes = {name: value.shape for name, value in self.network.named_parameters()}
         self._values = _QValues(self.network)

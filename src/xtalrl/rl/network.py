@@ -9,6 +9,7 @@ or (P, n, width), and indices into a batch, which all networks of a stack share,
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import itertools
 import math
 from collections.abc import Sequence
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xtalrl.elements import ATOMIC_NUMBERS, N_ELEMENTS, UNFILLED
+from xtalrl.errors import XtalrlError
 from xtalrl.rl.activation import Values, compiled_values, softplus2, torch_values
 from xtalrl.rl.compression import compress
 from xtalrl.rl.graphs import MAX_SITES, N_STATE_FEATURES, GraphBatch
-from xtalrl.rl.settings import EdgeFeatures, Focus, TargetEmbedding
+from xtalrl.rl.settings import Backend, EdgeFeatures, Focus, TargetEmbedding
 
 FOCUS = UNFILLED + 1
 """Node type of the site to fill next, where the focus is a node feature."""
@@ -113,16 +115,22 @@ class QNetwork(nn.Module):
         self.node_encoder = MLP(a.node_embedding, *a.encoder)
         self.state_encoder = MLP(a.n_state_features, *a.encoder)
         width = a.encoder[-1]
+        block, readout = self.parts
         self.blocks = nn.ModuleList(
-            MEGNetBlock(width, a.block, dense=a.encoder if number > 0 else None) for number in range(a.n_blocks)
+            block(width, a.block, dense=a.encoder if number > 0 else None) for number in range(a.n_blocks)
         )
-        self.node_readout = Set2Set(width, a.set2set_steps)
-        self.edge_readout = Set2Set(width, a.set2set_steps)
+        self.node_readout = readout(width, a.set2set_steps)
+        self.edge_readout = readout(width, a.set2set_steps)
         self.head = MLP(5 * width, *a.head, N_ELEMENTS, activate_last=False)
         # Last, so that all other weights are drawn as without them.
         self.target_to_nodes, self.target_to_state = (
             nn.Linear(a.n_target_features, width, bias=False) if a.n_target_features else None for _ in range(2)
         )
+
+    @property
+    def parts(self) -> tuple[type[MEGNetBlock], type[Set2Set]]:
+        """What passes messages and what reads out a graph; a backend has its own."""
+        return MEGNetBlock, Set2Set
 
     def standardise(self, state: Tensor) -> None:
         """Have the state features (n, 7) of a data set enter with mean 0 and standard deviation 1."""
@@ -432,6 +440,25 @@ class Set2Set(nn.Module):
         enter, forget, candidate, leave = gates.chunk(4, -1)
         cell = forget.sigmoid() * cell + enter.sigmoid() * candidate.tanh()
         return leave.sigmoid() * cell.tanh(), cell
+
+
+def network_type(backend: Backend) -> type[QNetwork]:
+    """The networks whose messages go through a backend; their weights have the same names, and their values are the same.
+
+    Raises:
+        XtalrlError: DGL is asked for, and cannot be imported.
+    """
+    if backend == "native":
+        return QNetwork
+    try:
+        module = importlib.import_module("xtalrl.rl.dgl_backend")
+    except (ImportError, OSError) as error:  # the second where DGL finds no library for this torch
+        raise XtalrlError(
+            f"`training.backend` is 'dgl', and DGL cannot be imported here ({error}): run `make dgl` in a checkout of xtalrl "
+            "and work with that environment (docs/policies-and-rollout.md), or set `training.backend: native`, which learns the same."
+        ) from None
+    network: type[QNetwork] = module.DGLQNetwork
+    return network
 
 
 def segment_sum(x: Tensor, owner: Tensor, n: int) -> Tensor:

@@ -25,7 +25,7 @@ from xtalrl.elements import ATOMIC_NUMBERS, ELEMENTS, N_ELEMENTS, UNFILLED
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
 from xtalrl.rl.graphs import MAX_SITES, CrystalGraphs
-from xtalrl.rl.network import Architecture, QNetwork
+from xtalrl.rl.network import Architecture, QNetwork, network_type
 from xtalrl.rl.neutrality import NeutralCompletions
 from xtalrl.rl.policies import PolicySpec
 from xtalrl.rl.replay import Orders, read_trajectories
@@ -107,7 +107,8 @@ def rollout_policy(
     if spec.is_learned:
         settings = _for_policy(settings, spec, record)
         _check_target(spec, record)
-        network = QNetwork(Architecture(**record["network"]))
+        backend = record["settings"].get("backend", "native")
+        network = network_type(backend)(Architecture(**record["network"]))
         network.load_state_dict(load_file(weights))
         network.to(skeletons.device)
         # Behavioural cloning learns probabilities, not values that a discount belongs to.

@@ -10,6 +10,7 @@ Focus = Literal["index", "node"]
 EdgeFeatures = Literal["paper", "gaussian_basis"]
 StateFeatures = Literal["auto", "raw", "standardised"]
 TargetEmbedding = Literal["column", "gaussians"]
+Backend = Literal["native", "dgl"]
 Weighting = Literal["transitions", "crystals", "sizes"]
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -45,6 +46,7 @@ class TrainingSettings:
     edge_features: EdgeFeatures = "paper"
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
+    backend: Backend = "native"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     policies_per_pass: Literal["auto"] | int = "auto"
     checkpoint_every: int = 10_000
