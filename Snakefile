@@ -10,9 +10,6 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
-configfile: "config/config.yaml"
-
-
 include: "rules/common.smk"
 include: "rules/materials_project.smk"
 include: "rules/structures.smk"

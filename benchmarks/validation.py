@@ -28,6 +28,7 @@ from xtalrl import tables
 from xtalrl.dft.protocols import PROTOCOLS
 from xtalrl.dft.pseudopotentials import Family, describe_family
 from xtalrl.energies import RYDBERG_EV_PAPER
+from xtalrl.evaluate import NO_POLICIES
 from xtalrl.report.files import write_bytes, write_csv, write_text
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -83,6 +84,7 @@ def run(
             "magnetizations": str(folder / "moments.csv"),
             "splits": ["train"],
         },
+        **NO_POLICIES,
         "dft": {
             "protocol": protocol,
             "family": FAMILY,

@@ -1,5 +1,7 @@
 """The validated configuration and the helpers that several rules share."""
 
+import sys
+
 from snakemake.exceptions import WorkflowError
 
 from xtalrl.config import LABELS_OF_SOURCE, MATERIALS_PROJECT, validate
@@ -12,8 +14,21 @@ from xtalrl.rl.pretrained import read_pretrained
 from xtalrl.structures.external_files import find_sets
 from xtalrl.structures.mp20 import find_csvs
 from xtalrl.workflow import check_folders, rerun_marks, trains_together
+from xtalrl.yaml_files import read_merged, refuse_second_options
 
 SPLITS = ("train", "val", "test")
+DEFAULTS = "config/config.yaml"
+
+# Snakemake takes the last of two keys or options and says nothing: its files are read again, strictly.
+try:
+    refuse_second_options(sys.argv)
+    read_merged([DEFAULTS, *workflow.overwrite_configfiles])
+except XtalrlError as error:
+    raise WorkflowError(str(error)) from None
+
+
+configfile: DEFAULTS
+
 
 try:
     cfg = validate(config)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from xtalrl.config import Config, load, validate
 from xtalrl.config_docs import render_markdown, render_yaml
+from xtalrl.elements import ACTION
 from xtalrl.errors import XtalrlError
 from xtalrl.report.contents import render_captions
 from xtalrl.rl.policies import PolicySpec, Reward
@@ -73,6 +74,119 @@ def test_a_mistake_gets_a_sentence(config: dict, expected: list[str]) -> None:
         validate(config)
     for part in expected:
         assert part in str(error.value)
+
+
+REFUSED_VALUES = [
+    ("results", "", "must name a file or folder"),
+    ("results", "  ", "must name a file or folder"),
+    ("results", "~/x", "known to the shell alone"),
+    ("results", "$SCRATCH/x", "known to the shell alone"),
+    ("results", "results/{policy}x", "{ } cannot be part of a path"),
+    ("cache", "a[1]", "[ ] cannot be part of a path"),
+    ("structures.path", "data/*", "* cannot be part of a path"),
+    ("structures.magnetizations", "a?.csv", "? cannot be part of a path"),
+    ("dft.pseudopotentials", "a\0b", r"'\x00'"),
+    ("dft.protocol", "a\nb", r"'\n'"),
+    ("dft.family", "\ud800", r"'\ud800'"),
+    ("references.crystals", "a\u2028b", r"'\u2028'"),
+    ("references.energies", "", "must name"),
+    ("labels.path", "~", "known to the shell"),
+    ("evaluation.formulas", "x" * 300, "255 bytes"),
+    ("policies.pretrained", "x/" * 600, "1000 characters"),
+    ("external", {"mine": "*.cif"}, "cannot be part of a path"),
+    ("external", {"x" * 200: "a"}, "at most 100"),
+    ("dft.command", "", "must be a command line"),
+    ("dft.command", "pw.x 'a", "not a command line (No closing quotation)"),
+    ("dft.command", "pw.x \0", "must be a command line"),
+    ("dft.shards.scf", 10_000_000, "less than or equal to 100000"),
+    ("dft.shards.confirmation", 10**30, "less than or equal to 100000"),
+    ("dft.time_limits.design", [float("inf")], "finite"),
+    ("dft.time_limits.crystal", [1e9], "less than or equal to 1000000"),
+    ("structures.splits", ["train", "val", "train"], "train stands in it twice"),
+    ("structures.splits", ["val"], "lacks `train`, from which policies learn: add it"),
+    ("structures.splits", ["train", "test"], "lacks `val`, whose crystals are the skeletons"),
+    ("structures.limit", 10**12, "less than or equal to 1000000000"),
+    ("trajectories.seed", 2**31, "less than or equal to 2147483647"),
+    ("policies.seeds", [2**31], "less than or equal to 2147483647"),
+    ("policies.seeds", [0, 1, 0], "0 stands in it twice"),
+    ("policies.seeds", list(range(1001)), "at most 1000"),
+    ("policies.targets_ev", [1.1, 1.10], "1.1 and 1.1 would both be 1.1"),
+    ("policies.targets_ev", [1.12, 2, 1.1200001], "1.12 and 1.1200001 would both be 1.12"),
+    ("policies.any_targets_ev", [3, 3.0], "would both be 3"),
+    ("policies.rvs_targets_ev", [0.0, -0.0], "would both be 0"),
+    ("policies.targets_ev", [float("nan")], "finite"),
+    ("policies.targets_ev", [1e3], "less than or equal to 30"),
+    ("policies.omegas", [1, 1.0000001], "would both be 1"),
+    ("policies.omegas", [float("inf")], "finite"),
+    ("policies.any_range_ev", [0, float("inf")], "finite"),
+    ("sweep.targets_ev", [4, 4.000000001], "would both be 4"),
+    ("sweep.settings", [[1, 2, 3], [1, 2, 3.0000001]], "would both be 1-2-3"),
+    ("sweep.settings", [[1, float("inf"), 1]], "finite"),
+    ("reward.alpha1", float("inf"), "finite"),
+    ("reward.beta1", 1e-300, "greater than or equal to 0.1"),
+    ("reward.beta2", float("nan"), "finite"),
+    ("training.learning_rate", float("inf"), "finite"),
+    ("training.learning_rate", 100, "less than or equal to 1"),
+    ("training.steps", 10**12, "less than or equal to 1000000000"),
+    ("training.steps", True, "neither `true` nor `false`"),
+    ("training.snapshots", 10**12, "less than or equal to 1000"),
+    ("training.batch_size", 10**9, "less than or equal to 1000000"),
+    ("training.trackers", ["wandb", "wandb"], "wandb stands in it twice"),
+    ("training.preset", ["paper"], "'paper' or 'modern'"),
+    ("rollout.temperature", float("inf"), "finite"),
+    ("rollout.target_energy", -1e30, "greater than or equal to -20"),
+    ("evaluation.window_ev", float("inf"), "finite"),
+    ("evaluation.bootstrap_samples", 10**12, "less than or equal to 100000"),
+    ("training.steps", int("f" * 4000, 16), "a number of more than 4,300 digits"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "sentence"), REFUSED_VALUES, ids=range(len(REFUSED_VALUES)))
+def test_a_value_beyond_any_use_is_refused(key: str, value: object, sentence: str) -> None:
+    config: object = value
+    for part in reversed(key.split(".")):
+        config = {part: config}
+    with pytest.raises(XtalrlError) as error:
+        validate(config)
+    assert f"`{key}" in str(error.value)
+    assert sentence in str(error.value)
+    str(error.value).encode()
+
+
+def test_elements_must_be_left_to_place() -> None:
+    with pytest.raises(XtalrlError, match=r"`allow` is \['Si'\] and `deny` \['Si'\]: no element is left"):
+        validate({"rollout": {"allow": ["Si"], "deny": ["Si"]}})
+    with pytest.raises(XtalrlError, match="no element is left"):
+        validate({"rollout": {"deny": list(ACTION)}})
+    validate({"rollout": {"allow": ["Si", "O"], "deny": ["Si"]}})
+
+
+def test_splits_that_no_policy_needs_may_be_left_out() -> None:
+    off = {"random": False, "bc": False, "ucql": False, "targets_ev": []}
+    validate({"structures": {"splits": ["train"]}, "policies": off})
+    validate({"structures": {"splits": ["val"]}, "policies": off | {"random": True}})
+
+
+def test_more_trainings_than_anybody_wants_are_refused() -> None:
+    many = {"targets_ev": [number / 100 for number in range(100)], "omegas": list(range(100))}
+    with pytest.raises(XtalrlError, match="more than 10,000 trainings"):
+        validate({"policies": many})
+    with pytest.raises(XtalrlError, match="more than 10,000 trainings"):
+        validate({"policies": {"seeds": list(range(1000))}})
+
+
+@given(st.lists(st.floats(0, 30), max_size=6), st.lists(st.floats(0, 100), max_size=4), st.floats(0.001, 10))
+def test_no_policy_vanishes(targets: list[float], omegas: list[float], width: float) -> None:
+    """Every target with every weight is a policy of its own, whatever the numbers, or the configuration is refused."""
+    policies = {"targets_ev": targets, "any_targets_ev": targets, "any_range_ev": [0, 30], "omegas": omegas}
+    sweep = {"settings": [[1e-5, 1, width]], "targets_ev": targets}
+    try:
+        config = validate({"policies": policies, "sweep": sweep})
+    except XtalrlError as error:
+        assert "would both be" in str(error)  # noqa: PT017 (refused, or all are there)
+        return
+    assert len(config.policy_specs()) == 2 + len(omegas) * (1 + 3 * len(targets))
+    assert not set("".join(config.policy_specs())) & set("+{}*?[]/ ")
 
 
 def test_all_mistakes_are_reported_at_once() -> None:

@@ -54,7 +54,7 @@ def evaluate(root: Path, folder: Path, *arguments: str, timeout: int = 240) -> s
     return subprocess.run(
         [
             str(Path(sys.executable).with_name("xtalrl")), "evaluate", str(folder),
-            "--configfile", "config/test.yaml", "--configfile", str(place), *arguments,
+            "--configfile", "config/test.yaml", str(place), *arguments,
         ],
         cwd=root, capture_output=True, text=True, timeout=timeout, env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )  # fmt: skip

@@ -208,7 +208,7 @@ def test_snakemake_repeats_the_marked_shard_and_what_depends_on_it(root: Path, t
 
     def rerun(*options: str) -> str:
         command = [sys.executable, "-c", "from xtalrl.cli import app; app()", "rerun", *options]
-        command += [word for file in files for word in ("--configfile", file)]
+        command += ["--configfile", *files]
         return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
 
     def keys() -> list[str]:

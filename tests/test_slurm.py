@@ -288,7 +288,7 @@ def test_a_chosen_scf_again(disturbed: Run) -> None:
     subprocess.run(
         [
             sys.executable, "-c", "from xtalrl.cli import app; app()", "rerun", "--id", name, "--yes",
-            "--configfile", "config/test.yaml", "--configfile", str(disturbed.config),
+            "--configfile", "config/test.yaml", str(disturbed.config),
         ],
         cwd=disturbed.root, check=True,
     )  # fmt: skip

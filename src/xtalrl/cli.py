@@ -12,18 +12,45 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from xtalrl.errors import XtalrlError, explain_os_error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 ConfigFile = Annotated[
-    list[Path] | None, typer.Option("--configfile", help="As given to snakemake; laid over config/config.yaml.")
+    list[Path] | None,
+    typer.Option("--configfile", help="As given to snakemake, one or several; laid over config/config.yaml."),
 ]
 
 
 cache_app = typer.Typer(no_args_is_help=True, help="Look into the cache of finished SCFs, and exchange it with others.")
 app.add_typer(cache_app, name="cache")
+
+
+class _Command(TyperCommand):
+    """A command whose `--configfile a.yaml b.yaml` means what it means to snakemake."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        from xtalrl.yaml_files import refuse_second_options
+
+        try:
+            refuse_second_options(args)
+        except XtalrlError as error:
+            typer.echo(f"ERROR: {error}", err=True)
+            sys.exit(1)
+        return super().parse_args(ctx, _one_file_an_option(args))
+
+
+def _one_file_an_option(arguments: list[str]) -> list[str]:
+    """`--configfile a.yaml b.yaml` as `--configfile a.yaml --configfile b.yaml`. Other words are no files of it, as `hits.json` of an export."""
+    words: list[str] = []
+    for word in arguments:
+        is_file = word.endswith((".yaml", ".yml")) or (word.endswith(".json") and Path(word).is_file())
+        if is_file and len(words) > 1 and words[-2] == "--configfile":
+            words.append("--configfile")
+        words.append(word)
+    return words
 
 
 def _command(function: Callable[..., None], group: typer.Typer = app, name: str = "") -> Callable[..., None]:
@@ -44,7 +71,7 @@ def _command(function: Callable[..., None], group: typer.Typer = app, name: str 
             typer.echo(f"ERROR: {sentence}", err=True)
             sys.exit(1)
 
-    return group.command(name=name or function.__name__.replace("_", "-"))(wrapper)
+    return group.command(name=name or function.__name__.replace("_", "-"), cls=_Command)(wrapper)
 
 
 def _load(configfile: list[Path] | None) -> Any:

@@ -7,18 +7,31 @@ Run-time matters (jobs, memory, wall time) are not here but in `profiles/`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import itertools
+import re
+import shlex
+import unicodedata
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from xtalrl.elements import ACTION
 from xtalrl.errors import XtalrlError
 from xtalrl.rl.policies import PolicySpec, Reward
 from xtalrl.rl.settings import PRESET_DEFAULTS, PRESETS, snapshot_steps
+from xtalrl.yaml_files import read_merged
 
 MATERIALS_PROJECT = "materials-project"
 """In place of a path: ask the Materials Project (docs/materials-project.md)."""
@@ -26,11 +39,84 @@ LABELS_OF_SOURCE = "source"
 """In place of a path: the gaps and formation energies of the structures' own CSVs."""
 
 
+MAX_TRAININGS = 10_000
+"""Policies times seeds."""
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_is_a_truth(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `yes` and `on` as true, which pydantic takes for the number 1."""
+        inner = value if isinstance(value, list | tuple) else [value]
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if annotation not in (bool, bool | None) and any(isinstance(item, bool) for item in inner):
+            raise ValueError("neither `true` nor `false` can stand here")
+        return value
 
 
-RewardSetting = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]]
+def _usable_path(path: str) -> str:
+    """A path that Snakemake, the shell and every file system take as it stands."""
+    if not path.strip():
+        raise ValueError("it must name a file or folder")
+    if path.startswith("~") or re.search(r"\$\w", path):
+        raise ValueError("`~` and variables are known to the shell alone: write the folder in full")
+    if found := sorted(set(path) & set("{}*?[]")):
+        raise ValueError(
+            f"{' '.join(found)} cannot be part of a path here, braces and wildcards mean something to Snakemake"
+        )
+    if found := sorted({c for c in path if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")}):
+        raise ValueError(f"it holds characters that no path can have here: {', '.join(ascii(c) for c in found)}")
+    if len(path) > 1000 or any(len(part.encode()) > 255 for part in Path(path).parts):
+        raise ValueError("a path may have 1000 characters, and a name in it 255 bytes")
+    return path
+
+
+FilePath = Annotated[str, AfterValidator(_usable_path)]
+
+
+def _usable_command(command: str) -> str:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise ValueError(f"it is not a command line ({error})") from None
+    if not words or any(unicodedata.category(c) in ("Cc", "Cs") and not c.isspace() for c in command):
+        raise ValueError("it must be a command line; null takes the pw.x on PATH, else the embedded one")
+    return command
+
+
+_Number = TypeVar("_Number", int, float, tuple[float, float, float])
+
+
+def _told_apart(values: tuple[_Number, ...]) -> tuple[_Number, ...]:
+    """Policies are named by these numbers with six digits: two that are written alike would be one policy."""
+    written: dict[str, _Number] = {}
+    for value in values:
+        name = "-".join(f"{number:g}" for number in (value if isinstance(value, tuple) else (value,)))
+        if name in written:
+            raise ValueError(
+                f"{written[name]} and {value} would both be {name} in the names of policies, which have six digits: keep one of them"
+            )
+        written[name] = value
+    return values
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if twice := [value for number, value in enumerate(values) if value in values[:number]]:
+        raise ValueError(f"{twice[0]} stands in it twice: keep one of them")
+    return values
+
+
+# abs: -0.0 is 0, and would be another name.
+Gap = Annotated[float, Field(ge=0, le=30), AfterValidator(abs)]
+Gaps = Annotated[tuple[Gap, ...], Field(max_length=100), AfterValidator(_told_apart)]
+Weight = Annotated[float, Field(ge=0, le=100_000), AfterValidator(abs)]
+Width = Annotated[float, Field(ge=0.001, le=100_000)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+RewardSetting = tuple[Weight, Weight, Width]
 
 
 class StructuresConfig(_Section):
@@ -39,11 +125,11 @@ class StructuresConfig(_Section):
     source: Literal["mp20", "demo"] = Field(
         "mp20", description="`mp20`: the MP-20 data set. `demo`: the embedded textbook crystals in `resources/demo`."
     )
-    path: str | None = Field(
+    path: FilePath | None = Field(
         None,
         description="Folder with `train`, `val` and `test` as `.csv` or `.csv.gz` in MP-20's columns, used instead of a download.",
     )
-    magnetizations: str | None = Field(
+    magnetizations: FilePath | None = Field(
         None,
         description="CSV or Parquet of total magnetizations (`material_id`, `total_magnetization`), or `materials-project` to ask its API; "
         "null leaves them unknown.",
@@ -55,7 +141,7 @@ class StructuresConfig(_Section):
         "`source`, but the metals of the training split are kept as a split of their own, `metals`, from which `rvs` learns what a gap "
         "of 0 is (no SCF is run for them).",
     )
-    splits: tuple[Literal["train", "val", "test"], ...] = Field(
+    splits: Annotated[tuple[Literal["train", "val", "test"], ...], AfterValidator(_distinct)] = Field(
         ("train", "val"),
         min_length=1,
         description="Splits whose crystals are used; the paper leaves the test split out.",
@@ -64,11 +150,14 @@ class StructuresConfig(_Section):
         20, ge=1, le=20, description="Largest number of sites in a cell; larger crystals are rejected."
     )
     limit: int | None = Field(
-        None, ge=1, description="Use at most this many crystals of each split (for trials); null uses all."
+        None,
+        ge=1,
+        le=1_000_000_000,
+        description="Use at most this many crystals of each split (for trials); null uses all.",
     )
 
 
-Minutes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Minutes = Annotated[float, Field(gt=0, le=1_000_000)]
 
 
 class TimeLimits(_Section):
@@ -100,28 +189,31 @@ class TimeLimits(_Section):
         return {"design": self.confirmation if stage == "confirmation" else self.design, "reference": self.reference}
 
 
+Jobs = Annotated[int, Field(ge=1, le=100_000)]
+
+
 class Shards(_Section):
     """Number of jobs the SCFs of a stage are divided into; 50 to 150 crystals a job are a good size: the default is for 12,000 to 36,000."""
 
-    scf: int = Field(230, ge=1, description="Data crystals.")
-    references: int = Field(8, ge=1, description="Elemental references.")
-    evaluation: int = Field(230, ge=1, description="Distinct valid designs of all policies.")
-    confirmation: int = Field(20, ge=1, description="Distinct designs that hit their target (`snakemake confirm`).")
+    scf: Jobs = Field(230, description="Data crystals.")
+    references: Jobs = Field(8, description="Elemental references.")
+    evaluation: Jobs = Field(230, description="Distinct valid designs of all policies.")
+    confirmation: Jobs = Field(20, description="Distinct designs that hit their target (`snakemake confirm`).")
 
 
 class DftConfig(_Section):
     """How every SCF is done."""
 
-    protocol: str = Field(
+    protocol: FilePath = Field(
         "paper-fast", description="Name of a file in `resources/protocols`, or a path to one of yours."
     )
-    family: str = Field(
+    family: FilePath = Field(
         "sssp-1.3.0-efficiency", description="Name of a pseudopotential family in `resources/families`."
     )
-    pseudopotentials: str | None = Field(
+    pseudopotentials: FilePath | None = Field(
         None, description="Folder or archive that holds the family's files; null downloads them."
     )
-    command: str | None = Field(
+    command: Annotated[str, AfterValidator(_usable_command)] | None = Field(
         None,
         description="Command that runs pw.x, e.g. `srun --overlap -n 1 pw.x`; `embedded` is the embedded pw.x; null takes the pw.x on PATH, else the embedded one.",
     )
@@ -155,13 +247,15 @@ class ReferencesConfig(_Section):
         "all",
         description="`all`: the 88 elements. `data`: the elements of the crystals; what designs need is added later.",
     )
-    crystals: str | None = Field(
+    crystals: FilePath | None = Field(
         None,
         description="CSV of elemental crystals (`element`, `cif`), or `materials-project` to ask its API; null takes the textbook forms, "
         "then one atom in a box.",
     )
-    energies: str | None = Field(None, description="CSV of reference energies to import instead of computing them.")
-    protocol: str | None = Field(
+    energies: FilePath | None = Field(
+        None, description="CSV of reference energies to import instead of computing them."
+    )
+    protocol: FilePath | None = Field(
         None,
         description="What imported energies are, references and labels, where their tables do not say: the name in `dft.protocol`. Al, Ne and "
         "Si are computed to check it. null: energies without a protocol serve imported labels only; what is computed here is refused "
@@ -172,7 +266,7 @@ class ReferencesConfig(_Section):
 class LabelsConfig(_Section):
     """Gaps and formation energies the policies learn from."""
 
-    path: str | None = Field(
+    path: FilePath | None = Field(
         None,
         description="Folder or CSV of published results to import instead of running the SCFs; `source` takes the gaps and formation energies of the "
         "structures' own CSVs (the Materials Project's, for MP-20).",
@@ -190,7 +284,7 @@ class TrajectoriesConfig(_Section):
         description="Crystals whose graph falls into several parts. `keep`: the search goes on in the next part. `drop`: they are left "
         "out, training and validation, as in the published code and evidently in the paper.",
     )
-    seed: int = Field(0, ge=0, description="Seed of the choice of source sites.")
+    seed: Seed = Field(0, description="Seed of the choice of source sites.")
 
 
 class PoliciesConfig(_Section):
@@ -199,29 +293,31 @@ class PoliciesConfig(_Section):
     random: bool = Field(True, description="The policy that draws elements uniformly.")
     bc: bool = Field(True, description="Behavioural cloning.")
     ucql: bool = Field(True, description="Unconditional CQL, rewarded for formation energy only, for every weight.")
-    targets_ev: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        (1.12, 2.0, 3.0, 4.0), description="Target gaps p̂ of c-CQL in eV."
+    targets_ev: Gaps = Field((1.12, 2.0, 3.0, 4.0), description="Target gaps p̂ of c-CQL in eV.")
+    omegas: Annotated[tuple[Weight, ...], Field(max_length=100), AfterValidator(_told_apart)] = Field(
+        (1.0, 5.0), description="Conservatism weights ω of CQL."
     )
-    omegas: tuple[Annotated[float, Field(ge=0)], ...] = Field((1.0, 5.0), description="Conservatism weights ω of CQL.")
-    any_targets_ev: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+    any_targets_ev: Gaps = Field(
         (),
         description="Target gaps in eV that one more c-CQL policy for every weight, `ccql-any`, designs for. It is trained for all targets in "
         "`any_range_ev` at once: the reward is a function of p̂, so every transition serves every target. None: it is not trained.",
     )
-    any_range_ev: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] = Field(
+    any_range_ev: tuple[Gap, Gap] = Field(
         (0.0, 5.0), description="Lowest and highest target gap in eV that `ccql-any` is trained for, drawn uniformly."
     )
-    rvs_targets_ev: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+    rvs_targets_ev: Gaps = Field(
         (),
         description="Target gaps in eV that one policy, `rvs`, designs for: supervised learning in which every crystal is shown with its own "
         "gap as p̂. It is trained once. Empty: it is not trained.",
     )
-    pretrained: str | None = Field(
+    pretrained: FilePath | None = Field(
         None,
         description="Name of a policy in `resources/pretrained` that designs for `rvs_targets_ev` without a training, instead of `rvs` "
         "(docs/policies-and-rollout.md).",
     )
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="Training seeds.")
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(_distinct)] = Field(
+        (0,), min_length=1, max_length=1000, description="Training seeds."
+    )
 
     @model_validator(mode="after")
     def _targets_are_in_range(self) -> PoliciesConfig:
@@ -239,21 +335,19 @@ class RewardConfig(_Section):
     energy: Literal["formation", "total"] = Field(
         "formation", description="`formation`: g_E = exp(-E_form/β₁) (eq. 7). `total`: g_E = log10(-E_tot/Ry) (eq. 16)."
     )
-    alpha1: float = Field(1.0, ge=0, description="Weight of the energy term.")
-    alpha2: float = Field(10.0, ge=0, description="Weight of the gap term.")
-    beta1: float = Field(5.0, gt=0, description="Width of the formation-energy term in eV/atom.")
-    beta2: float = Field(3.0, gt=0, description="Width of the gap term in eV².")
+    alpha1: Weight = Field(1.0, description="Weight of the energy term.")
+    alpha2: Weight = Field(10.0, description="Weight of the gap term.")
+    beta1: float = Field(5.0, ge=0.1, le=100_000, description="Width of the formation-energy term in eV/atom.")
+    beta2: Width = Field(3.0, description="Width of the gap term in eV².")
 
 
 class SweepConfig(_Section):
     """Further c-CQL policies: one for every setting of the reward, target and weight (appendix A.3, `config/sweep.yaml`)."""
 
-    settings: tuple[RewardSetting, ...] = Field(
+    settings: Annotated[tuple[RewardSetting, ...], Field(max_length=1000), AfterValidator(_told_apart)] = Field(
         (), description="Settings (α₁, α₂, β₂), which replace those of `reward`; none: no sweep."
     )
-    targets_ev: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        (1.12, 4.0), description="Target gaps p̂ in eV at which every setting is tried."
-    )
+    targets_ev: Gaps = Field((1.12, 4.0), description="Target gaps p̂ in eV at which every setting is tried.")
 
 
 class TrainingConfig(_Section):
@@ -266,12 +360,12 @@ class TrainingConfig(_Section):
         " An option that contradicts the preset "
         "is refused; steps, batch size, learning rate and warm-up are only proposed by it.",
     )
-    steps: int = Field(250_000, ge=1, description="Gradient steps.")
-    batch_size: int = Field(1024, ge=1, description="Transitions a step.")
-    learning_rate: float = Field(3e-4, gt=0, description="Of Adam.")
+    steps: Count = Field(250_000, description="Gradient steps.")
+    batch_size: int = Field(1024, ge=1, le=1_000_000, description="Transitions a step.")
+    learning_rate: float = Field(3e-4, gt=0, le=1, description="Of Adam.")
     discount: float = Field(0.99, ge=0, le=1, description="γ.")
     target_update_rate: float = Field(5e-3, gt=0, le=1, description="Soft update of the target network, every step.")
-    gradient_clip: Annotated[float, Field(gt=0)] | None = Field(
+    gradient_clip: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
         5.0,
         description="Largest norm of the gradient, as in the authors' code (the paper does not say); null leaves it as it is.",
     )
@@ -300,20 +394,21 @@ class TrainingConfig(_Section):
         "same up to rounding, more slowly.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a GPU where there is one.")
-    policies_per_pass: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+    policies_per_pass: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_TRAININGS)] = Field(
         "auto",
         description="Most policies of a seed that one job trains together, sharing batches and graphs; 1 makes a job of each. `auto`: "
         "1 on a CPU, and where `device` is `cuda`, or a GPU is in this machine, as many as its memory holds.",
     )
-    checkpoint_every: int = Field(10_000, ge=1, description="Steps between checkpoints.")
+    checkpoint_every: Count = Field(10_000, description="Steps between checkpoints.")
     snapshots: int = Field(
         0,
         ge=0,
+        le=1000,
         description="Evenly spaced steps at which the weights are kept and rolled out, for the learning curve of the designs; 0 makes "
         "none. A policy trained without them is trained again from the start to get them.",
     )
-    log_every: int = Field(100, ge=1, description="Steps between rows of the training log.")
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+    log_every: Count = Field(100, description="Steps between rows of the training log.")
+    trackers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], AfterValidator(_distinct)] = Field(
         (),
         description="Beside training.csv, curves for TensorBoard (files in the policy's folder) or Weights & Biases.",
     )
@@ -332,7 +427,7 @@ class TrainingConfig(_Section):
         "for 0, added to every node and to the state.",
     )
     target_noise_ev: float = Field(
-        0.1, ge=0, allow_inf_nan=False, description="Standard deviation in eV of the noise on p̂ while `rvs` is trained."
+        0.1, ge=0, le=30, description="Standard deviation in eV of the noise on p̂ while `rvs` is trained."
     )
     hide_target: float = Field(
         0.0,
@@ -351,7 +446,9 @@ class TrainingConfig(_Section):
         description="Learning rate after the warm-up. `cosine`: half a cosine that ends at the last step, so that a policy trained with "
         "another number of steps is trained again from the start.",
     )
-    warmup_steps: int = Field(0, ge=0, description="Steps in which the learning rate rises linearly to its value.")
+    warmup_steps: int = Field(
+        0, ge=0, le=1_000_000_000, description="Steps in which the learning rate rises linearly to its value."
+    )
     weight_averaging: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
         description="Decay per step of an exponential average of the weights, which is then the policy; null uses the last weights.",
@@ -367,16 +464,19 @@ class TrainingConfig(_Section):
         "`monte_carlo`: the discounted reward at the end of the trajectory, which is known.",
     )
     cloning_steps: int = Field(
-        0, ge=0, description="Steps at the start in which CQL policies only clone, without the TD term (a warm start)."
+        0,
+        ge=0,
+        le=1_000_000_000,
+        description="Steps at the start in which CQL policies only clone, without the TD term (a warm start).",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _apply_preset(cls, data: Any) -> Any:
         """The options of a preset, and what it proposes where nothing else is said."""
-        if not isinstance(data, Mapping) or data.get("preset", "paper") not in PRESETS:
+        name = data.get("preset", "paper") if isinstance(data, Mapping) else None
+        if not isinstance(name, str) or name not in PRESETS:
             return data
-        name = data.get("preset", "paper")
         fixed = PRESETS[name]
         for key, value in fixed.items():
             if key in data and data[key] != value:
@@ -417,7 +517,7 @@ class RolloutConfig(_Section):
         "probability exp(Q/T) / Σ exp(Q/T). Draws depend on the training seed and the material_id.",
     )
     epsilon: float = Field(0.1, ge=0, le=1, description="ε of `epsilon-greedy`.")
-    temperature: float = Field(1.0, gt=0, description="T of `softmax`, in the unit of Q.")
+    temperature: float = Field(1.0, ge=0.000001, le=1_000_000, description="T of `softmax`, in the unit of Q.")
     designs: int = Field(
         1,
         ge=1,
@@ -438,23 +538,34 @@ class RolloutConfig(_Section):
     guidance: float = Field(
         1.0,
         ge=0,
-        allow_inf_nan=False,
+        le=1000,
         description="How strongly `rvs` is pushed towards its target: 1 as it learned, 0 without a target, above 1 beyond what it learned "
         "(classifier-free guidance). Other values than 1 need `training.hide_target`.",
     )
-    target_energy: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
+    target_energy: Annotated[float, Field(ge=-20, le=20)] | None = Field(
         None,
         description="Formation energy in eV/atom that `rvs` is asked for beside the gap; needs `training.condition_on_energy`. null asks for none.",
     )
     allow: tuple[Element, ...] = Field((), description="Elements that may be placed; none given: all 88.")
     deny: tuple[Element, ...] = Field((), description="Elements that may not be placed.")
 
+    @model_validator(mode="after")
+    def _elements_are_left(self) -> RolloutConfig:
+        allowed = set(self.allow or ACTION)
+        if allowed <= set(self.deny):
+            raise ValueError(
+                f"`allow` is {list(self.allow)} and `deny` {list(self.deny)}: no element is left to place. Take one out of `deny`"
+            )
+        return self
+
 
 class EvaluationConfig(_Section):
     """How designs are judged."""
 
-    window_ev: float = Field(0.25, gt=0, description="Half width of the desired range around the target gap in eV.")
-    formulas: str | None = Field(
+    window_ev: float = Field(
+        0.25, gt=0, le=30, description="Half width of the desired range around the target gap in eV."
+    )
+    formulas: FilePath | None = Field(
         None,
         description="Text file (or .gz) of known reduced formulas, one a line, for novelty, or `materials-project` to ask its API; null "
         "leaves novelty empty.",
@@ -465,17 +576,17 @@ class EvaluationConfig(_Section):
         "it at any time.",
     )
     stable_ev_per_atom: float = Field(
-        0.1, ge=0, description="Largest energy above the hull of a stable design in eV/atom (unrelaxed cells)."
+        0.1, ge=0, le=20, description="Largest energy above the hull of a stable design in eV/atom (unrelaxed cells)."
     )
-    bootstrap_samples: int = Field(2000, ge=100, description="Resamples behind every interval.")
+    bootstrap_samples: int = Field(2000, ge=100, le=100_000, description="Resamples behind every interval.")
     confidence: float = Field(0.95, gt=0, lt=1, description="Level of every interval.")
 
 
 class Config(_Section):
     """Everything that changes a result."""
 
-    results: str = Field("results/mp20", description="Folder of everything this run produces.")
-    cache: str = Field("results/cache", description="Downloads and finished SCFs, shared by all runs.")
+    results: FilePath = Field("results/mp20", description="Folder of everything this run produces.")
+    cache: FilePath = Field("results/cache", description="Downloads and finished SCFs, shared by all runs.")
     structures: StructuresConfig = StructuresConfig()
     dft: DftConfig = DftConfig()
     references: ReferencesConfig = ReferencesConfig()
@@ -487,7 +598,7 @@ class Config(_Section):
     training: TrainingConfig = TrainingConfig()
     rollout: RolloutConfig = RolloutConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    external: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], str] = Field(
+    external: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)], FilePath] = Field(
         {},
         description="Crystals that others designed, to be evaluated beside the policies: the name of each set, and its folder or .zip of "
         "CIFs, .xyz or .extxyz file, or ASE database (docs/report-and-exports.md).",
@@ -533,6 +644,36 @@ class Config(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _policies_are_told_apart(self) -> Config:
+        names: set[str] = set()
+        for spec in itertools.islice(self._specs(), MAX_TRAININGS // len(self.policies.seeds) + 1):
+            if spec.name in names:
+                raise ValueError(
+                    f"two policies would both be named {spec.name!r}: change one of their targets, weights or rewards"
+                )
+            names.add(spec.name)
+        if len(names) * len(self.policies.seeds) > MAX_TRAININGS:
+            raise ValueError(
+                f"`policies` and `sweep` ask for more than {MAX_TRAININGS:,} trainings, every target with every weight and each of the "
+                f"{len(self.policies.seeds):,} `policies.seeds`: shorten these lists"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _splits_serve_the_policies(self) -> Config:
+        needed = {
+            "val": ("whose crystals are the skeletons that policies fill", bool(self.policy_specs())),
+            "train": ("from which policies learn", any(spec.is_learned for spec in self.trained_specs().values())),
+        }
+        for split, (what, is_needed) in needed.items():
+            if is_needed and split not in self.structures.splits:
+                raise ValueError(
+                    f"`structures.splits` is {list(self.structures.splits)} and lacks `{split}`, {what}: add it, or turn every policy off "
+                    "(`policies: {random: false, bc: false, ucql: false, targets_ev: []}`)"
+                )
+        return self
+
     @property
     def even_electrons(self) -> bool:
         """Whether no design is completed with an odd number of electrons."""
@@ -546,46 +687,30 @@ class Config(_Section):
 
     def policy_specs(self) -> dict[str, PolicySpec]:
         """The policies by name, in the order of Table 1."""
-        reward = Reward(**self.reward.model_dump())
-        specs = []
-        if self.policies.random:
-            specs.append(PolicySpec(kind="random"))
-        if self.policies.bc:
-            specs.append(PolicySpec(kind="bc"))
-        if self.policies.ucql:
-            specs += [
-                PolicySpec(kind="ucql", omega=omega, reward=reward.without_gap()) for omega in self.policies.omegas
-            ]
-        specs += [
-            PolicySpec(kind="ccql", omega=omega, target_ev=target, reward=reward)
-            for target in self.policies.targets_ev
-            for omega in self.policies.omegas
-        ]
-        specs += [
-            PolicySpec(
-                kind="ccql-any",
-                omega=omega,
-                target_ev=target,
-                reward=reward,
-                target_range_ev=self.policies.any_range_ev,
-            )
-            for target in self.policies.any_targets_ev
-            for omega in self.policies.omegas
-        ]
-        specs += [
-            PolicySpec(kind="rvs", target_ev=target, pretrained=self.policies.pretrained)
-            for target in self.policies.rvs_targets_ev
-        ]
-        for target in self.sweep.targets_ev:
-            for alpha1, alpha2, beta2 in self.sweep.settings:
-                setting = replace(reward, alpha1=alpha1, alpha2=alpha2, beta2=beta2)
-                # The setting of `reward` itself is among the policies above where its target is.
-                if setting != reward or target not in self.policies.targets_ev:
-                    specs += [
-                        PolicySpec(kind="ccql", omega=omega, target_ev=target, reward=setting, in_sweep=True)
-                        for omega in self.policies.omegas
-                    ]
-        return {spec.name: spec for spec in specs}
+        return {spec.name: spec for spec in self._specs()}
+
+    def _specs(self) -> Iterator[PolicySpec]:
+        policies, reward = self.policies, Reward(**self.reward.model_dump())
+        if policies.random:
+            yield PolicySpec(kind="random")
+        if policies.bc:
+            yield PolicySpec(kind="bc")
+        if policies.ucql:
+            for omega in policies.omegas:
+                yield PolicySpec(kind="ucql", omega=omega, reward=reward.without_gap())
+        for target, omega in itertools.product(policies.targets_ev, policies.omegas):
+            yield PolicySpec(kind="ccql", omega=omega, target_ev=target, reward=reward)
+        for target, omega in itertools.product(policies.any_targets_ev, policies.omegas):
+            gaps = policies.any_range_ev
+            yield PolicySpec(kind="ccql-any", omega=omega, target_ev=target, reward=reward, target_range_ev=gaps)
+        for target in policies.rvs_targets_ev:
+            yield PolicySpec(kind="rvs", target_ev=target, pretrained=policies.pretrained)
+        for target, (alpha1, alpha2, beta2) in itertools.product(self.sweep.targets_ev, self.sweep.settings):
+            setting = replace(reward, alpha1=alpha1, alpha2=alpha2, beta2=beta2)
+            # The setting of `reward` itself is among the policies above where its target is.
+            if setting != reward or target not in policies.targets_ev:
+                for omega in policies.omegas:
+                    yield PolicySpec(kind="ccql", omega=omega, target_ev=target, reward=setting, in_sweep=True)
 
     def trained_specs(self) -> dict[str, PolicySpec]:
         """The policies that are trained, by name: those of `policy_specs`, but one for all targets of ccql-any and of rvs."""
@@ -614,40 +739,29 @@ def validate(config: Mapping[str, Any]) -> Config:
 
 
 def load(*paths: str | Path) -> Config:
-    """Read YAML files, later ones over earlier ones, and check the result (see `validate`)."""
-    merged: dict[str, Any] = {}
-    for path in paths:
-        try:
-            content = yaml.safe_load(Path(path).read_text()) or {}
-        except FileNotFoundError:
-            known = ", ".join(sorted(str(p) for p in Path("config").glob("*.yaml"))) or "none in config/"
-            raise XtalrlError(f"The configuration file {path} does not exist; there are: {known}.") from None
-        except yaml.YAMLError as error:
-            raise XtalrlError(f"{path} is not valid YAML: {error}") from None
-        if not isinstance(content, dict):
-            raise XtalrlError(f"{path} must hold `key: value` pairs, not {type(content).__name__}.")
-        _merge(merged, content)
-    return validate(merged)
-
-
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
-        else:
-            base[key] = value
+    """Read YAML files, later ones over earlier ones, and check the result (see `read_merged` and `validate`)."""
+    return validate(read_merged(paths))
 
 
 def _sentence(item: Any) -> str:
     where = ".".join(str(part) for part in item["loc"])
+    message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
         names = list(_section_at(item["loc"][:-1]).model_fields)
         close = difflib.get_close_matches(str(item["loc"][-1]), names, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
         return f"`{where}` is not a known key: {hint}Allowed here: {', '.join(names)}."
     if item["type"] == "value_error" and isinstance(item["input"], Mapping):  # Of keys that do not go together.
-        return f"`{where}`: {item['msg'].removeprefix('Value error, ')}."
-    return f"`{where}` is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}."
+        return f"`{where}`: {message}." if where else f"{message}."
+    return f"`{where}` is {_shown(item['input'])}: {message[0].lower()}{message[1:]}."
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits.
+        return "a number of more than 4,300 digits"
+    return text if len(text) <= 200 else f"{text[:150]} … ({len(text):,} characters)"
 
 
 def _section_at(location: tuple[Any, ...]) -> type[BaseModel]:

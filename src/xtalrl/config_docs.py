@@ -87,12 +87,16 @@ def _allowed(field: FieldInfo) -> str:
     annotation = field.annotation
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
-    parts = [_type_name(annotation)]
-    for constraint in field.metadata:
-        for attribute, sign in (("gt", "> "), ("ge", "≥ "), ("lt", "< "), ("le", "≤ "), ("min_length", "at least ")):
-            if (bound := getattr(constraint, attribute, None)) is not None:
-                parts.append(f"{sign}{bound:g}")
-    return " ".join(parts)
+    signs = {"ge": "≥ ", "gt": "> ", "le": "≤ ", "lt": "< ", "min_length": "at least "}
+    bounds = {
+        name: f"{bound:,}"
+        for name in signs
+        for constraint in field.metadata
+        if (bound := getattr(constraint, name, None)) is not None
+    }
+    if {"ge", "le"} <= set(bounds):
+        return f"{_type_name(annotation)} from {bounds['ge']} to {bounds['le']}"
+    return " ".join([_type_name(annotation), *(f"{signs[name]}{bound}" for name, bound in bounds.items())])
 
 
 def _type_name(annotation: Any) -> str:

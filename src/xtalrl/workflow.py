@@ -96,11 +96,23 @@ def _parent_and_start(pid: int) -> tuple[int, str]:
 
 
 def check_folders(config: Config) -> None:
-    """Check, before anything runs, that the folders of a run can be written. A cache that is there may be one to read only.
+    """Check, before anything runs, that the folders of a run can be written and keep what is in them apart.
+
+    A cache that is there may be one to read only.
 
     Raises:
-        XtalrlError: a folder cannot be made or written.
+        XtalrlError: a folder cannot be made or written, holds the checkout, or results and cache are one.
     """
+    results, cache = Path(config.results).resolve(), Path(config.cache).resolve()
+    for key, folder in (("results", results), ("cache", cache)):
+        if Path.cwd().is_relative_to(folder):
+            raise XtalrlError(
+                f"`{key}` is {getattr(config, key)!r}, the folder of the checkout or one above it: name one of their own, e.g. `results/mine`."
+            )
+    if results.is_relative_to(cache):
+        raise XtalrlError(
+            f"`results` is {config.results!r}, and `cache`, which all runs share, is {config.cache!r}: a run needs a folder outside of it."
+        )
     for key in ("results", "cache"):
         folder = Path(getattr(config, key))
         probe = folder / f".write-test-{os.getpid()}"
@@ -134,10 +146,7 @@ def as_typed(command: str, configfiles: Sequence[Path]) -> str:
     """A command with the configuration files that the user gave, as snakemake or xtalrl takes them."""
     if not configfiles:
         return command
-    names = [str(path) for path in configfiles]
-    if command.startswith("xtalrl"):  # one file an option
-        return " ".join([command, *(f"--configfile {name}" for name in names)])
-    return f"{command} --configfile {' '.join(names)}"
+    return f"{command} --configfile {' '.join(str(path) for path in configfiles)}"
 
 
 def rerun_marks(results: str) -> frozenset[tuple[str, str]]:

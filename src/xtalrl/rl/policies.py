@@ -61,7 +61,7 @@ class PolicySpec:
         if self.omega is not None:
             parts.append(f"w{self.omega:g}")
         if self.in_sweep and self.reward is not None:
-            parts.append("a{}-{}-b{}".format(*self.reward.setting.split("-")))
+            parts.append(f"a{self.reward.alpha1:g}-{self.reward.alpha2:g}-b{self.reward.beta2:g}")
         return "-".join(parts)
 
     @property

@@ -1,0 +1,192 @@
+"""YAML files that people write, the configuration above all: read strictly, and laid over each other as Snakemake does."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from xtalrl.errors import XtalrlError
+
+MAX_BYTES = 10_000_000
+MAX_DEPTH = 20
+MAX_VALUES = 100_000
+"""Aliases (`*a`) let a small file hold itself, or more values than any machine has memory for."""
+
+
+_NOT_YET_KEYS = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")
+"""`<<` and `=`, which PyYAML replaces later."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key stands once. PyYAML takes the last of several and says nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        lines: dict[Hashable, int] = {}
+        for key_node, _ in node.value:
+            if key_node.tag in _NOT_YET_KEYS:
+                continue
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if isinstance(key, Hashable) and lines.setdefault(key, line) != line:
+                raise _Misleading(
+                    f"the key {key!r} stands in line {lines[key]} and again in line {line}: keep one of them"
+                )
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_number(self, node: yaml.ScalarNode) -> float:
+        """A number, if it says in decimals what it is: to YAML, 017 is 15 and 1:30 is 90."""
+        is_whole = node.tag.endswith(":int")
+        value: float = self.construct_yaml_int(node) if is_whole else self.construct_yaml_float(node)
+        if ":" in node.value or (re.match(r"[-+]?0[_0-7]*[1-7]", node.value) and is_whole):
+            line = node.start_mark.line + 1
+            raise _Misleading(
+                f"YAML reads {node.value} in line {line} as {value}: write the number you mean in decimals"
+            )
+        return value
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_yaml_number)
+
+
+class _Misleading(Exception):
+    """A key that stands twice, or a number that is another than it seems."""
+
+
+def read_mapping(path: str | Path, kind: str = "configuration file") -> dict[str, Any]:
+    """The `key: value` pairs of a YAML or JSON file.
+
+    Args:
+        path: of the file.
+        kind: what it is, for messages.
+
+    Raises:
+        XtalrlError: it is missing, no file, unreadable, not UTF-8, not YAML, empty, no mapping, or holds itself, a key twice, or
+            a number in octal or sexagesimal digits.
+    """
+    text = _read_text(Path(path), f"The {kind} {path}")
+    try:
+        content = _parse(text, str(path))
+    except _Misleading as error:
+        raise XtalrlError(f"{path}: {error}.") from None
+    except RecursionError:
+        raise XtalrlError(f"{path} is nested deeper than any {kind} can be.") from None
+    except (
+        Exception
+    ) as error:  # PyYAML raises KeyError, IndexError, AttributeError … for values that do not fit their tag.
+        raise XtalrlError(f"{path} is not valid YAML: {str(error) or type(error).__name__}") from None
+    if content is None:
+        raise XtalrlError(f"{path} is empty: it must hold `key: value` pairs.")
+    if not isinstance(content, dict):
+        raise XtalrlError(f"{path} must hold `key: value` pairs, not {type(content).__name__}.")
+    _refuse_endless(content, str(path))
+    return content
+
+
+def read_merged(paths: Iterable[str | Path]) -> dict[str, Any]:
+    """The content of configuration files, later ones laid over earlier ones.
+
+    Raises:
+        XtalrlError: as `read_mapping`.
+    """
+    merged: dict[str, Any] = {}
+    for path in paths:
+        content = read_mapping(path)
+        if "__use_yte__" in content:  # Snakemake would then run the Python in it; xtalrl does not.
+            raise XtalrlError(f"{path} holds `__use_yte__`: templates are not supported, write the values themselves.")
+        update(merged, content)
+    return merged
+
+
+def update(base: dict[str, Any], over: Mapping[str, Any]) -> None:
+    """Lay `over` over `base`, section by section, as `snakemake.utils.update_config` does (which is not installed with the library)."""
+    for key, value in over.items():
+        if isinstance(value, Mapping):
+            section = base.get(key, {})
+            if value and not isinstance(section, dict):
+                section = {}
+            if isinstance(section, dict):
+                update(section, value)
+            base[key] = section
+        else:
+            base[key] = value
+
+
+def refuse_second_options(arguments: Sequence[str]) -> None:
+    """Refuse a command of snakemake or xtalrl that gives an option twice whose last use silently replaces the first.
+
+    Raises:
+        XtalrlError: `--configfile` or `--config` is there twice.
+    """
+    for names, what in (
+        (
+            ("--configfile", "--configfiles"),
+            "files after one `--configfile`, e.g. `--configfile first.yaml second.yaml`",
+        ),
+        (("--config", "-C"), "entries after one `--config`, e.g. `--config results=mine cache=ours`"),
+    ):
+        if sum(argument.partition("=")[0] in names for argument in arguments) > 1:
+            raise XtalrlError(f"`{names[0]}` is given twice, and Snakemake would use the last alone: name all {what}.")
+
+
+def _read_text(path: Path, what: str) -> str:
+    try:
+        if not path.exists():
+            raise XtalrlError(f"{what} does not exist; {_there_are()}.")
+        if not path.is_file():
+            raise XtalrlError(f"{what} is {'a folder' if path.is_dir() else 'no regular file'}: name a YAML file.")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise XtalrlError(f"{what} has {size:,} bytes, and {MAX_BYTES:,} are allowed: name a YAML file.")
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise XtalrlError(
+            f"{what} is not UTF-8 (line {line} has the byte 0x{error.object[error.start]:02x}): save it as UTF-8."
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a path with NUL
+        raise XtalrlError(f"{what} cannot be read ({getattr(error, 'strerror', None) or error}).") from None
+
+
+def _there_are() -> str:
+    known = sorted(str(path) for path in Path("config").glob("*.yaml"))
+    return (
+        f"there are: {', '.join(known)}" if known else "there is no folder config/ here: go to the checkout of xtalrl"
+    )
+
+
+def _parse(text: str, name: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_once)  # As Snakemake does: JSON first.
+    except ValueError:
+        loader = _Loader(text)
+        loader.name = name
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise _Misleading(f"the key {key!r} stands twice: keep one of them")
+        content[key] = value
+    return content
+
+
+def _refuse_endless(content: Any, name: str) -> None:
+    left, values = [(content, 0)], 0
+    while left:
+        value, depth = left.pop()
+        values += 1
+        if depth > MAX_DEPTH:
+            raise XtalrlError(f"{name} refers to itself, or is nested deeper than {MAX_DEPTH} levels.")
+        if values > MAX_VALUES:
+            raise XtalrlError(f"{name} holds more than {MAX_VALUES:,} values once its aliases are followed.")
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ()
+        left += [(item, depth + 1) for item in inner]
