@@ -36,7 +36,8 @@ def render_markdown() -> str:
         f"<!-- {_GENERATED} -->",
         "",
         "`config/config.yaml` holds the defaults; `--configfile` lays your own file over it, and `--config key=value` a single key.",
-        "An unknown key or a value out of range is refused before anything runs. Run-time matters (jobs, memory, wall time) are in `profiles/`.",
+        "An unknown key, a key that stands twice, or a value out of range is refused before anything runs. Several files go after one "
+        "`--configfile`, later ones over earlier ones. Run-time matters (jobs, memory, wall time) are in `profiles/`.",
         "",
     ]
     _markdown_section(Config, "", lines)
