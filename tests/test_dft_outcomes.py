@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 from dft_data import SHARED, needs_shared
 
-from xtalrl.dft.outcomes import HARTREE_EV, Category, Outcome, Run, classify, clip_gap, read_xml, scf_parse
+from xtalrl.dft.levels import HARTREE_EV, clip_gap, read_xml
+from xtalrl.dft.outcomes import Category, Outcome, Run, classify, scf_parse
 
 FAILURES = SHARED / "pw_failures"
 OUTPUTS = SHARED / "pw_outputs"
@@ -366,3 +368,129 @@ def test_a_launcher_that_only_waits_is_no_time_limit() -> None:
     assert result.outcome.category is Category.ENVIRONMENT
     assert "step creation temporarily disabled" in result.detail
     assert classify(Run(HEADER, "", None, timed_out=True)).outcome is Outcome.TIME_LIMIT
+
+
+# The last run of a file, and its last SCF, tell. Real runs of pw.x 6.7 (H2, and H noncollinear) in tests/fixtures/ends, cut by hand.
+CPU_TIME = "     Maximum CPU time exceeded\n     Calculation stopped in scf loop at iteration #     1\n   JOB DONE.\n"
+ENDS: dict[str, tuple[list[str], str, float | None, str]] = {
+    "bands": (["nscf"], "bands_done", None, "Not an SCF"),
+    "bands, killed": (["nscf", "|End of band"], "killed", None, "in the middle"),
+    "hybrid": (["hybrid"], "converged", -2.11354471, ""),
+    "hybrid, killed before its exchange": (["hybrid", "|EXX: now go back"], "killed", None, "in the middle"),
+    "hybrid, killed after an inner SCF": (["hybrid", "|!!"], "killed", None, "of SCF 3 of the run"),
+    "hybrid, out of steps": (["hybrid", "|!!", "     Calculation (EXX) stopped after iteration #     3\n   JOB DONE.\n"],
+                             "not_converged", None, "(EXX) stopped after iteration"),
+    "hybrid, out of time": (["hybrid", "|!!", CPU_TIME], "time_limit", None, "of SCF 3 of the run"),
+    "relaxation": (["relax"], "converged", -2.22303524, ""),
+    "relaxation, out of steps": (["relax_steps"], "converged", -2.22243856, "maximum number of steps"),
+    "relaxation, killed in its last SCF": (["relax", "|!    total energy"], "killed", None, "of SCF 3 of the run"),
+    "relaxation, out of time in its last SCF": (["relax", "|!    total energy", CPU_TIME], "time_limit", None, "of SCF 3 of the run"),
+    "failed, then right": (["not_converged", "relax"], "converged", -2.22303524, ""),
+    "right, then failed": (["relax", "not_converged"], "not_converged", None, "NOT achieved"),
+    "right, then killed": (["relax", "hybrid", "|EXX: now go back"], "killed", None, "in the middle"),
+    "noncollinear": (["noncollinear"], "converged", -0.95541343, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_every_kind_of_output_says_how_it_ended(root: Path, tmp_path: Path, case: str) -> None:
+    parts, outcome, energy, reason = ENDS[case]
+    text = ""
+    for part in parts:
+        if part.startswith("|"):
+            text = text[: text.rindex(part[1:])]
+        else:
+            text += part if part.endswith("\n") else (root / f"tests/fixtures/ends/{part}.out").read_text()
+    labelled = "".join(f"0: {line}\n" for line in text.splitlines())  # As `srun -l` prints it.
+    for name, content in {"plain": text, "labelled": labelled, "crlf": text.replace("\n", "\r\n")}.items():
+        (tmp_path / name).write_text(content, newline="")
+        (row,) = scf_parse([tmp_path / name])
+        assert (row["outcome"], row["total_energy_ry"]) == (outcome, energy), row
+        assert reason in row["reason"] if reason else not row["reason"]
+        assert row["nspin"] == (4 if case == "noncollinear" else 1)
+        assert row["total_magnetization"] == (1.0 if case == "noncollinear" else None)
+
+
+@pytest.mark.parametrize("name", ["hybrid", "relax", "nscf", "noncollinear"])
+def test_an_output_that_was_cut_off_anywhere_has_no_wrong_energy(root: Path, name: str) -> None:
+    text = (root / f"tests/fixtures/ends/{name}.out").read_text()
+    final = re.findall(r"^!!" if name == "hybrid" else r"^!", text, re.M)
+    energies = (
+        {float(word) for word in re.findall(rf"^{final[0]} +total energy += +(\S+) Ry", text, re.M)} if final else set()
+    )
+    for end in range(0, len(text), 7):
+        result = classify(Run(text[:end], "", None))
+        assert result.total_energy_ry in energies | {None}, text[:end][-200:]
+        assert (result.outcome in (Outcome.CONVERGED, Outcome.BANDS_DONE)) <= ("JOB DONE." in text[:end])
+        assert result.outcome.usable == (result.total_energy_ry is not None)
+
+
+@pytest.mark.parametrize(
+    "printed", ["*****************", "              NaN", "         Infinity", "      -2,22303524"]
+)
+def test_an_energy_that_is_no_number_is_the_machines(root: Path, printed: str) -> None:
+    text = (root / "tests/fixtures/ends/relax.out").read_text().replace("      -2.22303524", printed)
+    result = classify(Run(text, "", None))
+    assert (result.outcome, result.total_energy_ry) == (Outcome.NO_ENERGY, None)
+    assert result.outcome.category is Category.ENVIRONMENT
+    assert printed.strip() in result.detail
+
+
+def test_spins_with_a_fermi_energy_each_have_a_gap() -> None:
+    """A moment imposed on a smeared run: levels of spin up at 2.5 and 6.0 eV, of spin down at 1.0 and 4.0 eV."""
+    bands = "k = 0.0000 0.0000 0.0000 (   243 PWs)   bands (ev):\n\n    {:.4f}   {:.4f}\n\n"
+    text = (
+        "     Program PWSCF v.7.2 starts\n     number of k points=     1  gaussian smearing, width (Ry)=  0.0100\n"
+        "     Self-consistent Calculation\n ------ SPIN UP ------------\n\n" + bands.format(2.5, 6.0)
+        + " ------ SPIN DOWN ----------\n\n" + bands.format(1.0, 4.0)
+        + "     the spin up/dw Fermi energies are     3.0000    3.5000 ev\n\n"
+        "!    total energy              =      -2.22243856 Ry\n     convergence has been achieved in   4 iterations\n   JOB DONE.\n"
+    )  # fmt: skip
+    assert classify(Run(text, "", None)).band_gap_raw_ev == pytest.approx(1.5)
+    printed = text.replace("4.0000\n\n", "4.0000\n\n     occupation numbers \n     1.0000   0.4000\n\n")
+    assert classify(Run(printed, "", None)).band_gap_raw_ev is None
+    assert "partly filled" in classify(Run(printed, "", None)).detail
+
+
+@pytest.mark.parametrize("harm", ["folder", "pipe", "binary", "other"])
+def test_what_is_no_output_at_all_has_a_reason(root: Path, tmp_path: Path, harm: str) -> None:
+    path = tmp_path / "x.pwo"
+    {
+        "folder": path.mkdir,
+        "pipe": lambda: os.mkfifo(path),
+        "binary": lambda: path.write_bytes(bytes(range(256)) * 9),
+        "other": lambda: path.write_text("Program GIPAW\n"),
+    }[harm]()
+    fine = root / "tests/fixtures/ends/relax.out"
+    rows = list(scf_parse([path, fine]))
+    assert rows[0]["outcome"] == ("engine_failed" if harm == "other" else None)
+    assert rows[0]["reason"]
+    assert rows[1]["outcome"] == "converged"
+
+
+QUANTUM_ESPRESSO = os.environ.get("XTALRL_QUANTUM_ESPRESSO", "")
+
+
+@pytest.mark.skipif(
+    not QUANTUM_ESPRESSO, reason="XTALRL_QUANTUM_ESPRESSO names no checkout of Quantum ESPRESSO (QEF/q-e)"
+)
+def test_the_outputs_of_quantum_espressos_own_tests() -> None:
+    """All ended well: none was killed, the spin is that of the input, the energy the last one marked, and a gap or a reason why none."""
+    paths = {
+        path: path.read_text(errors="replace") for path in Path(QUANTUM_ESPRESSO).glob("test-suite/*/benchmark.out.*")
+    }
+    paths = {path: text for path, text in paths.items() if "Program PWSCF" in text}
+    assert len(paths) > 300
+    for (path, text), row in zip(paths.items(), scf_parse(paths), strict=True):
+        ends = {"bands_done"} if "Band Structure Calculation" in text else {"converged"}
+        assert row["outcome"] in ({"not_converged", "time_limit"} if "Calculation (EXX) stopped" in text else ends), row
+        source = path.with_name(re.sub(r"benchmark\.out\.[^=]*inp=|\.args=.*", "", path.name))
+        if source.is_file():
+            asked = re.sub(r"!.*", "", source.read_text())
+            nspin = re.search(r"nspin\s*=\s*(\d)", asked)
+            noncollinear = re.search(r"noncolin\s*=\s*\.true", asked, re.I)
+            assert row["nspin"] == (4 if noncollinear else int(nspin[1]) if nspin else 1), row
+        if row["outcome"] == "converged":
+            energies = re.findall(r"^!!? +total energy += +(\S+) Ry", text, re.M)
+            assert row["total_energy_ry"] == float(energies[-1]), row
+            assert row["band_gap_raw_ev"] is not None or row["reason"], row

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xtalrl.dft.outcomes import clip_gap
+from xtalrl.dft.levels import clip_gap
 from xtalrl.dft.pseudopotentials import load_family
 from xtalrl.dft.references import IMPORTED, number_in, origin_in, origin_of, pick, read_csv
 from xtalrl.energies import MISSING_REFERENCE, RYDBERG_EV_PAPER, ReferenceTable

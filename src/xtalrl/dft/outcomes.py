@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import enum
 import gzip
+import math
 import re
 import signal
-import xml.etree.ElementTree as ElementTree
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HARTREE_EV = 27.211386245988
-"""CODATA 2018; pw.x writes its XML in Hartree and its stdout in eV."""
+from xtalrl.dft.levels import FLOAT, band_gap, clip_gap, is_smeared, number, read_xml
 
 
 class Category(enum.StrEnum):
@@ -86,6 +84,11 @@ class Outcome(enum.StrEnum):
         Category.INPUT,
         "nspin 2 with fixed occupations needs tot_magnetization.",
     )
+    BANDS_DONE = (
+        "bands_done",
+        Category.INPUT,
+        "Not an SCF: bands of a given density (nscf, bands), computed to the end; they have no energy.",
+    )
     INVALID_CELL = "invalid_cell", Category.INPUT, "The lattice vectors do not span a volume."
     INVALID_INPUT = "invalid_input", Category.INPUT, "pw.x could not read its input."
     NO_PSEUDOPOTENTIAL = (
@@ -115,6 +118,11 @@ class Outcome(enum.StrEnum):
     KILLED = "killed", Category.ENVIRONMENT, "pw.x was killed by a signal."
     MPI_FAILED = "mpi_failed", Category.ENVIRONMENT, "The parallel launcher failed; check the command that runs pw.x."
     ENGINE_FAILED = "engine_failed", Category.ENVIRONMENT, "The command that runs pw.x did not start it."
+    NO_ENERGY = (
+        "no_energy",
+        Category.ENVIRONMENT,
+        "The SCF converged, but the energy that pw.x printed is no number (NaN, asterisks).",
+    )
     OUTPUT_LOST = "output_lost", Category.ENVIRONMENT, "pw.x ended well, but its output did not arrive."
     NOT_SAVED = (
         "not_saved",
@@ -154,7 +162,7 @@ class Result:
     band_gap_raw_ev: float | None = None
     """Lowest empty minus highest filled level over k and spin; negative where they overlap, None with smearing where bands are partly filled."""
     total_magnetization: float | None = None
-    """µB per cell, of a spin-polarised run."""
+    """µB per cell, of a spin-polarised run; of a noncollinear one the length of the vector."""
     smearing: bool = False
 
     @property
@@ -167,24 +175,18 @@ class Result:
         return self.band_gap_raw_ev < 0
 
 
-def clip_gap(gap_ev: float | None) -> float | None:
-    """The gap a crystal is credited with: a negative one (overlapping bands) counts as 0."""
-    return None if gap_ev is None else max(gap_ev, 0.0)
-
-
-_FLOAT = r"([-+]?\d+\.\d*(?:[EeDd][-+]?\d+)?)"
-"""A number as Fortran writes it, with E or D before the exponent."""
-_ENERGY = re.compile(rf"^!\s+total energy\s+=\s*{_FLOAT}\s+Ry", re.M)
-_LEVELS = re.compile(rf"highest occupied, lowest unoccupied level \(ev\):\s*{_FLOAT}\s*{_FLOAT}")
-_HIGHEST_ONLY = "highest occupied level (ev):"
-_FERMI = re.compile(r"the (?:spin up/dw )?Fermi energ(?:y is|ies are)")
-_FERMI_LEVEL = re.compile(r"the Fermi energy is\s+(-?\d+\.\d+)\s+ev", re.I)
-_WIDTH = re.compile(r"(?:broad|smearing, width|degauss).*\(Ry\)\s*=\s*(\d+\.\d+)")
-_LEVELS_OF_K = re.compile(r"SPIN (UP|DOWN)|bands \(ev\):\s*\n\s*\n((?:[ \t]+[-\d. ]+\n)+)")
-_SCF_ENDS = "End of self-consistent calculation"
-_MAGNETIZATION = re.compile(rf"total magnetization\s+=\s*{_FLOAT}\s+Bohr")
+_BANNER = re.compile(r"^(?: *\d+: ?)? +Program PWSCF", re.M)
+_LABEL = re.compile(r"^ *\d+: ?", re.M)
+"""What `srun -l` puts before each line: the number of the task."""
+_ENERGY = re.compile(r"^!\s+total energy\s+=\s*(\S+?)\s*Ry", re.M)
+_HYBRID_ENERGY = re.compile(r"^!!\s+total energy\s+=\s*(\S+?)\s*Ry", re.M)
+_EXX_FRACTION = re.compile(r"EXX-fraction\s+=\s+(\d*\.\d+)")
+_EXX_STOPPED = "Calculation (EXX) stopped after iteration"
+_MAGNETIZATION = re.compile(rf"total magnetization\s+=\s*{FLOAT}(?:\s+{FLOAT}\s+{FLOAT})?\s+Bohr")
+_NONCOLLINEAR = re.compile(r"Noncollinear calculation|Non magnetic calculation with spin-orbit")
 _SPIN_POLARISED = ("Starting magnetic structure", "lsda need tot_magnetization", "too few spin ")
-_SCF_BEGINS = "Self-consistent Calculation"
+_HEADLINE = re.compile(r"^ *(?:Self-consistent|Band Structure) Calculation", re.M)
+_BANDS_END = "End of band structure calculation"
 _CONVERGED = "convergence has been achieved in"
 _ITERATION = re.compile(r"^ +iteration # *(\d+)", re.M)
 _NOT_CONVERGED = "convergence NOT achieved after"
@@ -192,6 +194,7 @@ _ERROR = re.compile(r"Error in routine\s+(\S.*?) \(\s*(-?\d+)\):\s*\n\s*(.*?)\s*
 
 _CPU_TIME_EXCEEDED = "Maximum CPU time exceeded"
 _STOP_REQUESTED = "Program stopped by user request"
+_STEPS_ENDED = "The maximum number of steps has been reached"
 _TIMEOUT_EXIT_CODE = 124
 """Of timeout(1), should the configured command use it."""
 
@@ -240,42 +243,54 @@ def classify(run: Run) -> Result:
 
     A run that ended because of the machine is told from one that ended because of the crystal; see `Category`.
     """
-    text = run.stdout
-    energies = _ENERGY.findall(text)
-    errors = _ERROR.findall(text)
+    output = _last_run(run.stdout)
+    scf, number_of_scf = _last_calculation(output)
+    energies = (_HYBRID_ENERGY if _is_hybrid(output) else _ENERGY).findall(scf)
+    errors = _ERROR.findall(output)
     detail = f"{errors[-1][0]}: {errors[-1][2]}" if errors else ""
+    done = "JOB DONE." in output
 
-    if energies and _CONVERGED in text and _NOT_CONVERGED not in text:
+    if energies and _CONVERGED in scf and _NOT_CONVERGED not in scf:
+        energy = number(energies[-1])
+        if not math.isfinite(energy):
+            return Result(Outcome.NO_ENERGY, f"the energy is printed as {energies[-1]}")
         xml = read_xml(run.xml) if run.xml is not None else None
         # After a late disk failure pw.x 6.7 prints `JOB DONE.` and exits with 0; what it left is missing or cut off.
-        done = "JOB DONE." in text and run.exit_code in (0, None)
+        done = done and run.exit_code in (0, None)
         saved = done and (xml is not None or run.exit_code is None)
         if done and not saved:
             detail = "no XML was written" if run.xml is None else "the XML is cut off or did not converge"
         elif not saved and not detail:
             detail = "the output ends after the convergence message"
-        moments = _MAGNETIZATION.findall(text)
-        energy, (gap, note) = _number(energies[-1]), _band_gap(text, xml)
+        gap, note = band_gap(output, scf, xml)
+        notes = [detail, note, *(_line_with(scf, mark) for mark in (_STEPS_ENDED, _CPU_TIME_EXCEEDED) if mark in scf)]
         if xml is not None and abs(xml.total_energy_ry - energy) > 1e-6:
-            note += f"; the XML's energy {xml.total_energy_ry:.8f} Ry differs from the printed {energy:.8f} Ry"
+            notes.append(f"the XML's energy {xml.total_energy_ry:.8f} Ry differs from the printed {energy:.8f} Ry")
         return Result(
             Outcome.CONVERGED if saved else Outcome.CONVERGED_NOT_SAVED,
-            "; ".join(filter(None, (detail, note.removeprefix("; ")))),
+            "; ".join(filter(None, notes)),
             total_energy_ry=energy,
             band_gap_raw_ev=gap,
-            total_magnetization=_number(moments[-1]) if moments else None,
-            smearing=_FERMI.search(text) is not None,
+            total_magnetization=_magnetization(scf),
+            smearing=is_smeared(scf),
         )
-    if _NOT_CONVERGED in text:
-        return Result(Outcome.NOT_CONVERGED, _line_with(text, _NOT_CONVERGED))
+    if _BANDS_END in scf and done:
+        gap, note = band_gap(output, scf, None)
+        return Result(Outcome.BANDS_DONE, note, band_gap_raw_ev=gap, smearing=is_smeared(scf))
+    # A relaxation makes many SCFs, and a hybrid functional refines its exchange from SCF to SCF: say how far the run came.
+    where = f" of SCF {number_of_scf} of the run" if number_of_scf > 1 else ""
+    if _NOT_CONVERGED in scf:
+        return Result(Outcome.NOT_CONVERGED, _line_with(scf, _NOT_CONVERGED) + where)
     timed_out = run.timed_out or run.exit_code == _TIMEOUT_EXIT_CODE
-    if timed_out and "Program PWSCF" not in text and run.stderr.strip():
+    if timed_out and "Program PWSCF" not in output and run.stderr.strip():
         # What waited was the launcher (srun: "step creation temporarily disabled"), not pw.x.
         return Result(Outcome.ENGINE_FAILED, f"pw.x did not start in time: {_last_line(run.stderr)}")
-    if timed_out or _CPU_TIME_EXCEEDED in text:
-        return Result(Outcome.TIME_LIMIT, f"{_iterations(text)} iterations done")
-    if _STOP_REQUESTED in text:
-        return Result(Outcome.KILLED, _line_with(text, _STOP_REQUESTED))
+    if timed_out or _CPU_TIME_EXCEEDED in output:
+        return Result(Outcome.TIME_LIMIT, f"{_iterations(scf)} iterations done{where}")
+    if _STOP_REQUESTED in output:
+        return Result(Outcome.KILLED, _line_with(output, _STOP_REQUESTED))
+    if _EXX_STOPPED in scf:
+        return Result(Outcome.NOT_CONVERGED, f"{_line_with(scf, _EXX_STOPPED)}, and the exchange has not converged")
     if errors:
         routine, _, message = errors[-1]
         named = next((o for pattern, o in _ERRORS if pattern.search(f"{routine}: {message}")), Outcome.STOPPED)
@@ -283,23 +298,50 @@ def classify(run: Run) -> Result:
     for mark, outcome in _STDERR:
         if mark in run.stderr:
             return Result(outcome, _line_with(run.stderr, mark))
-    if run.exit_code is not None and (number := _signal_of(run.exit_code)) is not None:
-        return Result(Outcome.KILLED, f"signal {number}")
-    if "Program PWSCF" not in text:
+    if run.exit_code is not None and (sent := _signal_of(run.exit_code)) is not None:
+        return Result(Outcome.KILLED, f"signal {sent}")
+    if "Program PWSCF" not in output:
         if run.exit_code == 0:
             return Result(Outcome.OUTPUT_LOST, "pw.x ended with exit code 0 and printed nothing")
         printed = "no output of pw.x" if run.exit_code is None else f"exit code {run.exit_code}, nothing printed"
         return Result(Outcome.ENGINE_FAILED, _last_line(run.stderr) or printed)
+    if done and run.exit_code is None:
+        return Result(Outcome.OUTPUT_LOST, "JOB DONE, but neither a converged SCF nor complete bands were printed")
     if run.exit_code is None:
-        return Result(Outcome.KILLED, "the output ends in the middle")
+        return Result(Outcome.KILLED, f"the output ends in the middle{where}")
     if run.exit_code == 0:
         return Result(Outcome.OUTPUT_LOST, "the output ends in the middle although the exit code is 0")
     # pw.x says in a box what it holds against a crystal. Without one, the machine ended it (a Fortran runtime error, a GPU, a file handle).
     return Result(Outcome.KILLED, _last_line(run.stderr) or f"exit code {run.exit_code} without a message of pw.x")
 
 
-def _number(text: str) -> float:
-    return float(text.upper().replace("D", "E"))
+def _last_run(text: str) -> str:
+    """What the last run printed, where several were appended to one file; without the labels of `srun -l`."""
+    banners = list(_BANNER.finditer(text))
+    if not banners:
+        return text
+    text, labelled = text[banners[-1].start() :], ":" in banners[-1][0]
+    return _LABEL.sub("", text) if labelled else text
+
+
+def _last_calculation(output: str) -> tuple[str, int]:
+    """The last SCF, or band structure, of a run from its headline on, and how many there are."""
+    headlines = [match.start() for match in _HEADLINE.finditer(output)]
+    return (output[headlines[-1] :], len(headlines)) if headlines else (output, 0)
+
+
+def _is_hybrid(output: str) -> bool:
+    """Whether the functional has exact exchange: its SCFs are repeated until the exchange converges, too, and only then is `!!` printed."""
+    return any(float(fraction) > 0 for fraction in _EXX_FRACTION.findall(output))
+
+
+def _magnetization(scf: str) -> float | None:
+    """µB per cell; the length of the vector of a noncollinear run."""
+    printed = _MAGNETIZATION.findall(scf)
+    if not printed:
+        return None
+    x, y, z = printed[-1]
+    return math.hypot(number(x), number(y), number(z)) if y else number(x)
 
 
 def _signal_of(exit_code: int) -> int | None:
@@ -311,107 +353,6 @@ def _signal_of(exit_code: int) -> int | None:
     if 128 < exit_code <= 128 + 64:
         return exit_code - 128
     return signal.SIGKILL.value if exit_code == signal.SIGKILL else None
-
-
-@dataclass(frozen=True)
-class XmlResult:
-    """What a `data-file-schema.xml` says about a converged SCF."""
-
-    total_energy_ry: float
-    band_gap_raw_ev: float | None
-    """Over all k points and spins, by occupations; None without an empty band or where bands are partly filled."""
-
-
-def read_xml(path: str | Path) -> XmlResult | None:
-    """Energy and gap of a `data-file-schema.xml`; None where it is missing, cut off, or of an SCF that did not converge."""
-    try:
-        root = ElementTree.parse(path).getroot()
-        if (root.findtext("output/convergence_info/scf_conv/convergence_achieved") or "").strip().lower() != "true":
-            return None
-        energy_ry = 2 * float(root.findtext("output/total_energy/etot") or "")
-        up = int(
-            root.findtext("output/band_structure/nbnd_up") or 0
-        )  # Both spins of a k point stand in one list, up first.
-        points: list[_Point] = []
-        for point in root.iter("ks_energies"):
-            levels = [float(word) * HARTREE_EV for word in (point.findtext("eigenvalues") or "").split()]
-            occupations = [float(word) for word in (point.findtext("occupations") or "").split()]
-            if up:
-                points.append(("up", levels[:up], occupations[:up]))
-            points.append(("down" if up else "", levels[up:], occupations[up:]))
-        gap = _gap_by_occupations(points)
-    except (ElementTree.ParseError, OSError, ValueError):  # Fortran prints a number that does not fit as asterisks.
-        return None
-    return XmlResult(energy_ry, gap)
-
-
-_Point = tuple[str, list[float], list[float]]
-"""Spin, levels (eV) and their occupations (0 to 1) at one k point."""
-_PARTLY_FILLED = 0.1
-"""An occupation further than this from 0 and 1 is a metal's: the level lies within about one smearing width of the Fermi energy."""
-
-
-def _gap_by_occupations(points: Iterable[_Point]) -> float | None:
-    """Lowest empty minus highest filled level in eV; None without an empty or a filled one, or where bands are partly filled.
-
-    Smeared bands are partly filled where an occupation is a fraction, or where the k points of one spin do not all fill the same number.
-    """
-    filled: list[float] = []
-    empty: list[float] = []
-    counts: dict[str, set[int]] = {}
-    for spin, levels, occupations in points:
-        if any(_PARTLY_FILLED < occupation < 1 - _PARTLY_FILLED for occupation in occupations):
-            return None
-        for level, occupation in zip(levels, occupations, strict=True):
-            (filled if occupation > 0.5 else empty).append(level)
-        counts.setdefault(spin, set()).add(sum(occupation > 0.5 for occupation in occupations))
-    if not filled or not empty or any(len(numbers) > 1 for numbers in counts.values()):
-        return None
-    return min(empty) - max(filled)
-
-
-def _band_gap(text: str, xml: XmlResult | None) -> tuple[float | None, str]:
-    """The gap in eV (negative where bands overlap) and a note where it is not known or doubtful.
-
-    The printed levels have four decimals; the XML has them all and is preferred where both agree.
-    """
-    levels = _LEVELS.findall(text)
-    if not levels and _FERMI.search(text):
-        return _smeared_gap(text, xml)
-    if not levels:
-        return None, "no empty band was computed: no gap" if _HIGHEST_ONLY in text else ""
-    printed = _number(levels[-1][1]) - _number(levels[-1][0])
-    if xml is not None and xml.band_gap_raw_ev is not None:
-        if abs(xml.band_gap_raw_ev - printed) < 1e-3:
-            return xml.band_gap_raw_ev, ""
-        return printed, f"the XML's gap {xml.band_gap_raw_ev:.4f} eV differs from the printed {printed:.4f} eV"
-    return round(printed, 4), ""
-
-
-def _smeared_gap(text: str, xml: XmlResult | None) -> tuple[float | None, str]:
-    """As `_band_gap`, of a run with smearing: pw.x prints no gap, but the XML has the occupations.
-
-    Without an XML the printed levels are compared with the Fermi energy; one within the width of the smearing counts as partly filled.
-    """
-    if xml is not None:
-        return (
-            xml.band_gap_raw_ev,
-            "" if xml.band_gap_raw_ev is not None else "smeared, with partly filled bands: no gap",
-        )
-    fermi, width = _FERMI_LEVEL.findall(text), _WIDTH.search(text)
-    points: list[_Point] = []
-    spin = ""
-    for named, block in _LEVELS_OF_K.findall(text.rpartition(_SCF_ENDS)[2]):
-        spin = named or spin
-        if block and fermi:
-            levels = [float(word) for word in re.findall(r"-?\d+\.\d+", block)]
-            distances = [level - float(fermi[-1]) for level in levels]
-            margin = float(width[1]) * HARTREE_EV / 2 if width else 0.0
-            points.append((spin, levels, [0.5 if abs(d) <= margin else float(d < 0) for d in distances]))
-    if not points:
-        return None, "smeared, and the levels were not printed: no gap can be read"
-    gap = _gap_by_occupations(points)
-    return (None, "smeared, with partly filled bands: no gap") if gap is None else (round(gap, 4), "")
 
 
 def _iterations(text: str) -> int:
@@ -453,26 +394,37 @@ _PARSED = (
 
 def _parse_file(path: str) -> dict[str, Any]:
     try:
-        data = Path(path).read_bytes()
-        data = gzip.decompress(data) if path.endswith(".gz") else data
-    except (OSError, EOFError, zlib.error) as error:
-        return dict.fromkeys(_PARSED) | {"file": path, "reason": f"cannot be read ({error})"}
-    text = data.decode(errors="replace")
-    result = classify(Run(stdout=text, stderr="", exit_code=None))
+        text = _read(path)
+        result = classify(Run(stdout=text, stderr="", exit_code=None))
+    except Exception as error:  # Whatever is wrong with one file, the others are read.
+        return dict.fromkeys(_PARSED) | {"file": path, "reason": f"cannot be read ({error or type(error).__name__})"}
     return {
         "file": path,
         "outcome": str(result.outcome),
         "total_energy_ry": result.total_energy_ry,
         "band_gap_ev": clip_gap(result.band_gap_raw_ev),
         "band_gap_raw_ev": result.band_gap_raw_ev,
-        "nspin": _nspin(text),
+        "nspin": _nspin(_last_run(text)),
         "total_magnetization": result.total_magnetization,
         "reason": result.detail or ("" if result.outcome.usable else result.outcome.sentence),
     }
 
 
-def _nspin(text: str) -> int | None:
-    """1 or 2; None where the output ends before it tells."""
-    if _MAGNETIZATION.search(text) or any(mark in text for mark in _SPIN_POLARISED):
+def _read(path: str) -> str:
+    if Path(path).exists() and not Path(path).is_file():  # A pipe without a writer would be waited for for ever.
+        raise OSError("not a file")
+    data = Path(path).read_bytes()
+    if path.endswith(".gz") or data.startswith(b"\x1f\x8b"):
+        data = gzip.decompress(data)
+    if b"\0" in data[:1024]:
+        raise ValueError("not text")
+    return data.decode(errors="replace").replace("\r\n", "\n")
+
+
+def _nspin(output: str) -> int | None:
+    """As pw.x counts: 1, 2, or 4 of a noncollinear run; None where the output ends before it tells."""
+    if _NONCOLLINEAR.search(output):
+        return 4
+    if _MAGNETIZATION.search(output) or any(mark in output for mark in _SPIN_POLARISED):
         return 2
-    return 1 if _SCF_BEGINS in text or _ENERGY.search(text) else None
+    return 1 if _HEADLINE.search(output) or _ENERGY.search(output) else None

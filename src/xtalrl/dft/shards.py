@@ -24,7 +24,8 @@ from xtalrl.dft.cache import Cache, Record
 from xtalrl.dft.claims import Claims, Taken
 from xtalrl.dft.engines import Engine, find_engine
 from xtalrl.dft.inputs import calculation, key_of, render
-from xtalrl.dft.outcomes import Outcome, Result, classify, clip_gap
+from xtalrl.dft.levels import clip_gap
+from xtalrl.dft.outcomes import Outcome, Result, classify
 from xtalrl.dft.protocols import load_protocol
 from xtalrl.dft.pseudopotentials import Pseudopotential, load_family, md5_of
 from xtalrl.dft.recovery import Attempt, Recovery, Situation, final_result, first_attempt, lower_state, next_attempt
