@@ -235,7 +235,7 @@ def ragged(column: pa.ChunkedArray) -> tuple[NDArray[Any], NDArray[np.int64]]:
 def send(values: NDArray[Any], device: torch.device) -> Tensor:
     """Host values on a device. From pinned memory, so that the host goes on while a GPU still works."""
     host = torch.from_numpy(values)
-    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
+    return (host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True)
 
 
 def offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -225,6 +225,8 @@ class Learner:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": {0: {"step": step, **moments}}})
         self.reward = torch.stack([stack.replay.rewards(spec) for spec in self.specs])
         """(P, n_trajectories)"""
+        self.omega = torch.tensor([spec.omega or 0.0 for spec in self.specs], device=device)
+        """(P,)"""
         # The first step whose loss was not finite, found without waiting for a GPU at every step.
         self._first_bad_step = torch.full((len(specs),), -1, device=device)
 
@@ -267,6 +269,7 @@ class Learner:
                     specs=tuple(self.specs[rows]),
                     settings=self.settings,
                     step=self.step,
+                    omega=self.omega[rows],
                     q=q[rows],
                     action=batch.action,
                     reward=reward[rows],
@@ -373,7 +376,9 @@ class Learner:
 def _side_by_side(targets: Sequence[Tensor | float], device: torch.device) -> Tensor:
     """(P, 1), or (P, B) where a policy has another target for every transition."""
     size = max((len(target) for target in targets if isinstance(target, Tensor)), default=1)
-    return torch.stack([torch.as_tensor(target, dtype=torch.float32, device=device).expand(size) for target in targets])
+    # `torch.full` is filled on the device; for `torch.tensor` the host would wait.
+    rows = (target if isinstance(target, Tensor) else torch.full((), target, device=device) for target in targets)
+    return torch.stack([row.float().expand(size) for row in rows])
 
 
 def _as_input(target: Tensor | None) -> Tensor | None:

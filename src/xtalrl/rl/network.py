@@ -9,12 +9,14 @@ or (P, n, width), and indices into a batch, which all networks of a stack share,
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,7 +25,7 @@ from xtalrl.elements import ATOMIC_NUMBERS, N_ELEMENTS, UNFILLED
 from xtalrl.errors import XtalrlError
 from xtalrl.rl.activation import Values, compiled_values, softplus2, torch_values
 from xtalrl.rl.compression import compress
-from xtalrl.rl.graphs import MAX_SITES, N_STATE_FEATURES, GraphBatch
+from xtalrl.rl.graphs import MAX_SITES, N_STATE_FEATURES, GraphBatch, send
 from xtalrl.rl.settings import Backend, EdgeFeatures, Focus, TargetEmbedding
 
 FOCUS = UNFILLED + 1
@@ -204,7 +206,7 @@ class QNetwork(nn.Module):
         if self.architecture.conditional and target_ev is None:
             raise ValueError("a conditional network needs a target gap")
         if self.architecture.conditional and self.architecture.target_embedding == "column":
-            column = torch.as_tensor(target_ev, dtype=state.dtype, device=state.device)[..., None]
+            column = _as_tensor(target_ev, state.dtype, state.device)[..., None]
             parts.append(column.expand(*column.shape[:-2], len(state), 1))
         if self.focus_embedding is not None:
             parts.append(self.focus_embedding.weight.index_select(-2, focus))
@@ -234,7 +236,7 @@ class QNetwork(nn.Module):
         """(…, B, n_target_features) of the targets; 0 where one is hidden. `like` (…, B, width) gives B, type and device."""
 
         def expand(target: float | Tensor | None) -> Tensor:
-            values = torch.as_tensor(math.nan if target is None else target, dtype=torch.float32, device=like.device)
+            values = _as_tensor(target, torch.float32, like.device)
             return values.expand(*values.shape[:-1], like.shape[-2])[..., None]
 
         def gaussians(target: Tensor, centres: tuple[float, float, int], width: float) -> Tensor:
@@ -258,10 +260,23 @@ class QNetwork(nn.Module):
 
 def electrons_placed(graphs: GraphBatch, node_types: Tensor) -> Tensor:
     """(B, N_ELECTRON_FEATURES) of partly filled crystals, whose nodes are all there (not compressed)."""
-    numbers = torch.tensor([*ATOMIC_NUMBERS, 0], device=node_types.device)
-    placed = torch.zeros_like(graphs.n_nodes).index_add(0, graphs.node_graph, numbers[node_types])
+    numbers = _atomic_numbers(node_types.device).index_select(0, node_types)
+    placed = torch.zeros_like(graphs.n_nodes).index_add(0, graphs.node_graph, numbers)
     free = torch.zeros_like(graphs.n_nodes).index_add(0, graphs.node_graph, (node_types == UNFILLED).long())
     return torch.stack([placed % 2, placed / 300, free / MAX_SITES], 1).float()
+
+
+@functools.cache
+def _atomic_numbers(device: torch.device) -> Tensor:
+    """Electrons of each node type (89,)."""
+    return send(np.array([*ATOMIC_NUMBERS, 0]), device)
+
+
+def _as_tensor(number: float | Tensor | None, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number on a device, NaN for None. It is made there: for a copy of it, the host would wait."""
+    if isinstance(number, Tensor):
+        return number.to(device, dtype)
+    return torch.full((), math.nan if number is None else number, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)

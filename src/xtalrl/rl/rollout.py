@@ -24,7 +24,7 @@ from xtalrl import tables
 from xtalrl.elements import ATOMIC_NUMBERS, ELEMENTS, N_ELEMENTS, UNFILLED
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
-from xtalrl.rl.graphs import MAX_SITES, CrystalGraphs
+from xtalrl.rl.graphs import MAX_SITES, CrystalGraphs, send
 from xtalrl.rl.network import Architecture, QNetwork, network_type
 from xtalrl.rl.neutrality import NeutralCompletions
 from xtalrl.rl.policies import PolicySpec
@@ -275,8 +275,8 @@ def _q_values(
     graphs = orders.graphs
     batch = graphs.batch(orders.crystal[trajectory])
     site = torch.arange(len(batch.node_graph), device=graphs.device) - batch.first_node[batch.node_graph]
-    node_types = torch.from_numpy(elements).to(graphs.device)[batch.node_graph, site]
-    focus = orders.order[torch.from_numpy(orders.first_step[trajectory] + step).to(graphs.device)]
+    node_types = send(elements, graphs.device)[batch.node_graph, site]
+    focus = orders.order[send(orders.first_step[trajectory] + step, graphs.device)]
     energy = () if settings.target_energy is None else (settings.target_energy,)
     q = network(batch, node_types, focus, target_ev, *energy).double()
     if settings.guidance != 1:

@@ -41,6 +41,8 @@ class Learning:
     settings: TrainingSettings
     step: int
     """Updates done before this one."""
+    omega: Tensor
+    """(P,) conservatism weight ω; 0 of an algorithm that has none."""
     q: Tensor
     """(P, B, 88) Q(s, ·), or logits."""
     action: Tensor

@@ -30,8 +30,7 @@ class UnconditionalCQL(Algorithm):
 
     def loss(self, learning: Learning) -> Loss:
         """ω · conservative + ½ · TD; only the first term during the first `settings.cloning_steps`."""
-        settings, q = learning.settings, learning.q
-        omega = q.new_tensor([spec.omega for spec in learning.specs])
+        settings, q, omega = learning.settings, learning.q, learning.omega
         if learning.next_value is None:
             # An episode's one reward comes at its end, so that its return is known: γ^(steps left) · reward.
             reward, next_value = (
