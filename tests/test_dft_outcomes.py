@@ -55,7 +55,7 @@ EXPECTED: dict[str, tuple[Outcome, float | None, float | None]] = {
     "26_diskfull_300k_low": (Outcome.CONVERGED_NOT_SAVED, -22.79417551, 0.6898),
     "26b_disk_full_1MB_diskio_low": (Outcome.CONVERGED_NOT_SAVED, -22.79417551, 0.6898),
     "26c_disk_full_1MB_diskio_none": (Outcome.CONVERGED_NOT_SAVED, -22.79417551, 0.6898),
-    "27_oom_ulimit_v": (Outcome.TIME_LIMIT, None, None),  # Hung without a word; killed.
+    "27_oom_ulimit_v": (Outcome.KILLED, None, None),  # Hung without a word, not even its header.
     "27b_oom_ulimit_v_late": (Outcome.OUT_OF_MEMORY, None, None),
     "28_nk_gt_np": (Outcome.MPI_FAILED, None, None),
     "29_mpirun_too_many": (Outcome.MPI_FAILED, None, None),
@@ -80,12 +80,14 @@ def _run(name: str) -> Run:
     folder = FAILURES / name
     code = (folder / "exit_code.txt").read_text().strip()
     xml = folder / "data-file-schema.xml"
+    crash = folder / "CRASH"
     return Run(
         stdout=(folder / "pw.out").read_text(errors="replace"),
         stderr=(folder / "pw.err").read_text(errors="replace"),
         exit_code=int(code.split()[-1]),
         timed_out="hung" in code,
         xml=xml if xml.exists() else None,
+        crash=crash.read_text(errors="replace") if crash.exists() else "",
     )
 
 

@@ -210,7 +210,8 @@ def _check_engine(config: Config) -> Check:
     try:
         engine = find_engine(config.dft.command, config.cache)
     except XtalrlError as error:
-        return Check("pw.x", State.MISSING, str(error), fetch)
+        remedy = fetch if means_embedded(config.dft.command) else "name another pw.x in `dft.command`"
+        return Check("pw.x", State.MISSING, str(error), remedy)
     if not engine.version:
         return Check("pw.x", State.OK, f"`{config.dft.command}` starts only in a job, and was not tried here")
     finding = describe_engine(engine, config.cache)
@@ -218,7 +219,7 @@ def _check_engine(config: Config) -> Check:
     if not family.exists():
         return Check("pw.x", State.OK, f"{finding}; its speed is told once the pseudopotentials are here")
     try:
-        test = compute_silicon(engine, family)
+        test = compute_silicon(engine, family, config.dft.accept_not_saved)
     except FileNotFoundError as error:  # `_check_pseudopotentials` says what to do.
         return Check("pw.x", State.OK, f"{finding}; its speed is told once {error.filename} is here")
     if test.fault is not None:

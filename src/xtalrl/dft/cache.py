@@ -29,7 +29,7 @@ from typing import Any, NoReturn, get_type_hints
 from pydantic import ConfigDict, ValidationError, create_model
 
 from xtalrl.dft.inputs import key_of
-from xtalrl.dft.outcomes import Category, Outcome, Result, Run
+from xtalrl.dft.outcomes import Outcome, Result, Run
 from xtalrl.sharing import make_folder, share
 
 logger = logging.getLogger(__name__)
@@ -125,8 +125,11 @@ class Record:
     def answers(self, timeout_s: float, accept_not_saved: bool) -> bool:
         """Whether it makes a run with this time limit needless.
 
-        A run that timed out does not if there is more time now, one that was not saved does not unless that is accepted.
+        A run that timed out does not if there is more time now, one that was not saved does not unless that is accepted. What earlier
+        versions kept although nothing says that it is the crystal's (`stopped`) never does.
         """
+        if not Outcome(self.outcome).is_kept:
+            return False
         if self.outcome == Outcome.CONVERGED_NOT_SAVED:
             return accept_not_saved
         return self.outcome != Outcome.TIME_LIMIT or self.timeout_s >= 0.99 * timeout_s
@@ -135,11 +138,13 @@ class Record:
         """Whether it is kept instead of another record of the same run.
 
         A later generation says more than an earlier one; within one, a run that ended more than one that timed out, the longer more than
-        the shorter, a saved one more than one that was not.
+        the shorter, a saved one more than one that was not; what is no verdict (`Outcome.is_kept`) says nothing.
         """
         return self._rank() > other._rank()
 
     def _rank(self) -> tuple[int, int, float]:
+        if not Outcome(self.outcome).is_kept:
+            return self.generation or 0, -1, 0.0
         if self.outcome == Outcome.TIME_LIMIT:
             return self.generation or 0, 0, self.timeout_s
         return self.generation or 0, (1 if self.outcome == Outcome.CONVERGED_NOT_SAVED else 2), 0.0
@@ -201,8 +206,8 @@ class Cache:
         return record if record.answers(timeout_s, accept_not_saved) else None
 
     def add(self, record: Record) -> None:
-        """Keep a record, on the disk before this returns; one that speaks about the machine is not kept."""
-        if Outcome(record.outcome).category is Category.ENVIRONMENT:
+        """Keep a record, on the disk before this returns; one that is no verdict on its calculation is not kept (`Outcome.is_kept`)."""
+        if not Outcome(record.outcome).is_kept:
             return
         with self._lock:
             record = replace(record, generation=self._wanted.get(record.key))

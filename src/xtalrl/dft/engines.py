@@ -70,6 +70,8 @@ _MALLOC_KEEPS_ITS_MEMORY = {
 _TERM_GRACE_S = 5.0
 _PROBE_TIMEOUT_S = 120.0
 _BANNER = re.compile(r"Program PWSCF v\.(\S+) starts")
+SMALLEST_VERSION = (6, 5)
+"""Of pw.x: the XML of earlier ones does not say in every case whether the SCF converged, and then no run would count as saved."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class Engine:
         """
         folder = Path(folder)
         (folder / "pw.in").write_text(text)
+        crash = folder / "CRASH"  # pw.x appends to it.
+        crash.unlink(missing_ok=True)
         start = time.monotonic()
         command = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), *self.command]
         timed_out = False
@@ -138,6 +142,7 @@ class Engine:
             wall_s=time.monotonic() - start,
             timed_out=timed_out,
             xml=xml if xml.is_file() else None,
+            crash=crash.read_text(errors="replace") if crash.is_file() else "",
         )
 
     def _environment(self) -> Mapping[str, str]:
@@ -242,6 +247,7 @@ def _probe(engine: Engine) -> Engine:
     with scratch_folder() as folder:
         run = engine.run("", folder, _PROBE_TIMEOUT_S)
     if banner := _BANNER.search(run.stdout):
+        _refuse_old(engine, banner[1])
         return Engine(engine.kind, engine.command, banner[1])
     complaint = (run.stderr.strip() or run.stdout.strip()).splitlines()
     raise XtalrlError(
@@ -249,6 +255,17 @@ def _probe(engine: Engine) -> Engine:
         + (f" within {_PROBE_TIMEOUT_S:.0f} s" if run.timed_out else "")
         + f" ({complaint[-1].strip() if complaint else f'exit code {run.exit_code}, no output'}). {_MISSING}."
     )
+
+
+def _refuse_old(engine: Engine, version: str) -> None:
+    """Raise XtalrlError for a pw.x before `SMALLEST_VERSION`; a version that cannot be read (a development one) passes."""
+    number = re.match(r"(\d+)\.(\d+)", version)
+    if number and (int(number[1]), int(number[2])) < SMALLEST_VERSION:
+        smallest = ".".join(map(str, SMALLEST_VERSION))
+        raise XtalrlError(
+            f"`{shlex.join(engine.command)}` is pw.x {version}; xtalrl needs {smallest} or later, whose XML says whether an SCF converged. "
+            f"Load a newer module, or: {_MISSING}, or have the embedded pw.x {QEPY.version}: `dft.command: embedded`."
+        )
 
 
 def _embedded_root(cache: str | Path) -> Path:

@@ -26,7 +26,7 @@ from xtalrl.dft.cache import (
     write_whole,
 )
 from xtalrl.dft.inputs import Settings
-from xtalrl.dft.outcomes import Category, Outcome
+from xtalrl.dft.outcomes import Outcome
 from xtalrl.dft.unfinished import Unfinished
 from xtalrl.errors import XtalrlError
 
@@ -192,7 +192,7 @@ def import_cache(cache: str | Path, source: str | Path) -> Imported:
     known = 0
     for record in _one_a_key(records).values():
         mine = ours.get(record.key)
-        if Outcome(record.outcome).category is Category.ENVIRONMENT:
+        if not Outcome(record.outcome).is_kept:
             refused.append(f"{_name(record)}: {record.outcome} speaks about the machine it ran on")
         elif not record.is_complete:
             refused.append(f"{_name(record)}: without its calculation nothing says that the result belongs to this key")
@@ -209,8 +209,8 @@ def import_cache(cache: str | Path, source: str | Path) -> Imported:
 
 
 def contradiction(one: Record, other: Record) -> str | None:
-    """A sentence where two records of one calculation cannot both be true; a run that was cut off contradicts nothing."""
-    if Outcome.TIME_LIMIT in (one.outcome, other.outcome):
+    """A sentence where two records of one calculation cannot both be true; a run that was cut off, or is no verdict, contradicts nothing."""
+    if any(record.outcome == Outcome.TIME_LIMIT or not Outcome(record.outcome).is_kept for record in (one, other)):
         return None
     name = f"{_name(one)}: two results of one calculation, "
     if Outcome(one.outcome).usable != Outcome(other.outcome).usable:

@@ -11,11 +11,12 @@ import gzip
 import math
 import re
 import signal
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from xtalrl.dft import messages
 from xtalrl.dft.levels import FLOAT, band_gap, clip_gap, is_smeared, number, read_xml
 
 
@@ -29,7 +30,7 @@ class Category(enum.StrEnum):
     INPUT = "input"
     """What was asked for cannot be computed as it was asked."""
     ENVIRONMENT = "environment"
-    """The machine failed, not the SCF: never kept as a result."""
+    """The machine failed, not the SCF, or nobody can say what did: never kept as a result."""
 
 
 class Outcome(enum.StrEnum):
@@ -71,7 +72,8 @@ class Outcome(enum.StrEnum):
         Category.PHYSICS,
         "The Kohn-Sham Hamiltonian could not be diagonalized.",
     )
-    STOPPED = "stopped", Category.PHYSICS, "pw.x stopped with an error that has no name here; the detail quotes it."
+    MIXING_FAILED = "mixing_failed", Category.PHYSICS, "The mixing of the densities of earlier iterations broke down."
+    SYMMETRY_FAILED = "symmetry_failed", Category.PHYSICS, "pw.x could not make sense of the symmetry of the crystal."
 
     TOO_FEW_BANDS = "too_few_bands", Category.INPUT, "Fewer bands were asked for than the electrons fill."
     MORE_BANDS_THAN_PLANE_WAVES = (
@@ -89,8 +91,12 @@ class Outcome(enum.StrEnum):
         Category.INPUT,
         "Not an SCF: bands of a given density (nscf, bands), computed to the end; they have no energy.",
     )
-    INVALID_CELL = "invalid_cell", Category.INPUT, "The lattice vectors do not span a volume."
-    INVALID_INPUT = "invalid_input", Category.INPUT, "pw.x could not read its input."
+    INVALID_CELL = "invalid_cell", Category.INPUT, "The lattice vectors do not span a volume, or a very odd one."
+    INVALID_INPUT = (
+        "invalid_input",
+        Category.INPUT,
+        "pw.x could not read its input, or this pw.x cannot do what it asks; another may, so this is not kept.",
+    )
     NO_PSEUDOPOTENTIAL = (
         "no_pseudopotential",
         Category.INPUT,
@@ -115,8 +121,12 @@ class Outcome(enum.StrEnum):
     )
     DISK_FULL = "disk_full", Category.ENVIRONMENT, "The disk of the scratch folder is full."
     OUT_OF_MEMORY = "out_of_memory", Category.ENVIRONMENT, "There was not enough memory."
-    KILLED = "killed", Category.ENVIRONMENT, "pw.x was killed by a signal."
-    MPI_FAILED = "mpi_failed", Category.ENVIRONMENT, "The parallel launcher failed; check the command that runs pw.x."
+    KILLED = "killed", Category.ENVIRONMENT, "The machine ended pw.x: a signal, an accelerator, the network, a library."
+    MPI_FAILED = (
+        "mpi_failed",
+        Category.ENVIRONMENT,
+        "The parallel launcher failed, or the cell cannot be divided among so many processes.",
+    )
     ENGINE_FAILED = "engine_failed", Category.ENVIRONMENT, "The command that runs pw.x did not start it."
     NO_ENERGY = (
         "no_energy",
@@ -130,10 +140,21 @@ class Outcome(enum.StrEnum):
         "As converged_not_saved, but `dft.accept_not_saved` is off: what was printed is not taken.",
     )
 
+    STOPPED = (
+        "stopped",
+        Category.ENVIRONMENT,
+        "pw.x stopped with an error that has no name here; the detail quotes it. Nobody says that it is the crystal's.",
+    )
+
     @property
     def usable(self) -> bool:
         """Whether the energy can be used."""
         return self.category is Category.SUCCESS
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it answers its calculation for ever. What pw.x could not read depends on its version and on the command as well."""
+        return self.category is not Category.ENVIRONMENT and self is not Outcome.INVALID_INPUT
 
 
 @dataclass(frozen=True)
@@ -149,6 +170,8 @@ class Run:
     """The run was ended by us at its time limit."""
     xml: Path | None = None
     """`data-file-schema.xml`, if it was written."""
+    crash: str = ""
+    """The file CRASH, if it was written: what pw.x held against the run, when its stdout was lost."""
 
 
 @dataclass(frozen=True)
@@ -190,70 +213,54 @@ _BANDS_END = "End of band structure calculation"
 _CONVERGED = "convergence has been achieved in"
 _ITERATION = re.compile(r"^ +iteration # *(\d+)", re.M)
 _NOT_CONVERGED = "convergence NOT achieved after"
-_ERROR = re.compile(r"Error in routine\s+(\S.*?) \(\s*(-?\d+)\):\s*\n\s*(.*?)\s*\n")
-
+_HEADER = "Program PWSCF"
 _CPU_TIME_EXCEEDED = "Maximum CPU time exceeded"
 _STOP_REQUESTED = "Program stopped by user request"
 _STEPS_ENDED = "The maximum number of steps has been reached"
 _TIMEOUT_EXIT_CODE = 124
 """Of timeout(1), should the configured command use it."""
-
-# Text in the box pw.x prints its errors in → outcome. The first that fits wins.
-_ERRORS: tuple[tuple[re.Pattern[str], Outcome], ...] = tuple(
-    (re.compile(pattern), outcome)
-    for pattern, outcome in (
-        # More processes than the cell can be divided among. First: `Too few bands for …` is not `too few bands`.
-        (r"no planes|some nodes have no k-points|(?i:too few bands for)|^check_para_diag|^n_plane_waves", Outcome.MPI_FAILED),
-        (r"charge is wrong", Outcome.CHARGE_WRONG),
-        (r"too few (spin (up|dw) )?bands", Outcome.TOO_FEW_BANDS),
-        (r"more bands than PWs", Outcome.MORE_BANDS_THAN_PLANE_WAVES),
-        (r"fixed occupations and lsda need tot_magnetization", Outcome.MAGNETIZATION_MISSING),
-        (r"atoms #.* overlap!", Outcome.ATOMS_OVERLAP),
-        (r"^inlocalhostat|^recips|^latgen|^volume|wrong volume|^cell_base|^invmat", Outcome.INVALID_CELL),
-        (r"^readpp.*not found", Outcome.PSEUDOPOTENTIAL_NOT_FOUND),
-        (r"^(readpp|read_pseudo|upf|read_upf)", Outcome.PSEUDOPOTENTIAL_UNREADABLE),
-        (r"opening input file", Outcome.INPUT_NOT_FOUND),
-        (r"^check_tempdir|^(davcio|read_rhog|read_wfc|read_collected_wfc): error reading", Outcome.SCRATCH_UNUSABLE),
-        (r"^(write_rhog|davcio|diropn|pw_restart|write_collected_wfc|write_wfc|buffers|qexsd)|error writing", Outcome.DISK_FULL),
-        (r"cannot allocate|error allocating", Outcome.OUT_OF_MEMORY),
-        (r"^mp_start|^mp_init|number of pools", Outcome.MPI_FAILED),
-        (r"cholesky|S matrix not positive|eigenvectors failed|too many bands are not converged|"
-         r"^(cdiaghg|rdiaghg|cegterg|regterg|c_bands|diag|pcdiaghg|prdiaghg)", Outcome.DIAGONALIZATION_FAILED),
-        (r"^(read_namelists|read_cards|card_|iosys|init_pos|set_occupations|read_input|read_pseudo_file|setup|find_nat)",
-         Outcome.INVALID_INPUT),
-    )
-)  # fmt: skip
-
-# Text on stderr where pw.x itself had no chance to say anything.
-_STDERR: tuple[tuple[str, Outcome], ...] = (
-    ("Cannot allocate memory", Outcome.OUT_OF_MEMORY),
-    ("oom-kill", Outcome.OUT_OF_MEMORY),
-    ("Out Of Memory", Outcome.OUT_OF_MEMORY),
-    ("No space left on device", Outcome.DISK_FULL),
-    ("Disk quota exceeded", Outcome.DISK_FULL),
-    ("xmltools.f90", Outcome.PSEUDOPOTENTIAL_UNREADABLE),
-    ("read_upf", Outcome.PSEUDOPOTENTIAL_UNREADABLE),
-    ("not enough slots available", Outcome.MPI_FAILED),
-    ("srun: error", Outcome.MPI_FAILED),
-)
+_MAKES_WAIT = frozenset((Outcome.OUT_OF_MEMORY, Outcome.DISK_FULL))
+"""What leaves the other processes of a run waiting until its time is over. (Launchers complain of the end by time limit itself.)"""
+_TAIL_LINES = 40
+"""Lines at the end of stdout in which a launcher or library may complain (`dft.command` may send stderr there)."""
+_DETAIL = 300
+"""Characters of stderr in a detail."""
 
 
 def classify(run: Run) -> Result:
     """Name how a run ended and read what it gives.
 
-    A run that ended because of the machine is told from one that ended because of the crystal; see `Category`.
+    A run that ended because of the machine is told from one that ended because of the crystal; see `Category`. The detail of the
+    former ends in what was written to stderr.
     """
     output = _last_run(run.stdout)
     scf, number_of_scf = _last_calculation(output)
-    energies = (_HYBRID_ENERGY if _is_hybrid(output) else _ENERGY).findall(scf)
-    errors = _ERROR.findall(output)
-    detail = f"{errors[-1][0]}: {errors[-1][2]}" if errors else ""
-    done = "JOB DONE." in output
+    # A relaxation makes many SCFs, and a hybrid functional refines its exchange from SCF to SCF: say how far the run came.
+    where = f" of SCF {number_of_scf} of the run" if number_of_scf > 1 else ""
+    result = _completed(run, output, scf) or _failed(run, output, scf, where)
+    noise = _excerpt(run.stderr)
+    if result.outcome.category is Category.ENVIRONMENT and noise and noise not in result.detail:
+        return replace(result, detail="; ".join(filter(None, (result.detail, f"stderr: {noise}"))))
+    return result
 
+
+def taken(result: Result, accept_not_saved: bool) -> Result:
+    """The result as a run takes it: what was not saved counts only where that is accepted (`dft.accept_not_saved`)."""
+    if result.outcome is Outcome.CONVERGED_NOT_SAVED and not accept_not_saved:
+        return replace(result, outcome=Outcome.NOT_SAVED)
+    return result
+
+
+def _completed(run: Run, output: str, scf: str) -> Result | None:
+    """The result of an SCF that converged, or of bands that were computed to the end; None if there is neither."""
+    energies = (_HYBRID_ENERGY if _is_hybrid(output) else _ENERGY).findall(scf)
+    done = "JOB DONE." in output
     if energies and _CONVERGED in scf and _NOT_CONVERGED not in scf:
         energy = number(energies[-1])
         if not math.isfinite(energy):
             return Result(Outcome.NO_ENERGY, f"the energy is printed as {energies[-1]}")
+        errors = messages.boxes(output)
+        detail = str(errors[-1]) if errors else ""
         xml = read_xml(run.xml) if run.xml is not None else None
         # After a late disk failure pw.x 6.7 prints `JOB DONE.` and exits with 0; what it left is missing or cut off.
         done = done and run.exit_code in (0, None)
@@ -277,42 +284,61 @@ def classify(run: Run) -> Result:
     if _BANDS_END in scf and done:
         gap, note = band_gap(output, scf, None)
         return Result(Outcome.BANDS_DONE, note, band_gap_raw_ev=gap, smearing=is_smeared(scf))
-    # A relaxation makes many SCFs, and a hybrid functional refines its exchange from SCF to SCF: say how far the run came.
-    where = f" of SCF {number_of_scf} of the run" if number_of_scf > 1 else ""
+    return None
+
+
+def _failed(run: Run, output: str, scf: str, where: str) -> Result:
+    """The name of a failure. pw.x says in a box what it holds against a crystal; without one, the machine ended it."""
     if _NOT_CONVERGED in scf:
         return Result(Outcome.NOT_CONVERGED, _line_with(scf, _NOT_CONVERGED) + where)
     timed_out = run.timed_out or run.exit_code == _TIMEOUT_EXIT_CODE
-    if timed_out and "Program PWSCF" not in output and run.stderr.strip():
-        # What waited was the launcher (srun: "step creation temporarily disabled"), not pw.x.
-        return Result(Outcome.ENGINE_FAILED, f"pw.x did not start in time: {_last_line(run.stderr)}")
-    if timed_out or _CPU_TIME_EXCEEDED in output:
+    began = _HEADER in output or (run.exit_code is None and not timed_out)  # A file found somewhere may lack its head.
+    if errors := messages.boxes(output) + messages.crash(run.crash):
+        named = _name(errors)
+        if began or named.outcome.category is Category.ENVIRONMENT:
+            return named
+        return Result(Outcome.ENGINE_FAILED, f"no output of pw.x, but {named.detail}")
+    noise = messages.name_noise("\n".join((run.stderr, *output.splitlines()[-_TAIL_LINES:])))
+    if timed_out and not (noise and noise[0] in _MAKES_WAIT):
+        if began:
+            return Result(Outcome.TIME_LIMIT, f"{_iterations(scf)} iterations done{where}")
+        if _lines(run.stderr):
+            # What waited was the launcher (srun: "step creation temporarily disabled"), not pw.x.
+            return Result(Outcome.ENGINE_FAILED, "pw.x did not start in time")
+        return Result(Outcome.KILLED, "nothing was printed within the time limit")
+    if _CPU_TIME_EXCEEDED in output:
         return Result(Outcome.TIME_LIMIT, f"{_iterations(scf)} iterations done{where}")
     if _STOP_REQUESTED in output:
         return Result(Outcome.KILLED, _line_with(output, _STOP_REQUESTED))
     if _EXX_STOPPED in scf:
         return Result(Outcome.NOT_CONVERGED, f"{_line_with(scf, _EXX_STOPPED)}, and the exchange has not converged")
-    if errors:
-        routine, _, message = errors[-1]
-        named = next((o for pattern, o in _ERRORS if pattern.search(f"{routine}: {message}")), Outcome.STOPPED)
-        return Result(named, detail)
-    for mark, outcome in _STDERR:
-        if mark in run.stderr:
-            return Result(outcome, _line_with(run.stderr, mark))
+    if noise:
+        return Result(Outcome(noise[0]), noise[1][:_DETAIL])
     if run.exit_code is not None and (sent := _signal_of(run.exit_code)) is not None:
         return Result(Outcome.KILLED, f"signal {sent}")
-    if "Program PWSCF" not in output:
+    if _HEADER not in output:
         if run.exit_code == 0:
             return Result(Outcome.OUTPUT_LOST, "pw.x ended with exit code 0 and printed nothing")
         printed = "no output of pw.x" if run.exit_code is None else f"exit code {run.exit_code}, nothing printed"
         return Result(Outcome.ENGINE_FAILED, _last_line(run.stderr) or printed)
-    if done and run.exit_code is None:
-        return Result(Outcome.OUTPUT_LOST, "JOB DONE, but neither a converged SCF nor complete bands were printed")
     if run.exit_code is None:
+        if "JOB DONE." in output:
+            return Result(Outcome.OUTPUT_LOST, "JOB DONE, but neither a converged SCF nor complete bands were printed")
         return Result(Outcome.KILLED, f"the output ends in the middle{where}")
     if run.exit_code == 0:
         return Result(Outcome.OUTPUT_LOST, "the output ends in the middle although the exit code is 0")
-    # pw.x says in a box what it holds against a crystal. Without one, the machine ended it (a Fortran runtime error, a GPU, a file handle).
     return Result(Outcome.KILLED, _last_line(run.stderr) or f"exit code {run.exit_code} without a message of pw.x")
+
+
+def _name(errors: Sequence[messages.Error]) -> Result:
+    """The outcome of the errors of all processes: what the machine did comes first, what has no name (a torn box) last."""
+
+    def weight(result: Result) -> int:
+        if result.outcome is Outcome.STOPPED:
+            return 0
+        return 2 if result.outcome.category is Category.ENVIRONMENT else 1
+
+    return max([Result(Outcome(messages.name_error(error)), str(error)) for error in reversed(errors)], key=weight)
 
 
 def _last_run(text: str) -> str:
@@ -365,9 +391,23 @@ def _line_with(text: str, mark: str) -> str:
     return next((line.strip() for line in text.splitlines() if mark in line), mark)
 
 
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip(" -=%*")]
+
+
 def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip(" -=%")]
-    return lines[-1][:200] if lines else ""
+    lines = _lines(text)
+    return lines[-1][:_DETAIL] if lines else ""
+
+
+def _excerpt(text: str) -> str:
+    """What stands in a text, on one line; of a long one its first line and its end."""
+    lines = _lines(text)
+    whole = " | ".join(lines)
+    if len(whole) <= _DETAIL:
+        return whole
+    first = lines[0][: _DETAIL // 3]
+    return f"{first} … {whole[len(first) - _DETAIL :]}"
 
 
 def scf_parse(files: Iterable[str | Path], jobs: int = 1) -> Iterator[dict[str, Any]]:

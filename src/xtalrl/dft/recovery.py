@@ -287,6 +287,7 @@ def diagonalize_by_conjugate_gradients(situation: Situation) -> Attempt | None:
 _PAPER: Mapping[Outcome, tuple[Rung, ...]] = {
     Outcome.TIME_LIMIT: (allow_more_time,),
     Outcome.KILLED: (try_again,),
+    Outcome.STOPPED: (try_again,),
     Outcome.OUTPUT_LOST: (try_again,),
     Outcome.NOT_SAVED: (try_again,),
     Outcome.MORE_BANDS_THAN_PLANE_WAVES: (fewer_bands,),
@@ -312,6 +313,7 @@ RUNGS: Mapping[Recovery, Mapping[Outcome, tuple[Rung, ...]]] = {
             scan_moments,
         ),
         Outcome.DIAGONALIZATION_FAILED: (fewer_bands, diagonalize_by_conjugate_gradients, mix_gently),
+        Outcome.MIXING_FAILED: (mix_gently, smear_to_find_moment, converge_as_a_metal),
     },
 }
 

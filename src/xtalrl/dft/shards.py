@@ -25,7 +25,7 @@ from xtalrl.dft.claims import Claims, Taken
 from xtalrl.dft.engines import Engine, find_engine
 from xtalrl.dft.inputs import calculation, key_of, render
 from xtalrl.dft.levels import clip_gap
-from xtalrl.dft.outcomes import Outcome, Result, classify
+from xtalrl.dft.outcomes import Category, Outcome, Result, classify, taken
 from xtalrl.dft.protocols import load_protocol
 from xtalrl.dft.pseudopotentials import Pseudopotential, load_family, md5_of
 from xtalrl.dft.recovery import Attempt, Recovery, Situation, final_result, first_attempt, lower_state, next_attempt
@@ -49,22 +49,28 @@ A tenth of the wall time where that is shorter."""
 WAIT_S = 2.0
 """How often a shard looks whether others have finished what it needs too."""
 
+_LOGGED = 4000
+"""Characters of the stderr of a run that the machine ended which the log of the job keeps; a detail has less."""
+
 FULL_BYTES = 10e6
 """A disk with less than this left is full: pw.x writes until nothing fits any more."""
 _TOO_SHORT = "give `run_scf_shard` a `runtime` in the profile above the largest of `dft.time_limits`, or lower those, so that each SCF can end."
 
-# The installation is broken: every further run would end in the same way, so the job stops instead of filling rows.
-_FATAL = frozenset(
-    (
-        Outcome.ENGINE_FAILED,
-        Outcome.MPI_FAILED,
-        Outcome.PSEUDOPOTENTIAL_NOT_FOUND,
-        Outcome.PSEUDOPOTENTIAL_UNREADABLE,
-        Outcome.INPUT_NOT_FOUND,
-        Outcome.SCRATCH_UNUSABLE,
-        Outcome.DISK_FULL,
-    )
+_ONE_PROCESS = (
+    "Change `dft.command`: an SCF takes one process (`srun --overlap -n 1 pw.x`, `mpirun -n 1 pw.x` or `pw.x`, without -nk, -nb, -nt and -nd); "
+    "as many SCFs as the job has cores run side by side"
 )
+_OTHER_DISK = "Make room there, or set TMPDIR to a folder on another disk"
+# The installation is broken: every further run would end in the same way, so the job stops instead of filling rows. What to do about it.
+_FATAL = {
+    Outcome.ENGINE_FAILED: "Change `dft.command` so that it starts pw.x (`xtalrl doctor` tries it)",
+    Outcome.MPI_FAILED: _ONE_PROCESS,
+    Outcome.PSEUDOPOTENTIAL_NOT_FOUND: "See that `dft.command` starts pw.x where the scratch folder can be seen (a container: bind it)",
+    Outcome.PSEUDOPOTENTIAL_UNREADABLE: "Take another pw.x in `dft.command`, or another `dft.family`",
+    Outcome.INPUT_NOT_FOUND: "See that `dft.command` starts pw.x where the scratch folder can be seen (a container: bind it)",
+    Outcome.SCRATCH_UNUSABLE: _OTHER_DISK,
+    Outcome.DISK_FULL: _OTHER_DISK,
+}
 _NOT_FROM_A_STATE = frozenset((Outcome.TIME_LIMIT, Outcome.NOT_CONVERGED))
 """Failures that a saved state cannot bring about. All others can: pw.x with a torn one fails to read it, in words that are also those of
 other failures (measured: `davcio`, `read_rhog`), so that they count only in a run from the start."""
@@ -322,7 +328,7 @@ class _Runner:
                     record, now = self._run_unless_others_do(request, following, content, limit, folder)
                     ran |= now
                 records.append(record)
-                situation.history.append((following, self._taken(record.result)))
+                situation.history.append((following, taken(record.result, self.accept_not_saved)))
                 following = next_attempt(situation)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -406,12 +412,16 @@ class _Runner:
             self.runs += 1
             self.cache.add(record)
         self.unfinished.drop(key)
+        if result.outcome.category is Category.ENVIRONMENT and len(run.stderr) > len(result.detail):
+            logger.info(
+                "%s: what was written to stderr ends in\n%s", request["request_id"], run.stderr[-_LOGGED:].rstrip()
+            )
         cause = Outcome.DISK_FULL if self._met_a_full_disk(result, here) else result.outcome
         if cause in _FATAL:
             raise XtalrlError(
                 f"{request['request_id']}: {cause.sentence} ({result.detail}) The shard stops, because every further SCF "
-                f"would end in the same way; what has finished is kept. Mend it and run the same command again "
-                f"(pw.x: {' '.join(engine.command)}; scratch: {folder.parent}, set TMPDIR to choose another)."
+                f"would end in the same way; what has finished is kept. {_FATAL[cause]}, and run the same command again "
+                f"(pw.x: {' '.join(engine.command)}; scratch: {folder.parent})."
             )
         logger.info(
             "%s, %s: %s after %s%s%s", request["request_id"], attempt.strategy, result.outcome, format_seconds(run.wall_s),
@@ -431,7 +441,7 @@ class _Runner:
 
     def _met_a_full_disk(self, result: Result, folder: Path) -> bool:
         """Whether a result that is not taken was not saved because nothing more fits on the scratch disk."""
-        unsaved = self._taken(result).outcome is Outcome.NOT_SAVED
+        unsaved = taken(result, self.accept_not_saved).outcome is Outcome.NOT_SAVED
         return unsaved and shutil.disk_usage(folder).free < FULL_BYTES
 
     def _pseudopotential(self, pseudo: Pseudopotential) -> bytes:
@@ -447,12 +457,6 @@ class _Runner:
     def _would_not_help(self, attempt: Attempt, last: Record, limit_s: float) -> bool:
         """No time is left, or a run that was cut off would get no more time than it had."""
         return limit_s < 1 or (attempt.strategy == "more_time" and last.answers(limit_s, self.accept_not_saved))
-
-    def _taken(self, result: Result) -> Result:
-        """The result as the ladder sees it."""
-        if result.outcome is Outcome.CONVERGED_NOT_SAVED and not self.accept_not_saved:
-            return replace(result, outcome=Outcome.NOT_SAVED)
-        return result
 
     def _row(
         self, request: Mapping[str, Any], situation: Situation, records: list[Record], verdict: Outcome | None
