@@ -6,6 +6,7 @@ import functools
 import hashlib
 import http.server
 import json
+import os
 import shutil
 import tarfile
 import threading
@@ -112,6 +113,33 @@ def test_a_folder_or_archive_of_the_users(family, tmp_path, kind: str) -> None:
     path = fetch_family("tiny", str(location), tmp_path / "cache")
     assert sorted(file.name for file in path.parent.iterdir()) == ["O.upf", "Si.upf", "family.json"]
     assert load_family(path)[0].n_electrons(["Si", "O", "O"]) == 12
+
+
+def test_a_folder_that_holds_the_archive_is_as_good_as_the_archive(family, tmp_path) -> None:
+    folder = tmp_path / "downloads" / "of mine"
+    folder.mkdir(parents=True)
+    with tarfile.open(folder / "none.tar.gz", "w:gz") as tar:
+        tar.add(family / "Si.upf", "x/Si.upf")
+    (folder / "another.zip").write_bytes(b"PK damaged")
+    (folder / "O.upf").write_text("another version")
+    with pytest.raises(XtalrlError, match=r"another version of O\.upf .*another\.zip is damaged"):
+        fetch_family("tiny", str(folder.parent), tmp_path / "cache")
+    shutil.copy(family / "O.upf", folder)
+    path = fetch_family("tiny", str(folder.parent), tmp_path / "cache")
+    assert sorted(file.name for file in path.parent.iterdir()) == ["O.upf", "Si.upf", "family.json"]
+
+
+def test_what_is_fetched_takes_group_and_mode_of_the_cache(family, tmp_path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(0o2770)
+    old = os.umask(0o077)
+    try:
+        path = fetch_family("tiny", str(family), cache)
+    finally:
+        os.umask(old)
+    assert path.parent.stat().st_mode & 0o7777 == 0o2770
+    assert {file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {0o660}
 
 
 def test_missing_and_wrong_files_are_named(family, tmp_path) -> None:

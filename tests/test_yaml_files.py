@@ -57,8 +57,8 @@ REFUSED = {
     "octal": ("training: {steps: 017}\n", "YAML reads 017 in line 1 as 15"),
     "sexagesimal": ("a: 1\ntraining: {steps: 1:30}\n", "YAML reads 1:30 in line 2 as 90"),
     "template": ("__use_yte__: true\nresults: x\n", "templates are not supported"),
-    "latin-1": ("a: 1\nresults: é\n".encode("latin-1"), "not UTF-8 (line 2 has the byte 0xe9)"),
-    "UTF-16": ("results: x\n".encode("utf-16"), "not UTF-8 (line 1 has the byte 0xff)"),
+    "latin-1": ("a: 1\nresults: é\n".encode("latin-1"), "line 2 has the byte 0xe9, which is not UTF-8"),
+    "UTF-16": ("results: x\n".encode("utf-16"), "line 1 has the byte 0xff, which is not UTF-8"),
     "packed": (b"\x1f\x8b\x08\x00abc", "not UTF-8"),
 }  # fmt: skip
 

@@ -189,7 +189,7 @@ class TimeLimits(_Section):
         return {"design": self.confirmation if stage == "confirmation" else self.design, "reference": self.reference}
 
 
-Jobs = Annotated[int, Field(ge=1, le=100_000)]
+Jobs = Annotated[int, Field(ge=1, le=20_000)]
 
 
 class Shards(_Section):

@@ -1,4 +1,4 @@
-"""Files from the network: resumed, retried, checked as a whole, and never half under their final name.
+"""Files from the network: resumed, retried, checked as a whole, never half under their final name, and by one run at a time.
 
 `resources/downloads.yaml` is the manifest: name, url, checksum, description and licence of each file. The environment variable
 XTALRL_MIRROR, the URL of a folder that holds the files under their names in the manifest, replaces the published locations.
@@ -6,21 +6,31 @@ XTALRL_MIRROR, the URL of a folder that holds the files under their names in the
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import http.client
 import logging
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import requests
 import tenacity
+import urllib3
 import yaml
 
-from xtalrl.errors import XtalrlError
+from xtalrl.errors import XtalrlError, without_secrets
 from xtalrl.progress import Progress
 from xtalrl.resources import RESOURCES
+from xtalrl.sharing import make_folder, share
 
 logger = logging.getLogger(__name__)
+logging.getLogger("urllib3.connection").setLevel(
+    logging.ERROR
+)  # Its warnings show addresses with what is secret in them.
 
 MIRROR_VARIABLE = "XTALRL_MIRROR"
 ATTEMPTS = 6
@@ -30,6 +40,10 @@ TIMEOUT_S = (15.0, 60.0)
 """To connect, and between two pieces of the answer."""
 CHUNK_BYTES = 1 << 16
 """What a broken connection loses at most."""
+MAX_BYTES = 1_000_000_000
+"""No file of ours has a tenth of it: what is larger is another file, or has no end."""
+SLOW_S, SLOW_BYTES = 300.0, 300_000
+"""A connection that brings less than this in this time counts as broken."""
 TRANSIENT_STATUS = frozenset((408, 425, 429, 500, 502, 503, 504))
 
 
@@ -79,36 +93,81 @@ def checksum_of(path: str | Path, kind: str) -> str:
 def download(url: str, path: str | Path, checksum: str) -> None:
     """Download `url` to `path` unless it is there already; `path` appears only when its checksum is right.
 
-    What arrived is kept beside it (`.<name>.part`), so that a later call goes on where this one was cut off.
+    What arrived is kept beside it (`.<name>.part`), so that a later call goes on where this one was cut off. While one run writes there,
+    others that want the same file wait for it. Redirects to any http or https address are followed: the checksum tells what is right.
 
     Args:
+        url: of the file; its password and query are part of no message.
+        path: of the file here.
         checksum: `<kind>:<hex digest>`, kinds as in `checksum_of`.
 
     Raises:
         XtalrlError: the server refuses, cannot be reached in `ATTEMPTS` attempts, or sends another file.
     """
     path = Path(path)
-    kind = checksum.partition(":")[0]
-    if path.is_file() and checksum_of(path, kind) == checksum:
-        logger.info("%s is there already", path)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise XtalrlError(
+            f"{path} is a folder, and a downloaded file belongs there: remove it, then run the same command again."
+        )
+    make_folder(path.parent)
+    while not _is_there(path, checksum):
+        with _locked_part(path) as part:
+            if part is not None and not _is_there(path, checksum):
+                _complete(url, part, path, checksum)
+                share(part)
+                os.replace(part, path)
+                logger.info("%s: %s bytes, %s", path, f"{path.stat().st_size:,}", checksum)
+                return
+    logger.info("%s is there already", path)
+
+
+def _is_there(path: Path, checksum: str) -> bool:
+    return path.is_file() and checksum_of(path, checksum.partition(":")[0]) == checksum
+
+
+@contextmanager
+def _locked_part(path: Path) -> Iterator[Path | None]:
+    """The file beside `path` that collects it, for this process alone; None if it is no longer there once we have the lock."""
     part = path.with_name(f".{path.name}.part")
-    resumed = part.exists()
+    with open(part, "ab") as file:
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.info("Another run is downloading %s: waiting for it", path)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            # Then each run has a part of its own.
+            logger.info("%s has no locks (%s)", path.parent, error.strerror)
+            part = part.with_name(f"{part.name}-{os.uname().nodename}-{os.getpid()}")
+            part.touch()
+        else:
+            if not part.exists() or not os.path.samestat(part.stat(), os.fstat(file.fileno())):
+                yield None
+                return
+        try:
+            yield part
+        finally:
+            if part.exists() and not part.stat().st_size:
+                part.unlink()
+
+
+def _complete(url: str, part: Path, path: Path, checksum: str) -> None:
+    """Bring the whole file into `part`, going on with what is in it."""
+    kind = checksum.partition(":")[0]
+    resumed = part.stat().st_size > 0
     _retrieve(url, part)
     if resumed and checksum_of(part, kind) != checksum:
-        logger.info("The rest of %s does not fit what an earlier run had left: downloading it anew", path.name)
-        part.unlink()
+        logger.info("The rest of %s does not fit what an earlier run had left: downloading it again", path.name)
+        os.truncate(part, 0)
         _retrieve(url, part)
     if (actual := checksum_of(part, kind)) != checksum:
         size = part.stat().st_size
-        part.unlink()
+        os.truncate(part, 0)
         raise XtalrlError(
-            f"{url} sent another file than expected for {path} ({size:,} bytes): its checksum is {actual}, it must be {checksum}. "
-            f"A proxy may have answered, or the file was changed. Try again later, or name a mirror in {MIRROR_VARIABLE}."
+            f"{without_secrets(url)} sent another file than expected for {path} ({size:,} bytes): its checksum is {actual}, it must be "
+            f"{checksum}. A proxy may have answered, or the file was changed. Try again later, or name a mirror in {MIRROR_VARIABLE}."
         )
-    os.replace(part, path)
-    logger.info("%s: %s bytes, %s", path, f"{path.stat().st_size:,}", checksum)
 
 
 class _Transient(Exception):
@@ -117,12 +176,17 @@ class _Transient(Exception):
 
 def _retrieve(url: str, part: Path) -> None:
     """Fetch all of `url` into `part`, appending to what is there."""
+    shown = without_secrets(url)
     attempts = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(_Transient),
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         wait=tenacity.wait_exponential(multiplier=FIRST_WAIT_S, max=60) + tenacity.wait_random(0, FIRST_WAIT_S),
         before_sleep=lambda state: logger.info(
-            "%s: %s, attempt %d of %d", url, state.outcome and state.outcome.exception(), state.attempt_number, ATTEMPTS
+            "%s: %s, attempt %d of %d",
+            shown,
+            state.outcome and state.outcome.exception(),
+            state.attempt_number,
+            ATTEMPTS,
         ),
         reraise=True,
     )
@@ -130,44 +194,74 @@ def _retrieve(url: str, part: Path) -> None:
         attempts(_attempt, url, part)
     except _Transient as error:
         raise XtalrlError(
-            f"{url} could not be downloaded in {ATTEMPTS} attempts ({error}). Check the network and the proxy settings "
+            f"{shown} could not be downloaded in {ATTEMPTS} attempts ({error}). Check the network and the proxy settings "
             f"(HTTPS_PROXY), or name a mirror in {MIRROR_VARIABLE}; the same command goes on where it stopped."
         ) from None
 
 
 def _attempt(url: str, part: Path) -> None:
-    offset = part.stat().st_size if part.exists() else 0
+    shown, offset = without_secrets(url), part.stat().st_size
     # Content codings and byte ranges do not go together.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
             if response.status_code in TRANSIENT_STATUS:
                 raise _Transient(f"the server answered {response.status_code} {response.reason}")
-            if response.status_code == requests.codes.requested_range_not_satisfiable:
+            if offset and response.status_code == requests.codes.requested_range_not_satisfiable:
                 return  # Nothing is missing; the checksum tells whether what is there is right.
             if response.status_code not in (requests.codes.ok, requests.codes.partial_content):
                 raise XtalrlError(
-                    f"{url}: the server answered {response.status_code} {response.reason}. The file was moved or is not public: "
+                    f"{shown}: the server answered {response.status_code} {response.reason}. The file was moved or is not public: "
                     f"name a mirror in the environment variable {MIRROR_VARIABLE}, or get the file by other means."
                 )
             if response.headers.get("Content-Range", "").partition("-")[0] != f"bytes {offset}":
                 offset = 0  # The whole file, not the range that was asked for.
-            missing = int(response.headers.get("Content-Length") or 0)
-            progress = Progress(f"Downloading {part.name[1:-5]}", offset + missing, "bytes", done=offset)
-            with open(part, "r+b" if offset else "wb") as file:
-                file.seek(offset)
-                for chunk in response.iter_content(CHUNK_BYTES):
-                    file.write(chunk)
-                    progress.advance(len(chunk))
+            announced = response.headers.get("Content-Length", "")
+            _save(response, part, offset, int(announced) if announced.isdecimal() and len(announced) < 20 else 0, shown)
     except requests.exceptions.SSLError as error:
         raise XtalrlError(
-            f"{url}: the server's certificate was refused ({error}). Check the clock, the proxy and REQUESTS_CA_BUNDLE."
+            f"{shown}: the server's certificate was refused ({without_secrets(str(error))}). Check the clock, the proxy and "
+            "REQUESTS_CA_BUNDLE."
         ) from None
+    except requests.exceptions.TooManyRedirects as error:
+        raise XtalrlError(
+            f"{shown} redirects in circles ({without_secrets(str(error))}): name another mirror in {MIRROR_VARIABLE}."
+        ) from None
+    except requests.exceptions.InvalidHeader as error:
+        raise _Transient(f"a header of the answer is invalid: {without_secrets(str(error))}") from None
     except (
-        requests.exceptions.InvalidURL,
-        requests.exceptions.MissingSchema,
-        requests.exceptions.InvalidSchema,
-    ) as error:
-        raise XtalrlError(f"{url!r} is not a URL that can be downloaded ({error}): check {MIRROR_VARIABLE}.") from None
-    except requests.exceptions.RequestException as error:
-        raise _Transient(f"{type(error).__name__}: {error}") from None
+        ValueError
+    ) as error:  # InvalidURL, MissingSchema, InvalidSchema, and what urllib makes of an address that is none.
+        raise XtalrlError(
+            f"{shown!r} is not a URL that can be downloaded, or redirects to one ({without_secrets(str(error))}): check {MIRROR_VARIABLE} "
+            "and the proxy settings (HTTPS_PROXY)."
+        ) from None
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
+        raise _Transient(f"{type(error).__name__}: {without_secrets(str(error))}") from None
+
+
+def _save(response: requests.Response, part: Path, offset: int, announced: int, shown: str) -> None:
+    """Write the body of an answer into `part`, from `offset` on."""
+    progress = Progress(f"Downloading {part.name[1:].partition('.part')[0]}", offset + announced, "bytes", done=offset)
+    size, since, came = offset, time.monotonic(), 0
+    with open(part, "r+b") as file:
+        file.seek(offset)
+        file.truncate()
+        try:
+            while chunk := response.raw.read1(CHUNK_BYTES, decode_content=True):
+                size, came = size + len(chunk), came + len(chunk)
+                if max(size, offset + announced) > MAX_BYTES:
+                    size = offset = 0
+                    raise XtalrlError(
+                        f"{shown} sends more than {MAX_BYTES:,} bytes, which no file of xtalrl has: check {MIRROR_VARIABLE}, or get the file "
+                        "by other means."
+                    )
+                file.write(chunk)
+                progress.advance(len(chunk))
+                if time.monotonic() - since > SLOW_S:
+                    if came < SLOW_BYTES:
+                        raise _Transient(f"only {came:,} bytes came in {SLOW_S:.0f} s")
+                    since, came = time.monotonic(), 0
+        finally:
+            if size == offset:  # What an earlier run left may be too long: nothing fits behind it.
+                file.truncate(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 
 
 class XtalrlError(Exception):
@@ -22,3 +23,9 @@ def explain_os_error(error: OSError) -> XtalrlError | None:
             f"Permission denied{which}: fix its permissions, or choose folders of your own (`results:` and `cache:` in the config)."
         )
     return None
+
+
+def without_secrets(text: str) -> str:
+    """A text in which no address shows its user, password or query: `https://***@host/path?***`."""
+    without_users = re.sub(r"(?<=//)[^\s'\"]*@|(?<![^\s'\"(])(?!\w+://)[^\s'\"/(]+:[^\s'\"]*@", "***@", text)
+    return re.sub(r"\?[^\s'\")>]+", "?***", without_users)

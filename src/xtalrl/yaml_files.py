@@ -145,7 +145,7 @@ def _read_text(path: Path, what: str) -> str:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise XtalrlError(
-            f"{what} is not UTF-8 (line {line} has the byte 0x{error.object[error.start]:02x}): save it as UTF-8."
+            f"{what} is not valid YAML: line {line} has the byte 0x{error.object[error.start]:02x}, which is not UTF-8. Save it as UTF-8."
         ) from None
     except (OSError, ValueError) as error:  # ValueError: a path with NUL
         raise XtalrlError(f"{what} cannot be read ({getattr(error, 'strerror', None) or error}).") from None

@@ -11,13 +11,13 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from ase.data import atomic_numbers
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from xtalrl.dft.pseudopotentials import Family
 from xtalrl.errors import XtalrlError
 from xtalrl.resources import RESOURCES
+from xtalrl.yaml_files import read_mapping
 
 PROTOCOLS = RESOURCES / "protocols"
 
@@ -40,7 +40,7 @@ Element = Annotated[str, AfterValidator(_known_element)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class AtomSettings(_Strict):
@@ -155,12 +155,7 @@ def load_protocol(name: str) -> Protocol:
             f"The protocol {name!r} is not known; there are: {', '.join(known_protocols())}. "
             f"`dft.protocol` may also be the path of a YAML file of yours; start from a copy of one in {PROTOCOLS}."
         )
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise XtalrlError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise XtalrlError(f"{path} must hold `key: value` pairs.")
+    content = read_mapping(path, "protocol")
     try:
         return Protocol.model_validate({"name": path.stem} | content)
     except ValidationError as error:

@@ -6,20 +6,19 @@ import hashlib
 import json
 import logging
 import os
-import tarfile
 import tempfile
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from xtalrl import downloads
+from xtalrl.archives import MAX_FILE_BYTES, files_in, is_archive
 from xtalrl.errors import XtalrlError
 from xtalrl.resources import RESOURCES
+from xtalrl.sharing import make_folder, share
 from xtalrl.wheels import Wheel, extract_members, fetch_wheel
+from xtalrl.yaml_files import read_mapping
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ FAMILIES = RESOURCES / "families"
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Pseudopotential(_Strict):
@@ -99,8 +98,8 @@ def describe_family(name: str) -> Family:
             f"To add one, describe it in {FAMILIES}/<name>.yaml."
         )
     try:
-        return Family.model_validate(yaml.safe_load(path.read_text()))
-    except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
+        return Family.model_validate(read_mapping(path, "family"))
+    except ValidationError as error:
         raise XtalrlError(f"{path} does not describe a pseudopotential family: {error}") from None
 
 
@@ -124,8 +123,8 @@ def fetch_family(family: str, location: str | None, cache: str | Path) -> Path:
 
     Args:
         family: name of a family.
-        location: folder or archive (.tar, .tar.gz, .zip, .whl) that holds the files, at any depth; None takes those of the system's
-            package, if it is installed, else downloads them.
+        location: folder or archive (.tar, .tar.gz, .zip, .whl) that holds the files, at any depth, or folder that holds such an archive;
+            None takes those of the system's package, if it is installed, else downloads them.
         cache: folder shared by all runs.
 
     Returns:
@@ -136,7 +135,7 @@ def fetch_family(family: str, location: str | None, cache: str | Path) -> Path:
     """
     described = describe_family(family)
     folder = Path(cache) / "families" / described.name
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     wanted = {pseudo.file: pseudo.md5 for pseudo in described.elements.values()}
     lacking = {file for file, md5 in wanted.items() if not _has_md5(folder / file, md5)}
     if lacking:
@@ -145,12 +144,13 @@ def fetch_family(family: str, location: str | None, cache: str | Path) -> Path:
             if location is None and installed and all(_has_md5(Path(installed, f), wanted[f]) for f in lacking):
                 location = installed
                 logger.info("%s is installed in %s", described.name, installed)
-            source = location or str(_download(described, sorted(lacking), Path(cache) / "downloads", Path(scratch)))
-            _take(source, {file: wanted[file] for file in lacking}, folder, described.name)
+            source = location or _download(described, sorted(lacking), Path(cache) / "downloads", Path(scratch))
+            _take(Path(source), {file: wanted[file] for file in lacking}, folder, described)
     logger.info("%s: %d pseudopotentials in %s", described.name, len(wanted), folder)
     path = folder / "family.json"
-    temporary = folder / f".family.json.{os.getpid()}"
+    temporary = folder / f".family.json.{os.uname().nodename}-{os.getpid()}"
     temporary.write_text(described.model_dump_json(indent=1))
+    share(temporary)
     os.replace(temporary, path)
     return path
 
@@ -176,58 +176,57 @@ def _download(family: Family, files: list[str], folder: Path, scratch: Path) -> 
     return archive
 
 
-def _take(source: str, wanted: dict[str, str], folder: Path, name: str) -> None:
+def _take(source: Path, wanted: Mapping[str, str], folder: Path, family: Family) -> None:
     """Copy the wanted files (name → md5) out of a folder or archive, all checked before the first is kept."""
     found: dict[str, bytes] = {}
-    wrong: list[str] = []
-    for file, content in _files_in(Path(source), wanted):
+    other: dict[str, str] = {}
+    missing, faults = set(wanted), list[str]()
+    for file, content in _files_in(source, missing, family, faults):
         if (md5 := md5_of(content)) == wanted[file]:
             found[file] = content
+            missing.discard(file)
         else:
-            wrong.append(f"{file} (md5 {md5}, must be {wanted[file]})")
-    if missing := sorted(set(wanted) - set(found)):
-        wrong = [entry for entry in wrong if entry.split(" ")[0] in missing]
+            other[file] = md5
+    if missing:
+        wrong = [f"{file} (md5 {other[file]}, must be {wanted[file]})" for file in sorted(missing & set(other))]
+        absent = sorted(missing - set(other))
+        reasons = [f"another version of {', '.join(wrong)}"] if wrong else []
+        reasons += [f"missing {', '.join(absent[:8])}{' …' if len(absent) > 8 else ''}"] if absent else []
         raise XtalrlError(
-            f"{source} does not hold the family {name}: "
-            + (f"another version of {', '.join(sorted(wrong))}; " if wrong else "")
-            + (
-                f"missing {', '.join(missing[:8])}{' …' if len(missing) > 8 else ''}; "
-                if len(missing) > len(wrong)
-                else ""
-            )
-            + "name the right folder or archive in `dft.pseudopotentials`, or set it to null to download the family."
+            f"{source} does not hold the family {family.name}: {'; '.join([*reasons, *faults])}; "
+            "name the right folder or archive in `dft.pseudopotentials`, or set it to null to download the family."
         )
     for file, content in found.items():
-        temporary = folder / f".{file}.{os.getpid()}"
+        temporary = folder / f".{file}.{os.uname().nodename}-{os.getpid()}"
         temporary.write_bytes(content)
+        share(temporary)
         os.replace(temporary, folder / file)
 
 
-def _files_in(source: Path, names: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
-    """Files of these names in a folder or archive, at any depth."""
-    try:
-        if source.is_dir():
-            for path in sorted(source.rglob("*")):
-                if path.name in names and path.is_file():
-                    yield path.name, path.read_bytes()
-        elif zipfile.is_zipfile(source):
-            with zipfile.ZipFile(source) as archive:
-                for member in archive.namelist():
-                    if (name := member.rpartition("/")[2]) in names:
-                        yield name, archive.read(member)
-        elif source.is_file() and tarfile.is_tarfile(source):
-            with tarfile.open(source) as tar:
-                for entry in tar:
-                    if (name := entry.name.rpartition("/")[2]) in names and (
-                        content := tar.extractfile(entry)
-                    ) is not None:
-                        yield name, content.read()
-        else:
-            raise XtalrlError(
-                f"`dft.pseudopotentials` is {str(source)!r}: there is no such folder or archive (.tar.gz, .zip)."
-            )
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise XtalrlError(f"The archive {source} is damaged ({error}): get it again.") from None
+def _files_in(source: Path, missing: Container[str], family: Family, faults: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Files in a folder, in the archives that are in it, or in an archive, at any depth, whose names are in `missing` when we come to them.
+
+    Of the archives in a folder one that cannot be read is left out and put into `faults`: it may be another family's.
+    """
+    if source.is_file():
+        yield from files_in(source, missing)
+        return
+    if not source.is_dir():
+        raise XtalrlError(
+            f"`dft.pseudopotentials` is {str(source)!r}: there is no such folder or archive (.tar.gz, .zip)."
+        )
+    paths = sorted(source.rglob("*"))
+    for path in paths:
+        if path.name in missing and path.is_file() and path.stat().st_size <= MAX_FILE_BYTES:
+            yield path.name, path.read_bytes()
+    own = Path(family.archive).name if family.archive else family.wheel.project if family.wheel else ""
+    for path in sorted(filter(is_archive, paths), key=lambda path: not path.name.startswith(own)):
+        if not missing:
+            return
+        try:
+            yield from files_in(path, missing)
+        except XtalrlError as error:
+            faults.append(str(error).removesuffix("."))
 
 
 def _has_md5(path: Path, md5: str) -> bool:
