@@ -211,7 +211,8 @@ class DftConfig(_Section):
         "sssp-1.3.0-efficiency", description="Name of a pseudopotential family in `resources/families`."
     )
     pseudopotentials: FilePath | None = Field(
-        None, description="Folder or archive that holds the family's files; null downloads them."
+        None,
+        description="Folder or archive that holds the family's files, or a folder with such an archive; null downloads them.",
     )
     command: Annotated[str, AfterValidator(_usable_command)] | None = Field(
         None,
