@@ -69,6 +69,26 @@ def test_the_embedded_one_is_meant_by_name_whatever_is_on_path(tmp_path, monkeyp
         find_engine("embedded", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("version", "fits"),
+    [
+        ("5.4.0", False), ("6.0", False), ("6.3MaX", False), ("6.4.1", False),
+        ("6.5", True), ("6.7MaX", True), ("7.2", True), ("7.10", True), ("10.0", True), ("GIT-7a", True),
+    ],
+)  # fmt: skip
+def test_an_old_pw_is_refused_by_name(tmp_path: Path, version: str, fits: bool) -> None:
+    command, _ = fake_pw(tmp_path)
+    script = Path(command)
+    script.write_text(script.read_text().replace("v.7.2", f"v.{version}"))
+    if fits:
+        assert find_engine(command, tmp_path).version == version
+    else:
+        with pytest.raises(
+            XtalrlError, match=rf"pw\.x -in pw\.in` is pw\.x {version}; xtalrl needs 6\.5 or later.*newer one"
+        ):
+            find_engine(command, tmp_path)
+
+
 # Each writes down how it was called, and becomes what stands after its own options, as the real ones do.
 _LAUNCHERS = {
     "srun": 'echo "srun $*" >> "$CALLS"; shift 3; exec "$@"',

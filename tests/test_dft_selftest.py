@@ -46,6 +46,31 @@ def test_a_pw_that_computes_something_else_is_told(tmp_path, cache: Path) -> Non
     assert "the SCF of silicon ends as killed (exit code 3 without a message of pw.x)" in check.finding
 
 
+@pytest.mark.parametrize("change", ["an XML that does not say whether it converged", "no XML", "an old version"])
+def test_silicon_passes_where_a_run_would_be_taken(tmp_path, cache: Path, monkeypatch, change: str) -> None:
+    """What was printed is right each time; with the default config no run takes it, so that doctor must not pass it."""
+    command, _ = fake_pw(tmp_path)
+    script = Path(command).read_text().replace("-10.0 * nat", "-16.87930108").replace("-5.0 * nat", "-8.43965054")
+    harmed = {
+        "an XML that does not say whether it converged": script.replace(
+            "<convergence_achieved>true</convergence_achieved>", ""
+        ),
+        "no XML": script.replace('"FAKE_PW_UNSAVED" in os.environ', "True"),
+        "an old version": script.replace("v.7.2", "v.6.4.1"),
+    }[change]
+    assert harmed != script
+
+    def checked(accept_not_saved: bool) -> State:
+        dft = {"command": command, "family": DOJO, "accept_not_saved": accept_not_saved}
+        return _check_engine(validate({"cache": str(cache), "dft": dft})).state
+
+    Path(command).write_text(script)
+    assert checked(False) is State.OK
+    Path(command).write_text(harmed)
+    assert checked(False) is State.MISSING
+    assert checked(True) is (State.MISSING if change == "an old version" else State.OK)
+
+
 def test_without_pseudopotentials_only_the_start_is_seen(tmp_path) -> None:
     command, _ = fake_pw(tmp_path)
     check = _check_engine(validate({"cache": str(tmp_path), "dft": {"command": command, "family": DOJO}}))

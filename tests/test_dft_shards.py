@@ -23,7 +23,7 @@ from dft_data import SILICON, SSSP, fake_pids, fake_pw, is_alive, sssp
 from pymatgen.core import Lattice, Structure
 
 from xtalrl import tables
-from xtalrl.dft.engines import Engine
+from xtalrl.dft.engines import Engine, find_engine
 from xtalrl.dft.outcomes import Outcome, Result, Run
 from xtalrl.dft.protocols import load_protocol
 from xtalrl.dft.pseudopotentials import load_family, md5_of
@@ -318,6 +318,88 @@ def test_a_missing_engine_stops_the_job_with_a_sentence(place: Place, change: di
     with pytest.raises(XtalrlError, match=message):
         place.run(**change)
     assert not Path(place.outcomes).exists()
+
+
+def unlike_the_others(
+    place: Place, element: str, stdout: str = "", stderr: str = "", crash: str = "", code: int = 1
+) -> dict[str, str]:
+    """A command that ends as told for cells with this element, and is the stand-in for pw.x for all others."""
+    banner = "     Program PWSCF v.7.2 starts on today\n"
+    for name, text in {"said": banner + stdout, "noise": stderr, "left": crash}.items():
+        (place.folder / name).write_text(text)
+    script = place.folder / "wrapper"
+    script.write_text(
+        f"#!/bin/sh\nif grep -q '^{element} ' pw.in; then\necho other >> {place.log}; cat {place.folder}/said; cat {place.folder}/noise >&2\n"
+        f'cat {place.folder}/left >> CRASH; exit {code}; fi\nexec {place.command} "$@"\n'
+    )
+    script.chmod(0o755)
+    return {"command": str(script)}
+
+
+def test_an_error_without_a_name_is_tried_again_and_never_remembered(place: Place) -> None:
+    """The next pw.x may not have it; the shard goes on, because one crystal may be all it concerns."""
+    place.plan(crystal("good", "Si", "Si"), crystal("odd one", "Ge", "Ge"))
+    box = " %%%\n     Error in routine zsqmred (1):\n     something wrong with row 1\n %%%\n\n     stopping ...\n"
+    rows = place.run(**unlike_the_others(place, "Ge", box, "mlx5: completion with error\n"))
+    assert rows["good"]["outcome"] == "converged"
+    assert [attempt["outcome"] for attempt in rows["odd one"]["attempts"]] == ["stopped", "stopped"]
+    assert rows["odd one"]["detail"] == "zsqmred: something wrong with row 1; stderr: mlx5: completion with error"
+    assert place.runs == 3
+    assert place.run()["odd one"]["outcome"] == "converged"
+    assert place.runs == 4
+
+
+def test_an_input_that_this_pw_cannot_read_is_a_row_and_never_remembered(place: Place) -> None:
+    place.plan(crystal("odd one", "Ge", "Ge"))
+    box = " %%%\n     Error in routine read_namelists (1):\n     bad line in namelist &system\n %%%\n"
+    assert place.run(**unlike_the_others(place, "Ge", box))["odd one"]["outcome"] == "invalid_input"
+    assert place.run()["odd one"]["outcome"] == "converged"
+
+
+def test_what_an_older_version_kept_without_a_name_answers_nothing(place: Place) -> None:
+    place.plan(crystal("good", "Si", "Si"))
+    place.run()
+    for path in (place.cache / "scf").glob("*.jsonl"):
+        record = json.loads(path.read_text())
+        record.pop("sha256", None)
+        lacking = dict.fromkeys(("total_energy_ry", "band_gap_raw_ev", "total_magnetization"))
+        path.write_text(
+            json.dumps(record | lacking | {"outcome": "stopped", "detail": "fft_type_set: no planes"}) + "\n"
+        )
+    assert place.run()["good"]["outcome"] == "converged"
+    assert place.runs == 2
+    assert place.run()["good"]["outcome"] == "converged"
+    assert place.runs == 2
+
+
+def test_crash_speaks_where_the_box_was_lost_and_only_about_its_own_run(place: Place) -> None:
+    """Charge wrong, then, on the same folder, a run that is killed without a word."""
+    crash = "\n %%%\n     task #         0\n     from electrons : error #         1\n     charge is wrong: smearing is needed\n %%%\n\n"
+    place.plan(crystal("odd one", "Ge", "Ge"))
+    row = place.run(**unlike_the_others(place, "Ge", crash=crash))["odd one"]
+    assert (row["outcome"], row["detail"]) == ("charge_wrong", "electrons: charge is wrong: smearing is needed")
+    here = place.folder / "scratch"
+    here.mkdir()
+    (here / "CRASH").write_text(crash)
+    run = find_engine(place.command, place.cache).run("ATOMIC_SPECIES\nNe 20.0 Ne.upf\nnat = 1", here, 60)
+    assert run.crash == ""
+
+
+def test_a_layout_that_does_not_fit_stops_the_job_and_says_what_to_change(place: Place) -> None:
+    place.plan(crystal("first", *["Si"] * 8), crystal("layout", "Ge", "Ge", size=0.9))
+    box = " %%%\n     Error in routine divide_et_impera (1):\n     some nodes have no k-points\n %%%\n"
+    noise = "MPI_ABORT was invoked on rank 3 in communicator MPI_COMM_WORLD\n"
+    with pytest.raises(XtalrlError) as stopped:
+        place.run(workers=1, **unlike_the_others(place, "Ge", box, noise))
+    said = str(stopped.value)
+    assert "layout: The parallel launcher failed, or the cell cannot be divided" in said
+    assert "some nodes have no k-points" in said
+    assert "MPI_ABORT was invoked on rank 3" in said
+    assert "Change `dft.command`: an SCF takes one process (`srun --overlap -n 1 pw.x`" in said
+    assert not Path(place.outcomes).exists()
+    before = place.runs
+    assert {row["outcome"] for row in place.run(workers=1).values()} == {"converged"}
+    assert place.runs == before + 1, "what had finished was kept"
 
 
 def test_a_broken_scratch_disk_stops_the_job(place: Place) -> None:

@@ -264,7 +264,7 @@ def _refuse_old(engine: Engine, version: str) -> None:
         smallest = ".".join(map(str, SMALLEST_VERSION))
         raise XtalrlError(
             f"`{shlex.join(engine.command)}` is pw.x {version}; xtalrl needs {smallest} or later, whose XML says whether an SCF converged. "
-            f"Load a newer module, or: {_MISSING}, or have the embedded pw.x {QEPY.version}: `dft.command: embedded`."
+            f"Name a newer one in `dft.command`, load its module, or take the embedded pw.x {QEPY.version} (`dft.command: {EMBEDDED}`)."
         )
 
 
