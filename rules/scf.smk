@@ -120,6 +120,7 @@ rule run_scf_shard:
 
 rule gather_scf:
     input:
+        requests=f"{RESULTS}/{{stage}}/requests.parquet",
         shards=shard_outcomes,
     output:
         outcomes=f"{RESULTS}/{{stage}}/outcomes.parquet",

@@ -118,6 +118,27 @@ def test_labels_from_scfs(tmp_path: Path) -> None:
         label_crystals(path, outcomes(tmp_path, "few", outcome("metal", -95.0, "Na")), references, "never")
 
 
+def test_an_scf_that_gives_what_cannot_be_true_is_a_row_without_a_label(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    references = str(tmp_path / "references.parquet")
+    assemble_references(
+        outcomes(tmp_path, "ref", outcome("ref-Na", -95.0, "Na", gap=None, kind="reference")), references
+    )
+    path = crystals(tmp_path, good=["Na"], wide=["Na"], deep=["Na"])
+    ended = (outcome("good", -95.1, "Na"), outcome("wide", -95.1, "Na", gap=30.5), outcome("deep", -97.0, "Na"))
+    label_crystals(path, outcomes(tmp_path, "scf", *ended), references, str(tmp_path / "labels.parquet"))
+    rows = labels(tmp_path / "labels.parquet")
+    assert {name: row["outcome"] for name, row in rows.items()} == {
+        "good": "converged",
+        "wide": "implausible",
+        "deep": "implausible",
+    }
+    assert rows["wide"]["detail"] == "a band gap of 30.5 eV, outside -20 to 30"
+    assert all(rows["deep"][name] is None for name in ("band_gap", "total_energy_ry", "formation_energy_per_atom"))
+    assert "deep has no label" in caplog.text
+
+
 @needs_shared
 def test_the_published_labels(tmp_path: Path) -> None:
     path = crystals(tmp_path, mp_1221227=["Na"], mp_39712=["Na"], unknown=["Na"])
@@ -131,9 +152,10 @@ def test_the_published_labels(tmp_path: Path) -> None:
     assert found["mp-1221227"]["band_gap"] == pytest.approx(0.0226)
     assert found["mp-1221227"]["formation_energy_per_atom"] == pytest.approx(-2.353136157466584)
     assert found["mp-1221227"]["source"] == "train.csv"
-    # The validation table has total energies only: eq. 15 gives the rest (of the made-up composition Na here).
+    # The validation table has total energies only: eq. 15 gives the rest, which for the made-up composition Na cannot be true.
     expected = -1364.5491325 * RYDBERG_EV_PAPER - rows["Na"]["energy_per_atom"]
-    assert found["mp-39712"]["formation_energy_per_atom"] == pytest.approx(expected)
+    assert found["mp-39712"]["outcome"] == "implausible"
+    assert f"a formation energy of {expected:g} eV/atom" in found["mp-39712"]["detail"]
     assert found["unknown"]["outcome"] == "not_in_table"
     import_labels(path, str(SHARED / "qe_labels"), str(tmp_path / "labels.parquet"))
     assert labels(tmp_path / "labels.parquet")["mp-39712"]["outcome"] == "missing_reference"
@@ -176,6 +198,10 @@ def test_a_table_in_the_documented_columns(tmp_path: Path) -> None:
         ([{"id": "a", "band_gap": 1}], "material_id"),
         ([{"material_id": "a", "band_gap": "wide"}], "'wide'.*not a number"),
         ([{"material_id": "a", "band_gap": "nan"}], "not a number"),
+        ([{"material_id": "a", "band_gap": 31}], "row 2: a has a band gap of 31 eV, outside -20 to 30"),
+        ([{"material_id": "a", "band_gap": -21}], "row 2: a has a band gap of -21 eV"),
+        ([{"material_id": "a", "formation_energy_per_atom": 21}], "row 2: a has a formation energy of 21 eV/atom"),
+        ([{"material_id": "a", "formation_energy_per_atom": -1e30}], "outside -20 to 20"),
         ([{"material_id": "", "band_gap": 1}], "row 2"),
         ([{"material_id": "a", "band_gap": 1}, {"material_id": "a", "band_gap": 2}], "other values"),
         ([{"material_id": "z", "band_gap": 1}], "among the 1 crystals"),

@@ -191,6 +191,23 @@ def test_a_damaged_file_in_the_cache_is_replaced(family, tmp_path) -> None:
     assert (path.parent / "Si.upf").read_text() == (family / "Si.upf").read_text()
 
 
+def test_a_changed_record_of_a_family_is_refused(family, tmp_path) -> None:
+    path = fetch_family("tiny", str(family), tmp_path)
+    content = path.read_text()
+    cutoff = next(iter(load_family(path)[0].elements.values())).ecutwfc_ry
+    for damaged in (content.replace(f"{cutoff}", f"{cutoff + 1}", 1), content[:100], "[" * 10**5, ""):
+        path.write_text(damaged)
+        with pytest.raises(XtalrlError, match=r"is damaged: delete it and run `snakemake .*family.json`"):
+            load_family(path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(XtalrlError, match="is damaged"):
+        load_family(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(XtalrlError, match="is damaged"):
+        load_family(path)
+
+
 def test_an_unknown_family_names_the_known_ones(tmp_path) -> None:
     with pytest.raises(XtalrlError, match=SSSP):
         fetch_family("sssp", None, tmp_path)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -242,10 +243,44 @@ def test_shards_share_the_requests_without_overlap(place: Place) -> None:
     for shard in range(3):
         paths.append(str(place.folder / f"{shard}.parquet"))
         run_shard(**place.arguments(shard=shard, outcomes=paths[-1]))
-    gather_outcomes(paths, place.outcomes)
+    gather_outcomes(paths, place.outcomes, place.requests)
     rows = tables.read_rows(place.outcomes, tables.SCF_OUTCOMES)
     assert [row["request_id"] for row in rows] == sorted(f"c{i}" for i in range(20))
     assert place.runs == 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[1:], r"1 of 6 requests are missing .* \(c0\)"),
+        (lambda rows: [*rows, rows[0]], r"row 6 \(c0\) is there twice"),
+        (lambda rows: [rows[0] | {"request_id": "c9"}, *rows[1:]], r"2 of 6 requests .*not asked for \(c0, c9\)"),
+        (lambda rows: [rows[0] | {"key": "0" * 64}, *rows[1:]], r"1 of 6 requests .*of another calculation.* \(c0\)"),
+        (lambda rows: [rows[0] | {"species": ["Ge", "Ge"]}, *rows[1:]], r"1 of 6 requests"),
+        (lambda rows: [rows[0] | {"outcome": "fine"}, *rows[1:]], "c0 has the unknown outcome 'fine'"),
+        (lambda rows: [row | {"protocol_hash": "other"} for row in rows[:3]] + rows[3:], "of different protocols"),
+        (
+            lambda rows: [rows[0] | {"total_energy_ry": float("nan")}, *rows[1:]],
+            r"total_energy_ry of row 0 \(c0\) is nan",
+        ),
+    ],
+)
+def test_shards_that_are_not_those_of_the_requests_are_refused(
+    place: Place, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]], message: str
+) -> None:
+    place.plan(*(crystal(f"c{i}", "Si", "Si", size=1 + i / 100) for i in range(6)))
+    rows = sorted(place.run().values(), key=lambda row: row["request_id"])
+    tables.write_rows(change(rows), tables.SCF_OUTCOMES, place.outcomes)
+    with pytest.raises(XtalrlError, match=message):
+        gather_outcomes([place.outcomes], str(place.folder / "all.parquet"), place.requests)
+    assert not (place.folder / "all.parquet").exists()
+
+
+def test_a_request_in_two_shards_is_refused(place: Place) -> None:
+    place.plan(crystal("c0", "Si", "Si"))
+    place.run()
+    with pytest.raises(XtalrlError, match="c0 is also in another shard"):
+        gather_outcomes([place.outcomes, shutil.copy(place.outcomes, place.folder / "1.parquet")], "never")
 
 
 def test_a_time_out_is_a_row_until_the_limit_grows(place: Place) -> None:

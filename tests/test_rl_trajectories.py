@@ -163,7 +163,7 @@ def test_nothing_to_learn_from_is_said(tmp_path):
 
 
 def test_labels_that_are_there_twice(tmp_path):
-    with pytest.raises(XtalrlError, match="1 material_id occur more than once"):
+    with pytest.raises(XtalrlError, match=r"row 1 \(a\) is there twice"):
         run(tmp_path, [graph_row("a")], [label_row("a"), label_row("a", gap=2.0)])
 
 

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import errno
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from xtalrl import tables
-from xtalrl.errors import XtalrlError
+from xtalrl.errors import XtalrlError, explain_os_error
+from xtalrl.table_checks import ContentDigest
 
 
 @pytest.mark.parametrize("schema", tables.SCHEMAS.values(), ids=tables.SCHEMAS)
@@ -80,6 +87,128 @@ def test_outcomes_of_an_older_version_are_read_or_get_a_sentence(tmp_path: Path)
         else:
             with pytest.raises(XtalrlError, match="was written by another version of xtalrl"):
                 tables.read(path, tables.SCF_OUTCOMES)
+
+
+LABEL = {"split": "train", "outcome": "converged", "detail": "", "source": "scf", "band_gap": 1.5, "band_gap_raw": 1.5}
+LABELS = [{**LABEL, "material_id": f"mp-{number}", "formation_energy_per_atom": -0.1 * number} for number in range(5)]
+
+
+def changed(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """What other software does: read the table, change it, and write it with all the metadata that it has seen."""
+    pq.write_table(change(pq.read_table(path)), path, compression="zstd")
+
+
+def with_value(table: pa.Table, column: str, value: object) -> pa.Table:
+    index = table.column_names.index(column)
+    values = [value, *table[column].to_pylist()[1:]]
+    return table.set_column(index, table.schema.field(column), pa.array(values, table.schema.field(column).type))
+
+
+def in_unit(table: pa.Table, unit: str) -> pa.Table:
+    index = table.column_names.index("band_gap")
+    return table.set_column(index, table.schema.field("band_gap").with_metadata({"unit": unit}), table["band_gap"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: with_value(table, "band_gap", 1.4), r"was changed or damaged .*band_gap"),
+        (lambda table: with_value(table, "detail", "x"), "was changed"),
+        (lambda table: with_value(table, "band_gap", None), "was changed"),
+        (lambda table: with_value(table, "band_gap", math.nan), r"band_gap of row 0 \(mp-0\) is nan"),
+        (lambda table: with_value(table, "band_gap", 31.0), "31, and must be between 0 and 30 eV"),
+        (lambda table: with_value(table, "band_gap_raw", -20.1), "between -20 and 30 eV"),
+        (lambda table: with_value(table, "formation_energy_per_atom", -1e30), "between -20 and 20 eV/atom"),
+        (lambda table: with_value(table, "total_energy_ry", math.inf), "inf, and no finite value"),
+        (lambda table: table.slice(1), "was changed"),
+        (lambda table: table.slice(0, 0), "was changed"),
+        (lambda table: pa.concat_tables([table, table.slice(3, 1)]), r"row 5 \(mp-3\) is there twice"),
+        (lambda table: in_unit(table, "meV"), "gives band_gap in meV, and it must be in eV"),
+        (lambda table: in_unit(table, ""), "gives band_gap in no unit"),
+        (
+            lambda table: table.replace_schema_metadata({"xtalrl_table": "crystals"}),
+            "is the table 'crystals', not 'labels'",
+        ),
+        (lambda table: table.append_column("band_gap", table["band_gap"]), "more than once"),
+    ],
+)
+def test_a_table_that_was_changed_is_refused(
+    tmp_path: Path, change: Callable[[pa.Table], pa.Table], message: str
+) -> None:
+    path = tmp_path / "labels.parquet"
+    tables.write_rows(LABELS, tables.LABELS, path)
+    changed(path, change)
+    with pytest.raises(XtalrlError, match=message) as error:
+        tables.read(path, tables.LABELS)
+    assert f"`snakemake {path}`" in str(error.value)
+
+
+def test_a_table_of_another_program_is_read_and_its_values_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "labels.parquet"
+    tables.write_rows(LABELS, tables.LABELS, path)
+    changed(path, lambda table: with_value(table, "band_gap", 1.4).replace_schema_metadata())
+    assert tables.read_rows(path, tables.LABELS)[0]["band_gap"] == 1.4
+    changed(path, lambda table: table.cast(pa.schema([field.remove_metadata() for field in table.schema])))
+    assert len(tables.read(path, tables.LABELS)) == 5
+    changed(path, lambda table: with_value(table, "band_gap", math.nan))
+    with pytest.raises(XtalrlError, match="is nan"):
+        tables.read(path, tables.LABELS)
+    changed(path, lambda table: in_unit(with_value(table, "band_gap", 1400.0), "meV"))
+    with pytest.raises(XtalrlError, match="in meV"):
+        tables.read(path, tables.LABELS)
+
+
+def test_the_digest_does_not_depend_on_how_a_table_is_cut(tmp_path: Path) -> None:
+    table = tables.from_rows(LABELS, tables.LABELS)
+    whole, cut = ContentDigest(), ContentDigest()
+    whole.update(table)
+    for start in range(0, 5, 2):
+        cut.update(table.slice(start, 2))
+    assert whole.by_column() == cut.by_column()
+    tables.write(table, tables.LABELS, tmp_path / "a.parquet")
+    tables.write(table, tables.LABELS, tmp_path / "b.parquet")
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.one_of(st.none(), st.text(max_size=3)), max_size=3), st.integers(-9, 9))),
+    st.lists(st.tuples(st.lists(st.one_of(st.none(), st.text(max_size=3)), max_size=3), st.integers(-9, 9))),
+)
+def test_two_tables_have_one_digest_only_if_they_are_equal(one: list[Any], other: list[Any]) -> None:
+    schema = pa.schema([("names", pa.list_(pa.string())), ("number", pa.int32())])
+    digests = []
+    for rows in (one, other):
+        digests.append(ContentDigest())
+        digests[-1].update(pa.Table.from_pylist([{"names": names, "number": number} for names, number in rows], schema))
+    assert (digests[0].by_column() == digests[1].by_column()) == (one == other)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError("thrift"), MemoryError(), UnicodeDecodeError("utf-8", b"", 0, 1, "x"), pa.ArrowNotImplementedError("y")],
+)
+def test_whatever_the_library_raises_becomes_a_sentence(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "labels.parquet"
+    tables.write_rows(LABELS, tables.LABELS, path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", fail)
+    with pytest.raises(XtalrlError, match="not a readable Parquet file"):
+        tables.read(path, tables.LABELS)
+
+
+def test_what_one_may_not_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(pq, "ParquetFile", refuse)
+    with pytest.raises(PermissionError) as error:
+        tables.read(tmp_path / "labels.parquet", tables.LABELS)
+    assert "Permission denied for" in str(explain_os_error(error.value))
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import os
 import stat
 from pathlib import Path
 
+from xtalrl.files import whole_file
+
 
 def make_folder(folder: Path) -> None:
     """Make a folder as `mkdir -p` does; what is made takes group and mode (setgid included) of the folder it is in."""
@@ -26,3 +28,15 @@ def share(path: Path) -> None:
             os.chown(path, -1, parent.st_gid)
     with contextlib.suppress(OSError):
         path.chmod(mode if path.is_dir() else mode & 0o666)
+
+
+def write_shared(path: Path, content: bytes) -> None:
+    """Write a file as `whole_file` does, with group and mode of its folder.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    make_folder(path.parent)
+    with whole_file(path) as part:
+        part.write_bytes(content)
+        share(part)

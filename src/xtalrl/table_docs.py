@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from xtalrl.table_checks import allowed_range
 from xtalrl.tables import SCHEMAS, table_name
 
 
@@ -17,6 +18,10 @@ def render_tables() -> str:
         "Every file that passes between stages is Parquet (zstd) with one of these schemas. Descriptions and units are in the metadata of its fields,",
         "too: `pyarrow.parquet.read_schema(path).field(name).metadata`. A quantity that could not be had is null, never 0.",
         "",
+        "A file carries the name of its schema, the units, a SHA-256 of each column and Parquet's page checksums. All are compared whenever it is read:",
+        "a file that was changed or damaged, or whose values are not finite or outside their range, is refused with a sentence. A table that other",
+        "software wrote without this metadata is read if its columns fit.",
+        "",
     ]
     for schema in SCHEMAS.values():
         lines += [f"## {table_name(schema)}", "", f"{schema.metadata[b'description'].decode()}.", ""]
@@ -29,6 +34,8 @@ def render_tables() -> str:
 def _row(field: pa.Field) -> str:
     metadata = field.metadata or {}
     unit, description = (metadata.get(name, b"").decode() for name in (b"unit", b"description"))
+    if b"range" in metadata:
+        description += "; between {:g} and {:g}".format(*allowed_range(field))
     kind = (
         "list of attempts"
         if pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type)

@@ -1,12 +1,16 @@
 """Arrow schemas of every file that passes between stages, and the one way to write and read them.
 
-Every field carries a description, and a unit where it has one. A failed quantity is null, never 0.
-Coordinates are row-major flat lists: `lattice` is 9 numbers (rows are the lattice vectors, Å), `frac_coords` 3 per site.
+Every field carries a description, a unit where it has one, and the range of its values where there is one. A failed quantity is null,
+never 0. Coordinates are row-major flat lists: `lattice` is 9 numbers (rows are the lattice vectors, Å), `frac_coords` 3 per site.
+
+A file says what it holds: the name of its schema, units, and a SHA-256 of each column. All are compared when it is read, and the values are
+checked (`xtalrl.table_checks`), so that a file that was changed or damaged is refused. Files of older versions have no digest; files of other
+programs may lack name and units, too.
 """
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -17,6 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xtalrl.errors import XtalrlError
+from xtalrl.files import whole_file
+from xtalrl.table_checks import ContentDigest, TableCheck
 
 ROW_GROUP_ROWS = 8192
 """Rows of a row group: a reader holds this many, and can skip the others."""
@@ -25,14 +31,35 @@ METALS = "metals"
 """Split of the metals of the training split (`structures.metals: train`): crystals to learn from that need no SCF, because their gap of 0
 is known."""
 
+GAP_RANGE_EV = (-20.0, 30.0)
+"""Band gaps that a label may have, before clipping. No solid has a wider one; a negative gap says by how much bands overlap."""
+FORMATION_ENERGY_RANGE_EV = (-20.0, 20.0)
+"""Formation energies per atom that a label may have. What lies outside comes from a wrong unit, or from references of other pseudopotentials."""
 
-def _field(name: str, kind: pa.DataType, description: str, unit: str = "", nullable: bool = False) -> pa.Field:
+_DIGESTS = b"xtalrl_sha256"
+"""In the footer of a file: the digest of each column."""
+_HAS_DIGESTS = {b"xtalrl_digests": b"1"}
+"""In the schema of a file that must have them: what writes the table again with other software keeps this, and loses them."""
+
+
+def _field(
+    name: str,
+    kind: pa.DataType,
+    description: str,
+    unit: str = "",
+    nullable: bool = False,
+    within: tuple[float, float] | None = None,
+) -> pa.Field:
     metadata = {"description": description} | ({"unit": unit} if unit else {})
+    if within is not None:
+        metadata["range"] = f"{within[0]:g} {within[1]:g}"
     return pa.field(name, kind, nullable=nullable, metadata=metadata)
 
 
-def _schema(name: str, description: str, *fields: pa.Field) -> pa.Schema:
-    return pa.schema(list(fields), metadata={"xtalrl_table": name, "description": description})
+def _schema(name: str, description: str, *fields: pa.Field, key: str = "") -> pa.Schema:
+    """A schema; no two rows have the same values in the columns of `key`."""
+    metadata = {"xtalrl_table": name, "description": description} | ({"key": key} if key else {})
+    return pa.schema(list(fields), metadata=metadata)
 
 
 _MATERIAL_ID = _field("material_id", pa.string(), "Identifier of the crystal in its source, e.g. mp-149")
@@ -86,6 +113,7 @@ CRYSTALS = _schema(
     _field("formation_energy_per_atom", pa.float64(), "Formation energy of the source", "eV/atom", nullable=True),
     _field("tot_magnetization", pa.float64(), "Total magnetization of the cell, from the source", "µB", nullable=True),
     _field("source", pa.string(), "File and row the crystal came from"),
+    key="material_id",
 )
 
 REJECTED = _schema(
@@ -104,13 +132,14 @@ GRAPHS = _schema(
     "CrystalNN multigraph of each crystal; every bond appears in both directions",
     _MATERIAL_ID,
     _SPLIT,
-    _field("actions", pa.list_(pa.int8()), "Action index of the true element of each site"),
+    _field("actions", pa.list_(pa.int8()), "Action index of the true element of each site", within=(0, 87)),
     _field("lattice_parameters", pa.list_(pa.float32()), "a, b, c (Å) and alpha, beta, gamma (degrees)", "Å, degree"),
     _field("spacegroup_number", pa.int32(), "Space group number"),
     _field("edge_source", pa.list_(pa.int16()), "Site u of the directed edge (u, v, image)"),
     _field("edge_target", pa.list_(pa.int16()), "Site v of the directed edge (u, v, image)"),
     _field("edge_image", pa.list_(pa.int8()), "Cell of v relative to u, flattened (3 per edge)"),
     _field("edge_distance", pa.list_(pa.float64()), "Length of the edge, eq. 9", "Å"),
+    key="material_id",
 )
 
 _REFERENCE_SOURCE = _field(
@@ -133,6 +162,7 @@ SCF_REQUESTS = _schema(
     _FRAC_COORDS,
     _field("tot_magnetization", pa.float64(), "Known total magnetization of the cell", "µB", nullable=True),
     _REFERENCE_SOURCE,
+    key="request_id",
 )
 
 ATTEMPT = pa.struct(
@@ -188,6 +218,7 @@ SCF_OUTCOMES = _schema(
     _field("engine", pa.string(), "pw.x that ran it and its version", nullable=True),
     _field("wall_s", pa.float64(), "Wall time of all attempts", "s"),
     _field("attempts", pa.list_(ATTEMPT), "Every attempt, in order"),
+    key="request_id",
 )
 
 REFERENCES = _schema(
@@ -202,6 +233,7 @@ REFERENCES = _schema(
     _field("outcome", pa.string(), "Outcome of its SCF"),
     _DETAIL,
     *_PROTOCOL,
+    key="element",
 )
 
 LABELS = _schema(
@@ -209,14 +241,21 @@ LABELS = _schema(
     "Gap and formation energy of every crystal; null where the SCF failed",
     _MATERIAL_ID,
     _SPLIT,
-    _field("band_gap", pa.float64(), "Band gap, clipped at 0", "eV", nullable=True),
-    _field("band_gap_raw", pa.float64(), "Band gap before clipping", "eV", nullable=True),
+    _field("band_gap", pa.float64(), "Band gap, clipped at 0", "eV", nullable=True, within=(0, GAP_RANGE_EV[1])),
+    _field("band_gap_raw", pa.float64(), "Band gap before clipping", "eV", nullable=True, within=GAP_RANGE_EV),
     _field("total_energy_ry", pa.float64(), "Total energy of the cell", "Ry", nullable=True),
-    _field("formation_energy_per_atom", pa.float64(), "Eq. 15", "eV/atom", nullable=True),
-    _field("outcome", pa.string(), "Outcome of the SCF, or missing_reference, no_gap, imported, not_in_table"),
+    _field(
+        "formation_energy_per_atom", pa.float64(), "Eq. 15", "eV/atom", nullable=True, within=FORMATION_ENERGY_RANGE_EV
+    ),
+    _field(
+        "outcome",
+        pa.string(),
+        "Outcome of the SCF, or missing_reference, no_gap, implausible, imported, not_in_table, in_source",
+    ),
     _DETAIL,
     *_PROTOCOL,
     _field("source", pa.string(), "scf, or the table the value was imported from"),
+    key="material_id",
 )
 
 TRAJECTORIES = _schema(
@@ -226,10 +265,19 @@ TRAJECTORIES = _schema(
     _SPLIT,
     _field("trajectory", pa.int32(), "Number of the trajectory within its crystal, from 0"),
     _field("order", pa.list_(pa.int16()), "Sites in the order they are filled; the first is the source of the search"),
-    _field("actions", pa.list_(pa.int8()), "Action index of the element placed at each step"),
-    _field("band_gap", pa.float64(), "Band gap of the complete crystal, clipped at 0", "eV"),
-    _field("formation_energy_per_atom", pa.float64(), "Of the complete crystal", "eV/atom"),
+    _field("actions", pa.list_(pa.int8()), "Action index of the element placed at each step", within=(0, 87)),
+    _field(
+        "band_gap", pa.float64(), "Band gap of the complete crystal, clipped at 0", "eV", within=(0, GAP_RANGE_EV[1])
+    ),
+    _field(
+        "formation_energy_per_atom",
+        pa.float64(),
+        "Of the complete crystal",
+        "eV/atom",
+        within=FORMATION_ENERGY_RANGE_EV,
+    ),
     _field("total_energy_ry", pa.float64(), "Of the complete cell", "Ry", nullable=True),
+    key="material_id trajectory",
 )
 
 DESIGNS = _schema(
@@ -345,6 +393,7 @@ STABILITY = _schema(
     _field("n_competing", pa.int32(), "Labelled compounds made of the design's elements alone"),
     _field("decomposition", pa.list_(pa.string()), "Reduced formulas of the phases of the hull at this composition"),
     _field("flag", pa.string(), "Why the hull says little (xtalrl.metrics.stability); empty where it does not"),
+    key="request_id",
 )
 
 SCHEMAS: dict[str, pa.Schema] = {
@@ -389,37 +438,44 @@ def write_rows(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, path: str |
 
 
 def _write_all(parts: Iterable[pa.Table], schema: pa.Schema, path: str | Path) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    digest = ContentDigest()
+    with whole_file(path) as temporary:
+        marked = schema.with_metadata(schema.metadata | _HAS_DIGESTS)
+        with pq.ParquetWriter(temporary, marked, compression="zstd", write_page_checksum=True) as writer:
+            digest.update(schema.empty_table())
             for part in parts:
-                writer.write_table(_conforming(part, schema), row_group_size=ROW_GROUP_ROWS)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+                table = _conforming(part, schema)
+                digest.update(table)
+                writer.write_table(table.cast(marked), row_group_size=ROW_GROUP_ROWS)
+            writer.add_key_value_metadata({_DIGESTS: json.dumps(digest.by_column())})
 
 
 def read(path: str | Path, schema: pa.Schema) -> pa.Table:
-    """Read a stage table and check its columns.
+    """Read a stage table and check all that it says of itself.
 
     Raises:
-        XtalrlError: the file is missing, is not Parquet, or lacks a column of the schema.
+        XtalrlError: the file is missing or not readable, is another table or of other units, lacks a column of the schema, holds a value that the
+            schema does not allow, or was changed after it was written.
     """
-    with _open(path, schema) as file:
-        return _conforming(file.read(), schema)
+    return pa.concat_tables([schema.empty_table(), *read_parts(path, schema)])
 
 
 def read_parts(path: str | Path, schema: pa.Schema) -> Iterator[pa.Table]:
-    """As `read`, a row group at a time."""
+    """As `read`, a row group at a time; that the file was changed may be found only after the last."""
+    check, digest = TableCheck(schema), ContentDigest()
     with _open(path, schema) as file:
         for number in range(file.num_row_groups):
-            yield _conforming(file.read_row_group(number), schema)
+            part = file.read_row_group(number, columns=schema.names)
+            digest.update(part)
+            part = _conforming(part, schema)
+            if fault := check.fault(part):
+                raise XtalrlError(f"{path} cannot be used: {fault}. Delete it and run `snakemake {path}` again.")
+            yield part
+        _compare(digest, file, path)
 
 
 def n_rows(path: str | Path, schema: pa.Schema) -> int:
-    """Rows of a stage table, without reading them; raises as `read` does."""
+    """Rows of a stage table, without reading them."""
     with _open(path, schema) as file:
         return int(file.metadata.num_rows)
 
@@ -430,27 +486,62 @@ def _conforming(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 @contextmanager
 def _open(path: str | Path, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
+    """The file, once its schema has been compared with ours; what the library raises while it is read becomes one sentence."""
     path = Path(path)
     try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if missing := [name for name in schema.names if name not in names]:
-                raise XtalrlError(
-                    f"{path} lacks the column(s) {', '.join(missing)} of the table {table_name(schema)!r} "
-                    f"(it has {', '.join(names)}): delete it and run `snakemake {path}` again."
-                )
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            _compare_schemas(file.schema_arrow, schema, path)
             yield file
+    except XtalrlError:
+        raise
     except FileNotFoundError:
         raise XtalrlError(f"{path} does not exist: run the stage that writes it first (`snakemake {path}`).") from None
-    except pa.ArrowInvalid as error:
-        raise XtalrlError(
-            f"{path} is not a readable Parquet file ({error}): delete it and run `snakemake {path}` again."
-        ) from None
+    except PermissionError as error:
+        error.filename = error.filename or str(path)
+        raise
     except pa.ArrowTypeError as error:
         raise XtalrlError(
             f"{path} was written by another version of xtalrl ({error}): delete it and run "
             f"`snakemake {path}` again; what the cache holds is not computed again."
         ) from None
+    except (
+        Exception
+    ) as error:  # Of a damaged file, Arrow raises nearly anything: OSError, MemoryError, UnicodeDecodeError, ...
+        what = " ".join(str(error).split())[:200] or type(error).__name__
+        raise XtalrlError(
+            f"{path} is not a readable Parquet file ({what}): delete it and run `snakemake {path}` again."
+        ) from None
+
+
+def _compare_schemas(theirs: pa.Schema, ours: pa.Schema, path: Path) -> None:
+    """Raise where a file is another table, lacks columns, or has other units."""
+    again = f"delete it and run `snakemake {path}` again."
+    name = (theirs.metadata or {}).get(b"xtalrl_table")
+    if name is not None and name != ours.metadata[b"xtalrl_table"]:
+        raise XtalrlError(f"{path} is the table {name.decode()!r}, not {table_name(ours)!r}: {again}")
+    if missing := [column for column in ours.names if column not in theirs.names]:
+        raise XtalrlError(
+            f"{path} lacks the column(s) {', '.join(missing)} of the table {table_name(ours)!r} (it has {', '.join(theirs.names)}): {again}"
+        )
+    if repeated := [column for column in ours.names if theirs.names.count(column) > 1]:
+        raise XtalrlError(f"{path} has the column(s) {', '.join(repeated)} more than once: {again}")
+    for field in ours:
+        wanted, found = ((f.metadata or {}).get(b"unit") for f in (field, theirs.field(field.name)))
+        if wanted != found and (found is not None or name is not None):
+            units = [unit.decode() if unit else "no unit" for unit in (found, wanted)]
+            raise XtalrlError(f"{path} gives {field.name} in {units[0]}, and it must be in {units[1]}: {again}")
+
+
+def _compare(digest: ContentDigest, file: pq.ParquetFile, path: str | Path) -> None:
+    """Raise where the values are not those that were written."""
+    if not _HAS_DIGESTS.items() <= (file.schema_arrow.metadata or {}).items():
+        return  # written by an older version, or by another program
+    written = json.loads((file.metadata.metadata or {}).get(_DIGESTS, b"{}"))
+    if changed := [name for name, found in digest.by_column().items() if written.get(name) != found]:
+        raise XtalrlError(
+            f"{path} was changed or damaged after it was written ({', '.join(changed)}): delete it and run `snakemake {path}` again. If you "
+            "changed it, and mean it, write it without its metadata (`table.replace_schema_metadata()` of pyarrow)."
+        )
 
 
 def read_rows(path: str | Path, schema: pa.Schema) -> list[dict[str, Any]]:

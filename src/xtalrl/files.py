@@ -1,0 +1,79 @@
+"""Writing files whole or not at all, on the disk before they have their name; JSON that says whether it was changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+_CHECKSUM = "record_sha256"
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path to write to; when the block ends without an error, the file is synced and gets its name.
+
+    A reader sees the old file or the whole new one, also after a crash of the machine. The folder is made where it is missing.
+
+    Raises:
+        OSError: it cannot be written, or the disk is full; it names the file where the system did not.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        with suppress(OSError):  # Some network file systems cannot sync a folder; the file itself is safe.
+            _sync(path.parent)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Write a file by `whole_file`."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def seal_json(record: Mapping[str, Any]) -> str:
+    """A record as JSON text with a SHA-256 of what it says."""
+    return json.dumps({**record, _CHECKSUM: _digest(record)}, indent=2) + "\n"
+
+
+def unseal_json(content: bytes) -> dict[str, Any]:
+    """The record in JSON text written by `seal_json`, or by an older version that gave it no checksum.
+
+    Raises:
+        ValueError: it is no JSON object in UTF-8, or not as it was written.
+        RecursionError: it is nested too deep to be ours.
+    """
+    record = json.loads(content.decode())
+    if not isinstance(record, dict):
+        raise ValueError("it is no JSON object")
+    checksum = record.pop(_CHECKSUM, None)
+    if checksum is not None and checksum != _digest(record):
+        raise ValueError("its checksum does not fit")
+    return record
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

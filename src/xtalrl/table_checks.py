@@ -1,0 +1,132 @@
+"""What is checked of every stage table that is read: its values, its key, and a digest of its contents."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+class TableCheck:
+    """The check of one table, which may come in parts."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        """Begin; the metadata of the schema and of its fields say what is allowed (`xtalrl.tables`)."""
+        self.schema = schema
+        metadata = schema.metadata or {}
+        self._key = metadata[b"key"].decode().split() if b"key" in metadata else []
+        self._seen: set[tuple[Any, ...]] = set()
+        self._rows = 0
+
+    def fault(self, part: pa.Table) -> str | None:
+        """A clause on the first value of the next part that is not allowed, or on a row whose key is there twice; None for neither.
+
+        Not allowed are null where the schema has none, NaN, infinity, and what is outside the range of a field.
+        """
+        for field in self.schema:
+            column = part[field.name]
+            if pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type):
+                continue
+            bad = _bad_values(column, field)
+            if bad is not None:
+                row, value = bad
+                return f"{field.name} of row {self._rows + row}{self._name(part, row)} is {value}{_allowed(field)}"
+        if self._key:
+            for row, key in enumerate(zip(*(part[name].to_pylist() for name in self._key), strict=True)):
+                if key in self._seen:
+                    return f"row {self._rows + row}{self._name(part, row)} is there twice"
+                self._seen.add(key)
+        self._rows += len(part)
+        return None
+
+    def _name(self, part: pa.Table, row: int) -> str:
+        return f" ({', '.join(str(part[name][row].as_py()) for name in self._key)})" if self._key else ""
+
+
+def _bad_values(column: pa.ChunkedArray, field: pa.Field) -> tuple[int, str] | None:
+    """Row and value of the first value of a column that its field does not allow."""
+    values = column.combine_chunks()
+    if not field.nullable and values.null_count:
+        return pc.index(pc.is_null(values), True).as_py(), "null"
+    owner = None
+    if pa.types.is_list(field.type):
+        owner, values = pc.list_parent_indices(values), values.flatten()
+    bad = None
+    if owner is not None and values.null_count:
+        bad = pc.is_null(values)
+    elif pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
+        low, high = allowed_range(field)
+        bad = pc.invert(pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high)))  # NaN is neither
+        bad = pc.fill_null(bad, False)
+    if bad is None or (first := pc.index(bad, True).as_py()) < 0:
+        return None
+    value = values[first].as_py()
+    return first if owner is None else owner[first].as_py(), "null" if value is None else f"{value:g}"
+
+
+def allowed_range(field: pa.Field) -> tuple[float, float]:
+    """The least and the greatest value of a field of numbers; all finite ones where the field names no range."""
+    metadata = field.metadata or {}
+    if b"range" in metadata:
+        low, high = map(float, metadata[b"range"].split())
+        return low, high
+    largest = float(np.finfo(np.float64).max)
+    return -largest, largest
+
+
+def _allowed(field: pa.Field) -> str:
+    metadata = field.metadata or {}
+    if b"range" not in metadata:
+        return ", and no finite value"
+    low, high = allowed_range(field)
+    return f", and must be between {low:g} and {high:g}" + (
+        f" {metadata[b'unit'].decode()}" if b"unit" in metadata else ""
+    )
+
+
+class ContentDigest:
+    """A SHA-256 of the values in each column, whatever the row groups, the encoding and the order of the columns."""
+
+    def __init__(self) -> None:
+        self._hashes: dict[str, dict[str, Any]] = defaultdict(lambda: defaultdict(hashlib.sha256))
+
+    def update(self, part: pa.Table) -> None:
+        """Add the next rows."""
+        for name in part.column_names:
+            hashes = self._hashes[name]
+            for chunk in part[name].chunks:
+                for path, content in _contents(chunk, ""):
+                    hashes[path].update(content)
+
+    def by_column(self) -> dict[str, str]:
+        """The digest of each column."""
+        return {
+            name: hashlib.sha256(
+                "".join(f"{path} {digest.hexdigest()}\n" for path, digest in sorted(hashes.items())).encode()
+            ).hexdigest()
+            for name, hashes in self._hashes.items()
+        }
+
+
+def _contents(array: pa.Array, path: str) -> Iterator[tuple[str, bytes]]:
+    """The bytes of an array's values, and of which of them are null; those of nested values under paths of their own."""
+    yield f"{path}?", array.is_valid().cast(pa.uint8()).to_numpy().tobytes()
+    if pa.types.is_list(array.type):
+        yield f"{path}#", pc.fill_null(pc.list_value_length(array), 0).to_numpy().tobytes()
+        yield from _contents(array.flatten(), f"{path}[]")
+    elif pa.types.is_struct(array.type):
+        for field, values in zip(array.type, array.flatten(), strict=True):
+            yield from _contents(values, f"{path}.{field.name}")
+    elif pa.types.is_string(array.type):
+        texts = array.fill_null("")
+        yield f"{path}#", pc.binary_length(texts).to_numpy().tobytes()
+        yield path, "".join(texts.to_pylist()).encode()
+    elif pa.types.is_boolean(array.type):
+        yield path, array.fill_null(False).cast(pa.uint8()).to_numpy().tobytes()
+    elif not pa.types.is_null(array.type):
+        yield path, array.fill_null(0).to_numpy().tobytes()
