@@ -17,8 +17,9 @@ from pymatgen.core import Lattice, Structure
 
 from xtalrl import tables
 from xtalrl.errors import XtalrlError
-from xtalrl.structures.crystals import Reason, Rejection, build_crystals, parse_cif, parse_row, read_csv
+from xtalrl.structures.crystals import build_crystals, parse_cif, parse_row, read_csv
 from xtalrl.structures.mp20 import COLUMNS, find_csvs
+from xtalrl.structures.rejections import Reason, Rejection
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 

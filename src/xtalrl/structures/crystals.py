@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import enum
 import gzip
 import logging
 import math
@@ -16,14 +15,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pymatgen.core.composition import Composition
 from pymatgen.core.structure import Structure
-from pymatgen.io.cif import CifFile
 
 from xtalrl import tables
 from xtalrl.elements import ACTION
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
+from xtalrl.structures.cif import read_cif
 from xtalrl.structures.magnetizations import add_magnetizations
+from xtalrl.structures.rejections import Reason, Rejection
 
 logger = logging.getLogger(__name__)
 
@@ -46,38 +47,6 @@ the source and keeps those of the training split, as the split `tables.METALS`."
 
 PAPER_NONMETALS = {"train": 8832, "val": 2486}
 MP20_ROWS = {"train": 27136, "val": 9047, "test": 9046}
-
-
-class Reason(enum.StrEnum):
-    """Why a row of the source is not used."""
-
-    MALFORMED_ROW = "malformed_row"
-    """It has not as many fields as the header: a quote or a comma is wrong there."""
-    NO_MATERIAL_ID = "no_material_id"
-    DUPLICATE_ID = "duplicate_id"
-    BAD_NUMBER = "bad_number"
-    METAL = "metal"
-    SPLIT_NOT_USED = "split_not_used"
-    BEYOND_LIMIT = "beyond_limit"
-    UNREADABLE_CIF = "unreadable_cif"
-    TOO_MANY_SITES = "too_many_sites"
-    DISORDERED = "disordered"
-    ELEMENT_OUTSIDE_88 = "element_outside_88"
-    OVERLAPPING_ATOMS = "overlapping_atoms"
-    NO_REDUCED_CELL = "no_reduced_cell"
-    NO_NEIGHBORS = "no_neighbors"
-    """Of the graph stage: CrystalNN found none, or failed."""
-    UNREADABLE_ENTRY = "unreadable_entry"
-    NOT_PERIODIC = "not_periodic"
-    """Of external crystals, with the one before it (`xtalrl.structures.external`)."""
-
-
-class Rejection(Exception):
-    """A row that is not used: its reason and one sentence on it."""
-
-    def __init__(self, reason: Reason, detail: str = "") -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
 
 
 @dataclass
@@ -243,6 +212,7 @@ def parse_row(row: Mapping[str, Any], max_sites: int, metals: Metals = "source")
             f"spacegroup.number is {row.get('spacegroup.number')!r}, not a whole number from 1 to 230",
         )
     structure = parse_cif(row.get("cif") or "", max_sites)
+    _check_formula(structure, (row.get("pretty_formula") or "").strip())
     return {
         "material_id": material_id,
         "formula": structure.composition.reduced_formula,
@@ -255,6 +225,21 @@ def parse_row(row: Mapping[str, Any], max_sites: int, metals: Metals = "source")
         "formation_energy_per_atom": formation_energy,
         "tot_magnetization": magnetization,
     }
+
+
+def _check_formula(structure: Structure, stated: str) -> None:
+    """Check the crystal against the formula of its row, if it has one."""
+    if not stated:
+        return
+    try:
+        expected = Composition(stated)
+    except Exception:  # pymatgen raises of many kinds.
+        raise Rejection(Reason.NOT_AS_STATED, f"pretty_formula is {stated[:40]!r}, no formula") from None
+    if expected.reduced_composition != structure.composition.reduced_composition:
+        raise Rejection(
+            Reason.NOT_AS_STATED,
+            f"pretty_formula is {stated[:40]}, the CIF holds {structure.composition.reduced_formula}",
+        )
 
 
 def _band_gap(row: Mapping[str, Any], metals: Metals) -> float | None:
@@ -287,25 +272,7 @@ def parse_cif(cif: str, max_sites: int) -> Structure:
     Raises:
         Rejection: with the first reason that applies.
     """
-    return reduce_cell(read_cif(cif, max_sites), max_sites)
-
-
-def read_cif(cif: str, max_sites: int) -> Structure:
-    """The cell of a CIF as it is.
-
-    Raises:
-        Rejection: it is unreadable, or lists more than `max_sites` sites.
-    """
-    try:
-        # Before symmetry multiplies them: pymatgen needs minutes for some thousands of sites.
-        n_listed = max(len(block.data.get("_atom_site_fract_x", ())) for block in CifFile.from_str(cif).data.values())
-        if n_listed > max_sites:
-            raise Rejection(Reason.TOO_MANY_SITES, f"{n_listed} sites, at most {max_sites} are used")
-        return Structure.from_str(cif, fmt="cif")
-    except Rejection:
-        raise
-    except Exception as error:  # pymatgen raises nearly everything on bad text.
-        raise Rejection(Reason.UNREADABLE_CIF, f"{type(error).__name__}: {error}".replace("\n", " ")[:200]) from None
+    return reduce_cell(read_cif(cif), max_sites)
 
 
 def reduce_cell(structure: Structure, max_sites: int) -> Structure:
@@ -317,7 +284,8 @@ def reduce_cell(structure: Structure, max_sites: int) -> Structure:
     if len(structure) > max_sites:
         raise Rejection(Reason.TOO_MANY_SITES, f"{len(structure)} sites, at most {max_sites} are used")
     if not structure.is_ordered:
-        raise Rejection(Reason.DISORDERED)
+        shared = next(site for site in structure if not site.is_ordered)
+        raise Rejection(Reason.DISORDERED, f"a site is occupied by {shared.species_string}")
     if outside := sorted({site.specie.symbol for site in structure} - set(ACTION)):
         raise Rejection(Reason.ELEMENT_OUTSIDE_88, ", ".join(outside))
     if not (

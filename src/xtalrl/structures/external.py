@@ -25,8 +25,10 @@ from pymatgen.core.structure import Structure
 from xtalrl import tables
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
-from xtalrl.structures.crystals import Reason, Rejection, read_cif, reduce_cell
+from xtalrl.structures.cif import read_cif
+from xtalrl.structures.crystals import reduce_cell
 from xtalrl.structures.external_files import EXTXYZ_SUFFIXES, find_files
+from xtalrl.structures.rejections import Reason, Rejection
 
 logger = logging.getLogger(__name__)
 
@@ -317,7 +319,7 @@ def _rejected(entry: _Entry | ExternalDesign, reason: Reason, detail: str) -> di
 
 def _structure(content: Any, max_sites: int) -> Structure:
     if isinstance(content, (Path, zipfile.Path)):
-        return read_cif(content.read_text(encoding="utf-8"), max_sites)
+        return read_cif(content.read_text(encoding="utf-8"))
     if isinstance(content, Exception):
         raise content
     if not content.pbc.all():

@@ -22,9 +22,9 @@ from xtalrl import tables
 from xtalrl.elements import ACTION
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
-from xtalrl.structures.crystals import Reason
 from xtalrl.structures.graph_cache import GraphCache, graph_key
 from xtalrl.structures.neighbors import find_neighbors
+from xtalrl.structures.rejections import Reason
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,473 @@
+"""A CIF is read whole or rejected: pymatgen reads it, and what it read is compared with what the file states.
+
+pymatgen drops labels that it does not know, takes P1 where it cannot tell the symmetry, and only warns. So
+
+- each atom must name an element, and nothing may be left to guess: hydrogens without positions, occupancies and coordinates that are no
+  numbers, operations that are none;
+- the elements and their ratios must be those of `_chemical_formula_sum`;
+- the number of atoms must be that of the formula and `_cell_formula_units_Z`. A file that does not state it must not contradict its
+  multiplicities and its space group.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import spglib
+from numpy.typing import NDArray
+from pymatgen.core.composition import Composition
+from pymatgen.core.periodic_table import Element
+from pymatgen.core.structure import Structure
+from pymatgen.io.cif import CifBlock, CifParser
+
+from xtalrl.structures.rejections import Reason, Rejection
+
+MAX_SITES_READ = 400
+"""Atoms in the cell of a CIF: 20 in a primitive cell are at most 80 in its conventional one. pymatgen needs minutes for some thousands."""
+MAX_OPERATIONS = 1000
+RATIO_TOLERANCE = 0.01
+"""Relative, of the amounts of two elements: one atom among 20 is 5 %."""
+SITE_TOLERANCE = 1e-4
+"""In fractional coordinates: images of an atom nearer than this are one (pymatgen's)."""
+TRANSLATION_TOLERANCE = 0.01
+"""Of the translation of a product of operations: a file may round 1/3 to two digits."""
+METRIC_TOLERANCE = 0.02
+"""Of the metric tensor that an operation must leave as it is, relative to its largest element."""
+SYMPRECS = (0.1, 0.01, 0.001)
+"""Å, for the space group of what was read."""
+
+_DATA_NAME = re.compile(r"data_(.*?)(?=\s_|\sloop_|\s#|\s*$)", re.IGNORECASE)
+_OF_ATOMS = re.compile(r"\s*_atom_site[_.](?!aniso)", re.IGNORECASE)
+_OPERATION = re.compile(r"[-+*/.\sxyzXYZ\d]+(,[-+*/.\sxyzXYZ\d]+){2}")
+_OPERATIONS = (
+    "_symmetry_equiv_pos_as_xyz",
+    "_symmetry_equiv_pos_as_xyz_",
+    "_space_group_symop_operation_xyz",
+    "_space_group_symop_operation_xyz_",
+)
+_MAGNETIC = ("_space_group_magn", "_atom_site_moment", "_space_group_symop_magn")
+"""What names of data tell pymatgen that a block is a magCIF."""
+_GROUP_NUMBERS = ("_space_group_it_number", "_symmetry_int_tables_number")
+_GROUP_NAMES = (
+    "_space_group_name_h-m_alt",
+    "_symmetry_space_group_name_h-m",
+    "_space_group_name_h-m",
+    "_space_group_name_hall",
+    "_symmetry_space_group_name_hall",
+)
+_UNKNOWN = ("", "?", ".")
+
+
+def split_blocks(text: str) -> list[tuple[str, str]]:
+    """Name and text of each data block that lists atoms. The text begins with a name that pymatgen takes.
+
+    Raises:
+        Rejection: there is none.
+    """
+    if text.lstrip("\ufeff").strip() == "":
+        raise Rejection(Reason.UNREADABLE_CIF, "it is empty")
+    blocks: list[tuple[str, list[str]]] = []
+    in_text = False  # of a value of several lines, between lines that begin with a semicolon
+    lines = text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    closed = sum(line.startswith(";") for line in lines) % 2 == 0
+    for line in lines:
+        found = _DATA_NAME.match(line.lstrip())
+        if line.startswith(";"):
+            in_text = not in_text
+        elif found and not (in_text and closed):
+            blocks.append((found[1], ["data_block", line.lstrip()[found.end() :]]))
+            in_text = False
+            continue
+        elif found:
+            line = f".{line}"  # pymatgen would begin a block there
+        if blocks:
+            blocks[-1][1].append(line)
+    if not blocks:
+        raise Rejection(Reason.UNREADABLE_CIF, "it is no CIF: no line begins a data block with data_")
+    with_atoms = [(name, "\n".join(lines)) for name, lines in blocks if any(map(_OF_ATOMS.match, lines))]
+    if not with_atoms:
+        raise Rejection(Reason.UNREADABLE_CIF, f"none of its {len(blocks)} data blocks lists atoms")
+    return with_atoms
+
+
+def read_cif(cif: str) -> Structure:
+    """The cell of a CIF with one crystal, as it is given.
+
+    Raises:
+        Rejection: it cannot be read, is not what it states, lists several crystals, or has more than `MAX_SITES_READ` sites.
+    """
+    blocks = split_blocks(cif)
+    if len(blocks) > 1:
+        raise Rejection(Reason.UNREADABLE_CIF, f"it lists {len(blocks)} crystals: {', '.join(n for n, _ in blocks)}")
+    return read_block(blocks[0][1])
+
+
+def read_block(text: str) -> Structure:
+    """The cell of one block of `split_blocks`, as it is given. Deuterium and tritium are hydrogen.
+
+    Raises:
+        Rejection: as `read_cif`.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            parser = CifParser.from_str(text)
+            (data,) = parser.as_dict().values()
+        except Exception as error:  # pymatgen raises nearly everything on bad text.
+            raise Rejection(Reason.UNREADABLE_CIF, _explained(error)) from None
+        guessed = _check_atoms(data)
+        _check_cell(data)
+        try:
+            operations = _Operations(parser, data)
+            structure = operations.read()
+        except Rejection:
+            raise
+        except Exception as error:
+            raise Rejection(Reason.UNREADABLE_CIF, _explained(error)) from None
+    if not structure.is_ordered:
+        return structure  # `reduce_cell` says so
+    if "implicit_hydrogens" in structure.site_properties:
+        raise Rejection(Reason.NOT_AS_STATED, "it has hydrogens without positions")
+    stated = _stated_formula(data)
+    if stated:
+        _check_ratios(structure, stated)
+    elif guessed:
+        raise Rejection(
+            Reason.UNREADABLE_CIF, f"{guessed[0]!r} is no element, and there is no _chemical_formula_sum to tell it"
+        )
+    if not (stated and _count_confirmed(structure, stated, data)):
+        stray = [str(w.message) for w in caught if str(w.message).startswith("Possible issue in CIF file")]
+        if stray:
+            raise Rejection(Reason.UNREADABLE_CIF, f"{stray[0].partition(': ')[2][:80]!r} belongs to nothing")
+        if not operations.multiplicities_confirmed():
+            operations.check_group(structure)
+    return structure
+
+
+def _explained(error: Exception) -> str:
+    """What pymatgen's error says about the file."""
+    said = " ".join(str(error).split())
+    said = re.sub(r"^No structure parsed for section \d+ in CIF\. ?", "", said)
+    if isinstance(error, ZeroDivisionError):
+        return "one of its loops has no values"
+    if "zip()" in said or "is not a multiple" in said:
+        return "one of its loops has not as many values as columns times rows"
+    if isinstance(error, IndexError):
+        return "it breaks off"
+    if isinstance(error, KeyError) or re.fullmatch(r"'_\w+'", said):
+        return f"it has no {said}"
+    if said.startswith("Occupancy"):
+        return f"several atoms are at one position, or it is occupied more than once ({said.rstrip('.')})"
+    return f"{type(error).__name__}: {said}"[:200]
+
+
+def _check_atoms(data: Mapping[str, Any]) -> list[str]:
+    """Check that each atom has an element, a position and an occupancy.
+
+    Returns:
+        Symbols that are no element without a doubt.
+    """
+    labels = data.get("_atom_site_label")
+    columns = {name: data.get(f"_atom_site_{name}") for name in ("label", "fract_x", "fract_y", "fract_z")}
+    if missing := [name for name, values in columns.items() if values is None]:
+        raise Rejection(Reason.UNREADABLE_CIF, f"its atoms have no _atom_site_{missing[0]}")
+    n_atoms = len(columns["label"] or ())
+    if not n_atoms:
+        raise Rejection(Reason.UNREADABLE_CIF, "its loop of atoms is empty")
+    for name in ("type_symbol", "occupancy", "attached_hydrogens", "symmetry_multiplicity"):
+        columns[name] = data.get(f"_atom_site_{name}")
+    for name, values in columns.items():
+        if values is not None and (isinstance(values, str) or len(values) != n_atoms):
+            raise Rejection(Reason.UNREADABLE_CIF, f"_atom_site_{name} is not in the loop of the {n_atoms} atoms")
+    for name in ("fract_x", "fract_y", "fract_z"):
+        for label, value in zip(labels or (), columns[name] or (), strict=True):
+            if value != "." and _number(value) is None:  # "." is the default, 0.
+                raise Rejection(Reason.UNREADABLE_CIF, f"_atom_site_{name} of {label} is {value!r}, no number")
+    for label, value in zip(labels or (), columns["attached_hydrogens"] or (), strict=False):
+        if _number(value) not in (None, 0.0):
+            raise Rejection(Reason.NOT_AS_STATED, f"{label} has {value} hydrogens without positions")
+    occupancies = columns["occupancy"] or ["1"] * n_atoms
+    for label, value in zip(labels or (), occupancies, strict=True):
+        if value != "?" and ((number := _number(value)) is None or number < 0):
+            raise Rejection(Reason.UNREADABLE_CIF, f"the occupancy of {label} is {value!r}, no number from 0 to 1")
+    guessed: list[str] = []
+    symbols = columns["type_symbol"] or labels or ()
+    for symbol, occupancy in zip(symbols, occupancies, strict=True):
+        if (occupancy == "?" or _number(occupancy)) and not _names_element(symbol):
+            guessed.append(symbol)
+    return guessed
+
+
+def _names_element(symbol: str) -> bool:
+    """Whether the letters that a symbol or label begins with are an element without a doubt.
+
+    Two capitals that are elements each, as in CO, are none: what is meant can be carbon as well as cobalt.
+    """
+    letters = re.match(r"[A-Za-z]*", symbol)[0]  # type: ignore[index]
+    if not Element.is_valid_symbol(letters.title()) or letters == "T":
+        return False
+    return not (len(letters) == 2 and letters.isupper() and all(map(Element.is_valid_symbol, letters)))
+
+
+def _check_cell(data: Mapping[str, Any]) -> None:
+    """Check the edges and angles that are given. pymatgen takes those that are not from the crystal system."""
+    given: dict[str, list[float]] = {"length": [], "angle": []}
+    for kind, names in (("length", ("a", "b", "c")), ("angle", ("alpha", "beta", "gamma"))):
+        for name in names:
+            value = data.get(f"_cell_{kind}_{name}")
+            if value is None:
+                continue
+            number = _number(value[0] if isinstance(value, list) and len(value) == 1 else value)
+            if number is None or number <= 0 or (kind == "angle" and number >= 180):
+                allowed = "above 0" if kind == "length" else "between 0 and 180"
+                raise Rejection(Reason.UNREADABLE_CIF, f"_cell_{kind}_{name} is {value}, no number {allowed}")
+            given[kind].append(number)
+    angles = given["angle"]
+    if len(angles) == 3:
+        cosines = [math.cos(math.radians(angle)) for angle in angles]
+        if 1 - sum(c**2 for c in cosines) + 2 * math.prod(cosines) <= 1e-9:
+            raise Rejection(Reason.UNREADABLE_CIF, f"no cell has the angles {', '.join(f'{a:g}' for a in angles)}")
+
+
+class _Operations:
+    """The symmetry operations that a block is read with, and what the block states about them."""
+
+    def __init__(self, parser: CifParser, data: Mapping[str, Any]) -> None:
+        self.parser, self.data = parser, data
+        self.lower = {name.lower(): value for name, value in data.items()}
+        block = CifBlock(dict(data), [], "block")
+        listed = [data[name] for name in _OPERATIONS if data.get(name)]
+        for operation in (item for value in listed for item in ([value] if isinstance(value, str) else value)):
+            if not _OPERATION.fullmatch(operation):
+                raise Rejection(Reason.UNREADABLE_CIF, f"{operation[:40]!r} is no symmetry operation")
+        magnetic = any(name.startswith(_MAGNETIC) for name in data)
+        self.listed = bool(listed) or magnetic
+        found = parser.get_magsymops(block) if magnetic else parser.get_symops(block)
+        self.count = len(found)
+        if self.count > MAX_OPERATIONS:
+            raise Rejection(Reason.TOO_MANY_SITES, f"{self.count} symmetry operations, at most {MAX_OPERATIONS}")
+        rotations = np.array([operation.rotation_matrix for operation in found])
+        translations = np.array([operation.translation_vector for operation in found])
+        for rotation in rotations:
+            if not (np.abs(rotation - np.round(rotation)) < 1e-6).all() or abs(abs(np.linalg.det(rotation)) - 1) > 1e-6:
+                raise Rejection(Reason.UNREADABLE_CIF, f"an operation has the matrix {rotation.tolist()}, no symmetry")
+        lattice = parser.get_lattice(block)
+        if lattice is None:
+            raise Rejection(Reason.UNREADABLE_CIF, "it does not give the edges and angles of the cell")
+        metric = lattice.matrix @ lattice.matrix.T
+        changed = np.swapaxes(rotations, 1, 2) @ metric @ rotations - metric
+        if (np.abs(changed) > METRIC_TOLERANCE * metric.max()).any():
+            named = self.name or f"of its {self.count} operations"
+            raise Rejection(Reason.NOT_AS_STATED, f"its cell has not the symmetry {named}")
+        coords = np.array([[_number(value) or 0 for value in data[f"_atom_site_fract_{axis}"]] for axis in "xyz"]).T
+        if not _is_group(rotations.tobytes(), translations.tobytes()):
+            raise Rejection(
+                Reason.NOT_AS_STATED, f"its {self.count} symmetry operations are no group: some are missing"
+            )
+        self.orbits = [_orbit_size(position, rotations, translations) for position in coords]
+        if sum(self.orbits) > MAX_SITES_READ:
+            raise Rejection(
+                Reason.TOO_MANY_SITES, f"{sum(self.orbits):,} sites; cells of at most {MAX_SITES_READ} are read"
+            )
+
+    def read(self) -> Structure:
+        (structure,) = self.parser.parse_structures(primitive=False, on_error="raise")
+        return structure
+
+    @property
+    def name(self) -> str:
+        """The name or number of the space group that is stated, if any."""
+        for key in (*_GROUP_NAMES, *_GROUP_NUMBERS):
+            value = self.lower.get(key)
+            if isinstance(value, str) and value.strip() not in _UNKNOWN:
+                return value.strip()
+        return ""
+
+    @property
+    def number(self) -> int | None:
+        """The number of the space group that is stated, None where it is not, or not known."""
+        for key in _GROUP_NUMBERS:
+            number = _number(self.lower.get(key, ""))
+            if number and number in range(1, 231):
+                return int(number)
+        for key in _GROUP_NAMES:
+            if number := _group_numbers().get(_squeezed(str(self.lower.get(key, "")))):
+                return number
+        return None
+
+    def multiplicities_confirmed(self) -> bool:
+        """Whether the file states the multiplicity of each site, and what was read has it.
+
+        SHELXL-97 writes the order of the site's symmetry there, which is as good.
+
+        Raises:
+            Rejection: it has not.
+        """
+        stated = [_number(value) for value in self.data.get("_atom_site_symmetry_multiplicity", ())]
+        if not stated or None in stated:
+            return False
+        if stated == self.orbits or all((m or 0) * n == self.count for m, n in zip(stated, self.orbits, strict=True)):
+            return True
+        label, multiplicity, read = next(
+            line for line in zip(self.data["_atom_site_label"], stated, self.orbits, strict=True) if line[1] != line[2]
+        )
+        raise Rejection(
+            Reason.NOT_AS_STATED, f"{label} has the multiplicity {multiplicity:g}; {self.count} operations give {read}"
+        )
+
+    def check_group(self, structure: Structure) -> None:
+        """Check what was read against the space group that is stated.
+
+        Raises:
+            Rejection: it is not known, or it is not that of the crystal.
+        """
+        if not self.name or self.number == 1:
+            return
+        if self.number is None:
+            if self.listed:
+                return
+            raise Rejection(
+                Reason.NOT_AS_STATED, f"it lists no operations, and the space group {self.name!r} is not known"
+            )
+        order, has_origins = _group(self.number)
+        if not self.listed and has_origins and not re.search(r":\s*[12]", self.name):
+            raise Rejection(
+                Reason.NOT_AS_STATED, f"it lists no operations, and the space group {self.name!r} has two origins"
+            )
+        if self.count >= order:
+            return
+        cell: Any = (structure.lattice.matrix, structure.frac_coords, [site.specie.Z for site in structure])
+        found = [spglib.get_symmetry_dataset(cell, symprec=symprec) for symprec in SYMPRECS]
+        numbers = [dataset.number for dataset in found if dataset]
+        if len(numbers) == len(found) and self.number not in numbers:
+            raise Rejection(
+                Reason.NOT_AS_STATED,
+                f"it names the space group {self.name!r} and lists {self.count} of its {order} operations; "
+                f"the {len(structure)} atoms that they give have the space group {numbers[-1]}",
+            )
+
+
+def _orbit_size(coords: NDArray[np.float64], rotations: NDArray[np.float64], translations: NDArray[np.float64]) -> int:
+    """The number of different images of a position, (3,), under operations, (n, 3, 3) and (n, 3)."""
+    images = rotations @ coords + translations
+    differences = images[:, None] - images[None, :]
+    same = (np.abs(differences - np.round(differences)) < SITE_TOLERANCE).all(axis=2)
+    return int((~np.tril(same, -1).any(axis=1)).sum())
+
+
+@functools.lru_cache(1024)
+def _is_group(rotations: bytes, translations: bytes) -> bool:
+    """Whether each product of two operations, arrays of floats (n, 3, 3) and (n, 3), is one of them, up to lattice vectors."""
+    matrices = np.round(np.frombuffer(rotations).reshape(-1, 3, 3))
+    shifts = np.frombuffer(translations).reshape(-1, 3)
+    codes = matrices.reshape(-1, 9) @ 3.0 ** np.arange(9)
+    for matrix, shift in zip(matrices, shifts, strict=True):
+        same = ((matrix @ matrices).reshape(-1, 9) @ 3.0 ** np.arange(9))[:, None] == codes
+        differences = (shifts @ matrix.T + shift)[:, None] - shifts
+        same &= (np.abs(differences - np.round(differences)) < TRANSLATION_TOLERANCE).all(axis=2)
+        if not same.any(axis=1).all():
+            return False
+    return True
+
+
+def _number(value: Any) -> float | None:
+    """The number of a CIF's value, without its uncertainty; None where it is none."""
+    try:
+        number = float(re.sub(r"\(.*", "", value))
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _stated_formula(data: Mapping[str, Any]) -> dict[str, float]:
+    """The atoms of each element in the formula that is stated, if any."""
+    for key in ("_chemical_formula_sum", "_chemical_formula_structural"):
+        value = data.get(key)
+        if isinstance(value, str) and value.strip() not in _UNKNOWN:
+            try:
+                return _amounts(Composition(value))
+            except Exception:  # A name, or a formula with text in it: pymatgen raises of many kinds.
+                continue
+    return {}
+
+
+def _amounts(composition: Composition) -> dict[str, float]:
+    return {element.symbol: amount for element, amount in composition.items() if amount > 0}
+
+
+def _check_ratios(structure: Structure, stated: Mapping[str, float]) -> None:
+    read = _amounts(structure.composition.element_composition)
+    factor = len(structure) / sum(stated.values())
+    if read.keys() != stated.keys() or any(
+        abs(read[element] - factor * amount) > RATIO_TOLERANCE * read[element] for element, amount in stated.items()
+    ):
+        raise Rejection(
+            Reason.NOT_AS_STATED,
+            f"its formula is {_written(stated)}; {_written(read)} was read",
+        )
+
+
+def _written(amounts: Mapping[str, float]) -> str:
+    return " ".join(f"{element}{amount:g}" for element, amount in amounts.items())
+
+
+def _count_confirmed(structure: Structure, stated: Mapping[str, float], data: Mapping[str, Any]) -> bool:
+    """Whether the file states the number of atoms in the cell, and that many were read.
+
+    The formula is that of one of Z units. pymatgen and others state that of the whole cell instead, with Z units in it.
+
+    Raises:
+        Rejection: fewer were read.
+    """
+    n_stated, n_read = sum(stated.values()), len(structure)
+    units = _number(data.get("_cell_formula_units_Z", "")) or 1
+    divisor = math.gcd(*map(round, stated.values()))
+    of_cell = divisor % units == 0  # Cl16 are 8 units of Cl2.
+    expected = n_stated if of_cell else n_stated * units
+    if n_read < expected * (1 - RATIO_TOLERANCE):
+        said = _written(stated) + ("" if of_cell else f" and Z {units:g}")
+        raise Rejection(
+            Reason.NOT_AS_STATED, f"its formula {said} makes {expected:g} atoms in the cell; {n_read} were read"
+        )
+    confirming = {n_stated * units} | ({n_stated} if divisor == units else set())
+    return "_cell_formula_units_Z" in data and any(abs(n_read - n) <= RATIO_TOLERANCE * n_read for n in confirming)
+
+
+def _squeezed(name: str) -> str:
+    return re.sub(r"[\s_'\"]|:\w+$", "", name).lower()
+
+
+@functools.cache
+def _settings() -> list[Any]:
+    return [spglib.get_spacegroup_type(hall_number) for hall_number in range(1, 531)]
+
+
+@functools.cache
+def _group_numbers() -> dict[str, int]:
+    """Numbers of the space groups by name: short, full and Hall's."""
+    return {
+        _squeezed(name): setting.number
+        for setting in _settings()
+        for name in (
+            setting.international_short,
+            setting.international_full,
+            setting.international,
+            setting.hall_symbol,
+        )
+        for name in name.split(" = ")
+    }
+
+
+@functools.cache
+def _group(number: int) -> tuple[int, bool]:
+    """How many operations a space group has in its conventional cell, and whether there are two choices of the origin."""
+    settings = [(hall, setting) for hall, setting in enumerate(_settings(), 1) if setting.number == number]
+    operations: list[Any] = [spglib.get_symmetry_from_database(hall) for hall, _ in settings]
+    order = max(len(found["rotations"]) for found in operations)
+    return order, {"1", "2"} <= {setting.choice for _, setting in settings}
