@@ -11,6 +11,7 @@ min_version("9.27")
 
 
 include: "rules/common.smk"
+include: "rules/slurm.smk"
 include: "rules/materials_project.smk"
 include: "rules/structures.smk"
 include: "rules/scf.smk"

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -86,11 +86,15 @@ class Run:
         assert (result.returncode != 0) == fails, result.stdout + result.stderr
         return result.stdout + result.stderr
 
-    def start(self, *targets: str, profile: str = "slurm", quick: bool = True) -> subprocess.Popen[bytes]:
+    def start(
+        self, *targets: str, profile: str = "slurm", quick: bool = True, options: Sequence[str] = ()
+    ) -> subprocess.Popen[bytes]:
         """A Snakemake in the background; `log` is what it says."""
+        command = self.command(*targets, profile=profile, quick=quick)
+        command[3:3] = options
         with open(self.folder / "snakemake.log", "wb") as log:
             return subprocess.Popen(
-                self.command(*targets, profile=profile, quick=quick),
+                command,
                 cwd=self.root, env=self.environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
 

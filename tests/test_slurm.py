@@ -77,7 +77,11 @@ def test_jobs_ask_for_what_the_profile_says(root: Path, cluster: None, tmp_path:
     ("section", "entry", "expected"),
     [
         ("default-resources", {}, None),
-        ("default-resources", {"slurm_partition": "nope"}, "there is no partition nope; there are: main, gpu"),
+        (
+            "default-resources",
+            {"slurm_partition": "nope"},
+            "there is no partition nope; there are: main, gpu, spare, spare-requeue, urgent",
+        ),
         ("train_policy", {"gres": "tpu:1"}, "Invalid generic resource"),
         ("run_scf_shard", {"mem_mb": 900_000}, "Requested node configuration is not available"),
         ("run_scf_shard", {"runtime": "1440 * attempt"}, "the job would wait for ever"),
@@ -93,33 +97,92 @@ def test_doctor_asks_slurm(
     assert all(expected in check.finding for check in wrong if expected)
 
 
-def test_a_controller_that_is_away(root: Path, cluster: None, tmp_path: Path) -> None:
-    """Asked at that moment, the plugin (2.8.0) turns to sacct, which never answers here: the user has to start Snakemake again."""
+def one_shard(root: Path, folder: Path) -> Run:
+    """A run of a shard with one crystal, up to its SCF, which takes 600 s until folder/pw/seconds says otherwise."""
     settings = {
         "structures": {"source": "demo", "limit": 1},
-        "dft": {"command": stand_in(root, tmp_path / "pw"), "shards": {"scf": 1, "references": 1, "evaluation": 1}},
+        "dft": {"command": stand_in(root, folder / "pw"), "shards": {"scf": 1, "references": 1, "evaluation": 1}},
     }
-    run = Run(root, tmp_path / "run", settings)
+    run = Run(root, folder / "run", settings)
     run.snakemake(str(run.results / "scf/requests.parquet"))
-    (tmp_path / "pw/seconds").write_text("600")
-    process = run.start("scf", quick=False)
+    (folder / "pw/seconds").write_text("600")
+    return run
+
+
+def wait_for_scf(run: Run) -> None:
+    log = run.results / "logs/run_scf_shard.scf.0000.log"
+    wait_for(lambda: log.exists() and "running" in log.read_text(), "the job's first SCF")
+
+
+def finish(run: Run, process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Let SCFs be quick; the run ends by itself, with every SCF run once."""
+    (folder / "pw/seconds").write_text("0")
     try:
-        log = run.results / "logs/run_scf_shard.scf.0000.log"
-        wait_for(lambda: log.exists() and "running" in log.read_text(), "the job's first SCF")
-        daemon = int((STATE / "slurmctld.pid").read_text())
-        os.kill(daemon, signal.SIGTERM)
-        wait_for(lambda: not Path(f"/proc/{daemon}").exists(), "the controller's end")
-        (tmp_path / "pw/seconds").write_text("0")
-        wait_for((run.results / "scf/shards/0000.parquet").exists, "the end of the job, which needs no controller")
-        wait_for(lambda: "Falling back to 'sacct'" in run.log(), "the next question about the job")
-        subprocess.run(["slurmctld"], check=True)
-        wait_for(lambda: not jobs("RUNNING", "COMPLETING"), "the controller to know of the end of the job")
-        assert process.poll() is None
-    finally:
+        assert process.wait(timeout=300) == 0, run.log()
+    except subprocess.TimeoutExpired:
         run.kill(process)
-    finished = run.records()
-    run.snakemake("scf")
-    assert finished and run.records() == finished
+        raise
+    assert len(run.records()) == len(set(run.records())) > 0
+
+
+def test_a_controller_that_is_away(root: Path, cluster: None, tmp_path: Path) -> None:
+    run = one_shard(root, tmp_path)
+    process = run.start("scf")
+    wait_for_scf(run)
+    daemon = int((STATE / "slurmctld.pid").read_text())
+    os.kill(daemon, signal.SIGTERM)
+    wait_for(lambda: not Path(f"/proc/{daemon}").exists(), "the controller's end")
+    (tmp_path / "pw/seconds").write_text("0")
+    wait_for((run.results / "scf/shards/0000.parquet").exists, "the end of the job, which needs no controller")
+    wait_for(lambda: "SLURM does not say how the jobs are" in run.log(), "the next question about the job")
+    subprocess.run(["slurmctld"], check=True)
+    finish(run, process, tmp_path)
+    assert "failed" not in run.log()
+
+
+@pytest.mark.parametrize(
+    ("partition", "option"),
+    [("spare", "--slurm-requeue"), ("spare-requeue", "--slurm-requeue"), ("spare-requeue", "--slurm-no-requeue")],
+)
+def test_a_job_that_gives_way_to_another(
+    root: Path, cluster: None, tmp_path: Path, partition: str, option: str
+) -> None:
+    """Requeued or not, it runs again, and never twice at a time; no attempt is used up."""
+    run = one_shard(root, tmp_path)
+    process = run.start(
+        "scf", options=["--set-resources", f"run_scf_shard:slurm_partition={partition}", "--retries=0", option]
+    )
+    wait_for_scf(run)
+    (first,) = jobs("RUNNING").values()
+    urgent = [
+        "sbatch",
+        "--wait",
+        "--partition=urgent",
+        "--cpus-per-task=64",
+        "--mem=1000",
+        "--output=/dev/null",
+        "--wrap=sleep 1",
+    ]
+    subprocess.run(urgent, check=True, timeout=120)
+    requeued = (partition, option) == ("spare-requeue", "--slurm-requeue")
+    wait_for(lambda: jobs("RUNNING"), "it to run again", 400)  # after two minutes where SLURM requeues it
+    assert len(jobs("RUNNING")) == 1
+    assert (list(jobs("RUNNING").values()) == [first]) == requeued
+    finish(run, process, tmp_path)
+
+
+def test_a_node_that_goes_down(root: Path, cluster: None, tmp_path: Path) -> None:
+    """A job that SLURM may requeue is requeued then, as one that gives way."""
+    run = one_shard(root, tmp_path)
+    process = run.start("scf", options=["--slurm-no-requeue"])
+    wait_for_scf(run)
+    node = f"nodename={os.uname().nodename.split('.')[0]}"
+    subprocess.run(["scontrol", "update", node, "state=down", "reason=test"], check=True)
+    wait_for(lambda: not jobs("RUNNING", "COMPLETING"), "the end of the job")
+    subprocess.run(["scontrol", "update", node, "state=resume"], check=False)  # slurmd may have registered again
+    wait_for(lambda: jobs("RUNNING"), "it to run again")
+    assert "SLURM status is: 'NODE_FAIL'" in run.log()
+    finish(run, process, tmp_path)
 
 
 def test_a_job_that_fails_three_times(root: Path, cluster: None, tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 # A real SLURM on this one machine, for the tests: `cluster.sh start [cgroup]`, `cluster.sh stop`. Needs root and
 # `apt-get install slurm-wlm munge`.
 #
-# Without systemd or an accounting database, so that it runs in a container and in CI. Two partitions as on many clusters: `main`, the
-# default, and `gpu`, whose GPU exists only in SLURM's books. The CPUs and the memory it offers are more than the machine has.
+# Without systemd or an accounting database, so that it runs in a container and in CI. Partitions as on many clusters: `main`, the
+# default, `gpu`, whose GPU exists only in SLURM's books, and two whose jobs give way to those of `urgent`: in `spare` for good, in
+# `spare-requeue` to be started again by SLURM. The CPUs and the memory it offers are more than the machine has.
 # A job above its memory is killed by SLURM, which samples it, or with `cgroup` by the kernel, as on most clusters; that needs the memory
 # controller of cgroup v1, writable: without it, the start ends with exit code 77.
 set -euo pipefail
@@ -67,8 +68,14 @@ SlurmctldLogFile=$STATE/slurmctld.log
 SlurmdLogFile=$STATE/slurmd.log
 SlurmdParameters=config_overrides
 NodeName=$host NodeAddr=127.0.0.1 CPUs=64 RealMemory=256000 Gres=gpu:4 State=UNKNOWN
-PartitionName=main Nodes=$host Default=YES MaxTime=2-00:00:00 DefaultTime=10 DefMemPerCPU=500 State=UP
-PartitionName=gpu Nodes=$host MaxTime=2-00:00:00 DefaultTime=10 DefMemPerCPU=500 State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=DEFAULT Nodes=$host MaxTime=2-00:00:00 DefaultTime=10 DefMemPerCPU=500 PreemptMode=OFF State=UP
+PartitionName=main Default=YES
+PartitionName=gpu
+PartitionName=spare PreemptMode=CANCEL
+PartitionName=spare-requeue PreemptMode=REQUEUE
+PartitionName=urgent PriorityTier=10
 CONFIG
   # SLURM wants a device for each GPU, and counts any.
   printf '%s\n' "$MARK" "Name=gpu File=/dev/null" "Name=gpu File=/dev/zero" "Name=gpu File=/dev/full" \

@@ -1,0 +1,8 @@
+"""How jobs reach SLURM, where its plugin is installed: a machine alone does without."""
+
+from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
+
+if "slurm" in ExecutorPluginRegistry().plugins:
+    from workflow.slurm_executor import install
+
+    install()

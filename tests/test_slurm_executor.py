@@ -1,0 +1,179 @@
+"""What workflow/slurm_executor.py makes of the answers of squeue, sacct and sbatch; a real SLURM gives them in test_slurm.py."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+
+from workflow import slurm_executor
+from workflow.slurm_executor import ALIVE, PatientExecutor
+
+# SLURM 25.05, "Job State Codes": base states, then flags.
+FINAL = "BOOT_FAIL CANCELLED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED TIMEOUT REVOKED LAUNCH_FAILED RECONFIG_FAIL SPECIAL_EXIT"
+
+
+class Probe(PatientExecutor):
+    """One that needs no Snakemake and writes down what becomes of its jobs."""
+
+    def __init__(self, command: str = "squeue") -> None:
+        settings = SimpleNamespace(
+            status_command=command, init_seconds_before_status_checks=1, keep_successful_logs=False
+        )
+        self.workflow = SimpleNamespace(  # type: ignore[assignment]
+            executor_settings=settings,
+            remote_execution_settings=SimpleNamespace(seconds_between_status_checks=10),
+        )
+        self.logger = logging.getLogger("probe")
+        self.run_uuid = "xtalrl_1"
+        self._next_seconds_between_status_checks = None
+        self.status_rate_limiter = contextlib.nullcontext()  # type: ignore[assignment]
+        self._seen, self._answered, self._last_remark_s = set(), True, float("-inf")
+        self._stopping = threading.Event()
+        self._job_submission_executor = ThreadPoolExecutor(1)
+        self.active_jobs: list[SubmittedJobInfo] = []
+        self.ends: list[str] = []
+
+    def report_job_success(self, job_info: SubmittedJobInfo) -> None:
+        self.ends.append("success")
+
+    def report_job_error(self, job_info: SubmittedJobInfo, msg: str | None = None, **kwargs: object) -> None:
+        self.ends.append(f"error {msg}")
+
+    def run_job(self, job: object) -> None:
+        self.ends.append("submitted")
+
+    def check(self, *numbers: str) -> list[str]:
+        """The jobs that are still to be watched after asking once."""
+        jobs = [SubmittedJobInfo(None, number, {"slurm_logfile": Path("/nowhere/1.log")}) for number in numbers]  # type: ignore[arg-type]
+
+        async def collect() -> list[str]:
+            return [str(job.external_jobid) async for job in self.check_active_jobs(jobs)]
+
+        alive = asyncio.run(collect())
+        self._job_submission_executor.shutdown()
+        self._job_submission_executor = ThreadPoolExecutor(1)
+        return alive
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, folder: Path, **commands: str) -> None:
+    """Commands of SLURM that say this; scancel writes down what it is asked to."""
+    for name, text in {"scancel": f'echo "$@" >> {folder}/cancelled', **commands}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+@pytest.mark.parametrize("state", FINAL.split())
+@pytest.mark.parametrize("command", ["squeue", "sacct"])
+def test_every_final_state_is_an_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state: str, command: str) -> None:
+    line = f"echo '1|{state}|None'" if command == "squeue" else f"echo '1|{state} by 1000'"
+    answers(monkeypatch, tmp_path, **{command: line})
+    probe = Probe(command)
+    assert probe.check("1") == []
+    (end,) = probe.ends
+    assert end == "submitted" if state == "PREEMPTED" else f"'{state}'" in end
+    # Whatever SLURM might do with it, it does not run beside its repetition.
+    assert (tmp_path / "cancelled").read_text() == "1\n"
+
+
+@pytest.mark.parametrize("state", sorted(ALIVE))
+def test_what_goes_on_is_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state: str) -> None:
+    answers(monkeypatch, tmp_path, squeue=f"echo '1|{state}|Priority'")
+    probe = Probe()
+    assert probe.check("1") == ["1"] and not probe.ends
+    assert not (tmp_path / "cancelled").exists()
+
+
+@given(state=st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ_", min_size=1))
+def test_a_state_of_a_slurm_to_come_is_no_reason_to_wait_for_ever(state: str) -> None:
+    probe = Probe()
+    probe._ask_for_states = lambda: {"1": state}  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slurm_executor.subprocess, "run", lambda *_, **__: None)
+        assert probe.check("1") == (["1"] if state in ALIVE else [])
+    assert len(probe.ends) == (state not in ALIVE)
+
+
+def test_a_finished_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    answers(monkeypatch, tmp_path, squeue="echo '1|COMPLETED|None'; echo '2|RUNNING|None'")
+    probe = Probe()
+    assert probe.check("1", "2", "3") == ["2", "3"]  # 3 is not in squeue yet
+    assert probe.ends == ["success"]
+
+
+def test_a_job_that_could_not_be_launched_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    answers(monkeypatch, tmp_path, squeue="echo '1|PENDING|launch failed requeued held'")
+    probe = Probe()
+    assert probe.check("1") == [] and "LAUNCH_FAILED" in probe.ends[0]
+    assert (tmp_path / "cancelled").read_text() == "1\n"
+
+
+def test_jobs_are_not_forgotten_while_slurm_is_away(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    probe = Probe()
+    answers(monkeypatch, tmp_path, squeue="echo 'Unable to contact slurm controller' >&2; exit 1", scontrol="exit 1")
+    for _ in range(3):
+        assert probe.check("1", "2") == ["1", "2"] and not probe.ends
+    assert len(caplog.records) == 1  # said once
+    answers(monkeypatch, tmp_path, squeue="echo '1|COMPLETED|None'; echo '2|RUNNING|None'")
+    assert probe.check("1", "2") == ["2"] and probe.ends == ["success"]
+
+
+def test_a_job_that_slurm_has_forgotten_is_repeated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    probe = Probe()
+    answers(monkeypatch, tmp_path, squeue="echo '1|RUNNING|None'; echo '2|RUNNING|None'")
+    assert probe.check("1", "2") == ["1", "2"]
+    answers(monkeypatch, tmp_path, squeue="echo '2|RUNNING|None'")
+    assert probe.check("1", "2") == ["2"] and "forgotten by SLURM" in probe.ends[0]
+
+
+def refused(name: str) -> str:
+    text = "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+    return f"SLURM sbatch failed. The error message was '{name}sbatch: error: {text}'.\n    sbatch call:\n        sbatch ..."
+
+
+@pytest.mark.parametrize(
+    ("message", "others_run", "waits"),
+    [
+        (refused("sbatch: error: AssocMaxSubmitJobLimit\n"), False, True),
+        (refused("sbatch: error: AssocGrpSubmitJobsLimit\n"), False, True),
+        (refused("sbatch: error: QOSMaxSubmitJobPerUserLimit\n"), False, True),
+        (refused("sbatch: error: QOSGrpSubmitJobsLimit\n"), True, True),
+        (refused("sbatch: error: QOSMaxWallDurationPerJobLimit\n"), True, False),
+        (refused("sbatch: error: QOSMaxCpuPerUserLimit\n"), True, False),
+        (refused(""), True, True),  # an old SLURM names no limit
+        (refused(""), False, False),
+        ("The error message was 'sbatch: error: Unable to contact slurm controller (connect failure)'.", False, True),
+        ("The error message was 'sbatch: error: Slurm temporarily unable to accept job'.", False, True),
+        ("The error message was 'sbatch: error: invalid partition specified: nope'.", True, False),
+        ("The error message was 'Requested node configuration is not available'.", True, False),
+    ],
+)
+def test_a_submission_that_slurm_refuses_for_now_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, message: str, others_run: bool, waits: bool
+) -> None:
+    monkeypatch.setattr(slurm_executor, "PAUSE_AFTER_REFUSAL_S", 0)
+    probe = Probe()
+    probe._main_event_loop = None
+    if others_run:
+        probe.active_jobs.append(SubmittedJobInfo(None))  # type: ignore[arg-type]
+    probe._report_job_error_threadsafe(SubmittedJobInfo(None), message)  # type: ignore[arg-type]
+    probe._job_submission_executor.shutdown()
+    assert probe.ends == (["submitted"] if waits else [f"error {message}"])
+    # At the end of Snakemake nothing waits any more.
+    probe._stopping.set()
+    probe.ends.clear()
+    probe._report_job_error_threadsafe(SubmittedJobInfo(None), message)  # type: ignore[arg-type]
+    assert probe.ends == [f"error {message}"]
