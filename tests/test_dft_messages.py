@@ -128,6 +128,7 @@ def test_each_family_has_its_outcome(outcome: str, routine: str, message: str) -
     for run in (
         Run(HEADER + box(routine, message), "", 1),
         Run(HEADER, "", 1, crash=crash(routine, message)),
+        Run("", "", 1, crash=crash(routine, message)),
     ):
         result = classify(run)
         assert (result.outcome, result.detail) == (outcome, f"{routine}: {message}")
@@ -162,6 +163,13 @@ def test_crash_says_what_the_box_says() -> None:
         assert set(map(name_error, said)) == set(map(name_error, printed)), path
         compared += 1
     assert compared > 15
+
+
+def test_blanks_around_a_routine_are_not_its_name() -> None:
+    """Some routines hand on their name with blanks at both ends, and some names have one inside."""
+    for said in (messages.boxes(box("  read_namelists ", "x")), messages.crash(crash("  read_namelists ", "x"))):
+        assert said == [("read_namelists", "x")]
+    assert messages.boxes(box("fft_scalar_cuFFT: cft_1z_gpu", "x"))[0].routine == "fft_scalar_cuFFT: cft_1z_gpu"
 
 
 def test_a_torn_box_leaves_the_word_to_crash() -> None:

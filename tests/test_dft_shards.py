@@ -391,6 +391,14 @@ def test_an_input_that_this_pw_cannot_read_is_a_row_and_never_remembered(place: 
     assert place.run()["odd one"]["outcome"] == "converged"
 
 
+def test_a_command_that_loses_the_input_stops_the_job(place: Place) -> None:
+    place.plan(crystal("good", "Si", "Si"))
+    with pytest.raises(
+        XtalrlError, match=r"could not find namelist &control.*hands on `-in pw\.in` or its standard input"
+    ):
+        place.run(command=f"sh -c '{place.command} < /dev/null'")
+
+
 def test_what_an_older_version_kept_without_a_name_answers_nothing(place: Place) -> None:
     place.plan(crystal("good", "Si", "Si"))
     place.run()

@@ -25,8 +25,8 @@ class Error(NamedTuple):
         return f"{self.routine}: {self.message}"
 
 
-_BOX = re.compile(r"Error in routine\s+(\S.*?) \(\s*-?\d+\):[^\S\n]*\n\s*(.*?)\s*\n")
-_CRASH = re.compile(r"^\s*from\s+(\S.*?) : error #\s*-?\d+[^\S\n]*\n\s*(.*?)\s*$", re.M)
+_BOX = re.compile(r"Error in routine\s+(\S.*?)[^\S\n]+\(\s*-?\d+\):[^\S\n]*\n\s*(.*?)\s*\n")
+_CRASH = re.compile(r"^\s*from\s+(\S.*?)\s+: error #\s*-?\d+[^\S\n]*\n\s*(.*?)\s*$", re.M)
 
 
 def boxes(stdout: str) -> list[Error]:

@@ -113,7 +113,7 @@ class Outcome(enum.StrEnum):
         Category.ENVIRONMENT,
         "A pseudopotential file is damaged.",
     )
-    INPUT_NOT_FOUND = "input_not_found", Category.ENVIRONMENT, "pw.x did not find the input file."
+    INPUT_NOT_FOUND = "input_not_found", Category.ENVIRONMENT, "pw.x did not get its input."
     SCRATCH_UNUSABLE = (
         "scratch_unusable",
         Category.ENVIRONMENT,
@@ -238,8 +238,8 @@ def classify(run: Run) -> Result:
     # A relaxation makes many SCFs, and a hybrid functional refines its exchange from SCF to SCF: say how far the run came.
     where = f" of SCF {number_of_scf} of the run" if number_of_scf > 1 else ""
     result = _completed(run, output, scf) or _failed(run, output, scf, where)
-    noise = _excerpt(run.stderr)
-    if result.outcome.category is Category.ENVIRONMENT and noise and noise not in result.detail:
+    noise = _excerpt([line for line in _lines(run.stderr) if line not in result.detail])
+    if result.outcome.category is Category.ENVIRONMENT and noise:
         return replace(result, detail="; ".join(filter(None, (result.detail, f"stderr: {noise}"))))
     return result
 
@@ -293,9 +293,10 @@ def _failed(run: Run, output: str, scf: str, where: str) -> Result:
         return Result(Outcome.NOT_CONVERGED, _line_with(scf, _NOT_CONVERGED) + where)
     timed_out = run.timed_out or run.exit_code == _TIMEOUT_EXIT_CODE
     began = _HEADER in output or (run.exit_code is None and not timed_out)  # A file found somewhere may lack its head.
-    if errors := messages.boxes(output) + messages.crash(run.crash):
+    left = messages.crash(run.crash)
+    if errors := messages.boxes(output) + left:
         named = _name(errors)
-        if began or named.outcome.category is Category.ENVIRONMENT:
+        if began or left or named.outcome.category is Category.ENVIRONMENT:
             return named
         return Result(Outcome.ENGINE_FAILED, f"no output of pw.x, but {named.detail}")
     noise = messages.name_noise("\n".join((run.stderr, *output.splitlines()[-_TAIL_LINES:])))
@@ -400,9 +401,8 @@ def _last_line(text: str) -> str:
     return lines[-1][:_DETAIL] if lines else ""
 
 
-def _excerpt(text: str) -> str:
-    """What stands in a text, on one line; of a long one its first line and its end."""
-    lines = _lines(text)
+def _excerpt(lines: Sequence[str]) -> str:
+    """All lines on one; of many the first and the end."""
     whole = " | ".join(lines)
     if len(whole) <= _DETAIL:
         return whole

@@ -60,17 +60,20 @@ _ONE_PROCESS = (
     "Change `dft.command`: an SCF takes one process (`srun --overlap -n 1 pw.x`, `mpirun -n 1 pw.x` or `pw.x`, without -nk, -nb, -nt and -nd); "
     "as many SCFs as the job has cores run side by side"
 )
+_SEES_THE_FOLDER = "See that `dft.command` starts pw.x in the folder where it is called (a container: bind TMPDIR) and hands on `-in pw.in` or its standard input"
 _OTHER_DISK = "Make room there, or set TMPDIR to a folder on another disk"
 # The installation is broken: every further run would end in the same way, so the job stops instead of filling rows. What to do about it.
 _FATAL = {
-    Outcome.ENGINE_FAILED: "Change `dft.command` so that it starts pw.x (`xtalrl doctor` tries it)",
+    Outcome.ENGINE_FAILED: "Change `dft.command` so that it starts pw.x (in a job of SLURM `srun --overlap -n 1 pw.x`; `xtalrl doctor` tries it)",
     Outcome.MPI_FAILED: _ONE_PROCESS,
-    Outcome.PSEUDOPOTENTIAL_NOT_FOUND: "See that `dft.command` starts pw.x where the scratch folder can be seen (a container: bind it)",
+    Outcome.PSEUDOPOTENTIAL_NOT_FOUND: _SEES_THE_FOLDER,
     Outcome.PSEUDOPOTENTIAL_UNREADABLE: "Take another pw.x in `dft.command`, or another `dft.family`",
-    Outcome.INPUT_NOT_FOUND: "See that `dft.command` starts pw.x where the scratch folder can be seen (a container: bind it)",
+    Outcome.INPUT_NOT_FOUND: _SEES_THE_FOLDER,
     Outcome.SCRATCH_UNUSABLE: _OTHER_DISK,
     Outcome.DISK_FULL: _OTHER_DISK,
 }
+_NOTHING_READ = "could not find namelist &control"
+"""What pw.x says when the command has lost our input, which begins with that namelist."""
 _NOT_FROM_A_STATE = frozenset((Outcome.TIME_LIMIT, Outcome.NOT_CONVERGED))
 """Failures that a saved state cannot bring about. All others can: pw.x with a torn one fails to read it, in words that are also those of
 other failures (measured: `davcio`, `read_rhog`), so that they count only in a run from the start."""
@@ -467,7 +470,11 @@ class _Runner:
             logger.info(
                 "%s: what was written to stderr ends in\n%s", request["request_id"], run.stderr[-_LOGGED:].rstrip()
             )
-        cause = Outcome.DISK_FULL if self._met_a_full_disk(result, here) else result.outcome
+        cause = result.outcome
+        if self._met_a_full_disk(result, here):
+            cause = Outcome.DISK_FULL
+        elif result.outcome is Outcome.INVALID_INPUT and _NOTHING_READ in result.detail:
+            cause = Outcome.INPUT_NOT_FOUND
         if cause in _FATAL:
             raise XtalrlError(
                 f"{request['request_id']}: {cause.sentence} ({result.detail}) The shard stops, because every further SCF "
