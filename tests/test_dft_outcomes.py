@@ -413,6 +413,13 @@ def test_every_kind_of_output_says_how_it_ended(root: Path, tmp_path: Path, case
         assert row["total_magnetization"] == (1.0 if case == "noncollinear" else None)
 
 
+def test_the_energy_of_a_hybrid_is_that_of_its_exchange_however_the_functional_was_told(root: Path) -> None:
+    text = (root / "tests/fixtures/ends/hybrid.out").read_text()
+    silent = re.sub(r".*EXX-fraction.*\n", "", text)
+    assert silent != text
+    assert classify(Run(silent, "", None)).total_energy_ry == -2.11354471
+
+
 @pytest.mark.parametrize("name", ["hybrid", "relax", "nscf", "noncollinear"])
 def test_an_output_that_was_cut_off_anywhere_has_no_wrong_energy(root: Path, name: str) -> None:
     text = (root / f"tests/fixtures/ends/{name}.out").read_text()

@@ -359,7 +359,8 @@ def _last_calculation(output: str) -> tuple[str, int]:
 
 def _is_hybrid(output: str) -> bool:
     """Whether the functional has exact exchange: its SCFs are repeated until the exchange converges, too, and only then is `!!` printed."""
-    return any(float(fraction) > 0 for fraction in _EXX_FRACTION.findall(output))
+    printed = _HYBRID_ENERGY.search(output) is not None
+    return printed or any(float(fraction) > 0 for fraction in _EXX_FRACTION.findall(output))
 
 
 def _magnetization(scf: str) -> float | None:
