@@ -10,12 +10,12 @@ import numpy as np
 from xtalrl import tables
 
 
-def write_synthetic_dataset(folder: Path, n_crystals: int, split: str = "train", seed: int = 0) -> tuple[Path, Path]:
-    """Write graphs.parquet and trajectories.parquet: 4 to 20 sites, 6 directed edges a site, a quarter of them parallel."""
+def write_synthetic_dataset(folder: Path, n_crystals: int, n_val: int = 0, seed: int = 0) -> tuple[Path, Path]:
+    """Write graphs.parquet and trajectories.parquet: 4 to 20 sites, 6 directed edges per site, a quarter of them parallel."""
     generator = np.random.default_rng(seed)
     graphs, trajectories = [], []
-    for number in range(n_crystals):
-        graphs.append(_graph(generator, f"synthetic-{number}", split))
+    for number in range(n_crystals + n_val):
+        graphs.append(_graph(generator, f"synthetic-{number}", "train" if number < n_crystals else "val"))
         trajectories += _trajectories(generator, graphs[-1])
     paths = folder / "graphs.parquet", folder / "trajectories.parquet"
     tables.write_rows(graphs, tables.GRAPHS, paths[0])

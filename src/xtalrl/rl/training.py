@@ -29,6 +29,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from xtalrl import __version__
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
 from xtalrl.rl.learner import STATISTICS, Learner, PolicyState, Stack, activation_bytes
@@ -81,7 +82,8 @@ def train_policies(
         "data": {"graphs": _sha256(graphs), "trajectories": _sha256(trajectories)},
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "threads": threads,
-        "versions": {name: importlib.metadata.version(name) for name in ("xtalrl", "torch", "numpy")}
+        "versions": {"xtalrl": __version__}
+        | {name: importlib.metadata.version(name) for name in ("torch", "numpy")}
         | {"python": platform.python_version()},
     }
     learned = []
