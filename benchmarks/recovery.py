@@ -28,7 +28,7 @@ from validation import HUND_MOMENTS
 from xtalrl import tables
 from xtalrl.dft.protocols import PROTOCOLS
 from xtalrl.dft.pseudopotentials import fetch_family, load_family
-from xtalrl.dft.recovery import Recovery
+from xtalrl.dft.recovery import SPIN_ELEMENTS, Recovery
 from xtalrl.dft.requests import plan_crystal_scf
 from xtalrl.dft.shards import run_shard
 from xtalrl.elements import ELEMENTS
@@ -282,6 +282,7 @@ def main() -> None:
         default=1e9,
         help="start no further SCF after this many minutes (0: only what is done)",
     )
+    parser.add_argument("--spin", action="store_true", help="only designs with an element that may have spin")
     parser.add_argument("--no-withheld", action="store_true", help="leave the known moments out")
     parser.add_argument("--results", type=Path, default=PROJECT / "results/recovery")
     parser.add_argument("--cache", default=str(PROJECT / "results/cache"))
@@ -291,6 +292,8 @@ def main() -> None:
     args.deadline = deadline = time.time() + 60 * args.stop_after
     skeletons = read_crystals(next(args.mp20.glob("val.csv*")), args.max_sites, args.largest_volume)
     designs = draw_designs(skeletons, args.designs, args.seed, args.f_block)
+    if args.spin:
+        designs = [design for design in designs if not SPIN_ELEMENTS.isdisjoint(design["species"])]
     family_path = str(fetch_family(FAMILY, args.sssp, args.cache))
     family, _ = load_family(family_path)
     for design in designs:

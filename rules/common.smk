@@ -91,10 +91,23 @@ def magnetizations(wildcards):
     return cfg.structures.magnetizations or []
 
 
+def refuse_now(check, *arguments):
+    """Make a check of the library while Snakemake plans: what cannot be used is refused before anything runs."""
+    try:
+        check(*arguments)
+    except XtalrlError as error:
+        raise WorkflowError(str(error)) from None
+
+
 def elemental_crystals(wildcards):
     """The CSV of elemental crystals, if any: the user's, or the ground states of the Materials Project."""
     if cfg.references.crystals == MATERIALS_PROJECT:
         return f"{CACHE}/materials_project/elements.csv"
+    if cfg.references.crystals:
+        # Imported only now, as in the functions below: pymatgen and pyarrow take time, which most starts of Snakemake do without.
+        from xtalrl.dft.requests import check_elemental_crystals
+
+        refuse_now(check_elemental_crystals, cfg.references.crystals)
     return cfg.references.crystals or []
 
 
@@ -230,18 +243,31 @@ def reference_energies(wildcards):
 
 
 def matching_references(wildcards):
-    """`reference_energies` for energies computed here; imported ones that do not fit are refused now, before anything runs."""
-    if cfg.references.energies and not cfg.references.protocol:
-        # Imported only now: it takes pyarrow, which most starts of Snakemake do without.
+    """`reference_energies` for energies computed here; imported ones that do not fit are refused."""
+    if cfg.references.energies:
         from xtalrl.dft.references import check_energies_fit
 
-        try:
-            check_energies_fit(
-                cfg.references.energies, cfg.dft.protocol, cfg.dft.family
-            )
-        except XtalrlError as error:
-            raise WorkflowError(str(error)) from None
+        refuse_now(
+            check_energies_fit,
+            cfg.references.energies,
+            cfg.dft.protocol,
+            cfg.dft.family,
+            cfg.references.protocol is not None,
+        )
     return reference_energies(wildcards)
+
+
+def compared_references(wildcards):
+    """Imported energies with a stated protocol: three elements are computed and compared before the crystals are."""
+    return ancient(f"{RESULTS}/references.parquet") if cfg.references.protocol else []
+
+
+def label_tables(wildcards):
+    """The published labels that the config names."""
+    from xtalrl.dft.labels import check_tables
+
+    refuse_now(check_tables, cfg.labels.path)
+    return cfg.labels.path
 
 
 def reference_elements(wildcards):

@@ -80,7 +80,7 @@ elif cfg.labels.path:
     rule import_labels:
         input:
             crystals=f"{RESULTS}/structures/crystals.parquet",
-            tables=cfg.labels.path,
+            tables=label_tables,
             # For tables with total energies but without formation energies.
             references=(
                 f"{RESULTS}/references.parquet" if cfg.references.energies else []

@@ -49,6 +49,7 @@ rule fetch_engine:
 
 rule plan_crystal_scf:
     input:
+        compared_references,
         crystals=f"{RESULTS}/structures/crystals.parquet",
         family=FAMILY,
     output:

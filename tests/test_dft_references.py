@@ -15,8 +15,9 @@ from xtalrl.dft.engines import find_engine
 from xtalrl.dft.inputs import Cell, Form, render, settings_for
 from xtalrl.dft.outcomes import classify
 from xtalrl.dft.protocols import load_protocol
-from xtalrl.dft.requests import _atom_in_box, form_of
+from xtalrl.dft.requests import _atom_in_box, check_elemental_crystals, form_of
 from xtalrl.energies import RYDBERG_EV_PAPER
+from xtalrl.errors import XtalrlError
 
 PAPER_FAST = load_protocol("paper-fast")
 
@@ -83,3 +84,57 @@ def test_the_k_points_of_an_atom_are_the_protocols(name: str, mesh: tuple[int, i
     cell = _atom_in_box("P", protocol)
     form: Form = form_of("reference", cell, protocol)
     assert (form, settings_for(cell, form, protocol, sssp()).kpoints) == ("atom", mesh)
+
+
+def cif_of(*sites: str) -> str:
+    """A CIF without symmetry, rhombohedral with edges of 3.8 Å; a site is its type symbol, three coordinates and its occupancy."""
+    cell = "".join(f"_cell_length_{edge} 3.8\n" for edge in "abc")
+    cell += "".join(f"_cell_angle_{angle} 60\n" for angle in ("alpha", "beta", "gamma"))
+    columns = ("label", "type_symbol", "fract_x", "fract_y", "fract_z", "occupancy")
+    atoms = "".join(f"X{number} {site}\n" for number, site in enumerate(sites))
+    loop = "".join(f"_atom_site_{name}\n" for name in columns)
+    return f"data_x\n{cell}_symmetry_space_group_name_H-M 'P 1'\nloop_\n{loop}{atoms}"
+
+
+SILICON_SITES = ("Si 0 0 0 1", "Si 0.25 0.25 0.25 1")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("Si", cif_of("Si 0 0 0 0.5", SILICON_SITES[1]))], "row 2: the crystal of Si cannot be a reference .disordered"),
+        ([("B", cif_of("B 0 0 0 1", "B 0.5 0.5 0.5 0.75"))], "of B .*disordered"),
+        ([("Si", cif_of("Si 0 0 0 1", "Si 0.02 0.02 0.02 1"))], "nearer than 0.5 Å"),
+        ([("Si", cif_of("Si 0 0 0 1", "Si 0 0 0.98 1"))], "nearer than 0.5 Å"),
+        ([("P", cif_of("P 0 0 0 0.5", "As 0.25 0.25 0.25 0.5"))], "of P .*disordered"),
+        ([("Si", cif_of("Ge 0 0 0 1"))], "the CIF of 'Si' holds Ge"),
+        ([("Si", "")], "unreadable_cif"),
+        ([("Si", "data_nonsense")], "unreadable_cif"),
+        ([("Sii", cif_of(*SILICON_SITES))], "row 2: 'Sii' is no element"),
+        ([("Si", cif_of(*SILICON_SITES))] * 2, "row 3: Si occurs twice"),
+    ],
+)  # fmt: skip
+def test_elemental_crystals_are_checked_as_those_of_the_data(
+    tmp_path: Path, rows: list[tuple[str, str]], message: str
+) -> None:
+    """Boron and red phosphorus are given with partly occupied sites in the databases."""
+    with (tmp_path / "elements.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("element", "cif"), *rows])
+    with pytest.raises(XtalrlError, match=message):
+        check_elemental_crystals(str(tmp_path / "elements.csv"))
+
+
+def test_an_elemental_crystal_that_is_right_is_taken_as_it_is(tmp_path: Path) -> None:
+    with (tmp_path / "elements.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [("symbol", "cif"), ("Si", cif_of(*SILICON_SITES)), ("Ar", "not among the 88: not read")]
+        )
+    check_elemental_crystals(str(tmp_path / "elements.csv"))
+
+
+def test_a_table_of_elemental_crystals_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(XtalrlError, match="cannot be read as CSV"):
+        check_elemental_crystals(str(tmp_path))
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(XtalrlError, match="columns `element` and `cif`; it has: a, b"):
+        check_elemental_crystals(str(tmp_path / "x.csv"))

@@ -112,6 +112,34 @@ def test_imported_energies_that_do_not_fit_are_refused_before_anything_runs(
     assert job_counts(stated.stdout)["run_scf_shard"] == (8 if target == "labels" else 8 + 230)
 
 
+@pytest.mark.parametrize(
+    ("key", "content", "said"),
+    [
+        ("labels={{path: {}}}", "material_id\nx\n", "must have the column `material_id` and one of"),
+        ("references={{crystals: {}}}", "element,cif\nSi,nonsense\n", "the crystal of Si cannot be a reference"),
+        ("references={{energies: {}, protocol: paper}}", "element,energy_per_atom_ry,protocol\nSi,-11.4,sssp\n", "name the protocol sssp"),
+        ("references={{energies: {}, protocol: paper}}", "element\nSi\n", "has neither `energy_per_atom_ry`"),
+    ],
+)  # fmt: skip
+def test_tables_that_cannot_be_used_are_refused_before_anything_runs(
+    root: Path, tmp_path: Path, key: str, content: str, said: str
+) -> None:
+    (tmp_path / "x.csv").write_text(content)
+    given = key.format(tmp_path / "x.csv")
+    refused = snakemake(root, "--dry-run", "all", "--configfile", "config/paper.yaml", "--config", given)
+    assert refused.returncode != 0
+    assert said in refused.stdout + refused.stderr
+    assert "Traceback (most recent call last)" not in refused.stdout + refused.stderr
+
+
+def test_imported_energies_are_compared_before_the_crystals_are_computed(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("element,energy_per_atom_ry\nSi,-11.4\n")
+    stated = f"references={{energies: {tmp_path / 'r.csv'}, protocol: paper}}"
+    dag = snakemake(root, "--dag", "dot", "--configfile", "config/paper.yaml", "--config", stated, "--", "scf").stdout
+    numbers = {name: number for number, name in re.findall(r'(\d+)\[label = "(\w+)', dag)}
+    assert f"{numbers['import_references']} -> {numbers['plan_crystal_scf']}\n" in dag
+
+
 def test_what_the_workflow_imports_is_light(root: Path) -> None:
     """Snakemake reads the rules at every start, and twice more in every job."""
     rules = "".join(path.read_text() for path in [root / "Snakefile", *(root / "rules").glob("*.smk")])

@@ -130,6 +130,15 @@ def import_labels(
     _write(rows, labels)
 
 
+def check_tables(path: str) -> None:
+    """Refuse published labels that cannot be read, before anything is computed.
+
+    Raises:
+        XtalrlError: as `import_labels`, but for what only the crystals and the reference energies tell.
+    """
+    _read_tables(path, {})
+
+
 def _label(crystal: dict[str, Any], entry: dict[str, Any], energies: ReferenceTable, source: str) -> dict[str, Any]:
     """A row of LABELS: the gap and energies of an entry, and what can be derived from them."""
     row = _unlabelled(crystal, entry["outcome"], entry["detail"], source) | {

@@ -73,18 +73,20 @@ def import_references(
     logger.info("%d reference energies from %s; missing: %s", len(rows), energies, missing)
 
 
-def check_energies_fit(energies: str, protocol: str, family: str) -> None:
+def check_energies_fit(energies: str, protocol: str, family: str, stated: bool = False) -> None:
     """Refuse imported reference energies that do not fit crystals and designs computed here, before anything is computed.
 
     Args:
-        energies: the CSV of `import_references`, where `references.protocol` says nothing about it.
+        energies: the CSV of `import_references`.
         protocol: name of the protocol of what is computed here.
         family: name of its pseudopotential family.
+        stated: `references.protocol` says that energies whose origin the CSV leaves open are of this protocol and family.
 
     Raises:
         XtalrlError: the CSV does not say that its energies are of this protocol and family, or cannot be read.
     """
-    _refuse_other_protocol(_read_energies(energies, {}), origin_of(protocol, describe_family(family)), energies)
+    wanted = origin_of(protocol, describe_family(family))
+    _refuse_other_protocol(_read_energies(energies, wanted if stated else {}), wanted, energies)
 
 
 def origin_of(protocol: str, family: Family) -> dict[str, str | None]:

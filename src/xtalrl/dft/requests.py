@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -249,37 +250,65 @@ def _cell_of_structure(structure: Structure) -> Cell:
     )
 
 
+def check_elemental_crystals(path: str) -> None:
+    """Refuse a CSV of elemental crystals that cannot be used, before anything is computed.
+
+    Raises:
+        XtalrlError: the first thing that is wrong with it.
+    """
+    _read_elemental_crystals(path)
+
+
 def _read_elemental_crystals(path: str) -> dict[str, tuple[Structure, str]]:
     """Elemental crystals and where they are from by element, from a CSV with the columns `element` (or `symbol`), `cif` and, if it likes, `material_id`.
 
     The cell stays as it is: with a fixed number of k points a primitive one has another energy (beryllium of the Materials
-    Project: 4 atoms where 2 would do, and the released energy is that of the 4).
+    Project: 4 atoms where 2 would do, and the released energy is that of the 4). It is checked as the crystals of the data are;
+    rows of elements that are not among the 88 are left out.
 
     Raises:
-        XtalrlError: the file is missing, lacks a column, or a CIF is unreadable or holds another element.
+        XtalrlError: the file is missing, lacks a column or names an element twice, or a CIF is unreadable, partly occupied, of
+            overlapping atoms, or holds another element.
     """
-    from pymatgen.core.structure import Structure
+    from pymatgen.core.periodic_table import Element
+
+    from xtalrl.structures.cif import MAX_SITES_READ, read_cif
+    from xtalrl.structures.crystals import reduce_cell
+    from xtalrl.structures.rejections import Rejection
 
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise XtalrlError(f"`references.crystals` is {path!r}, which cannot be read ({error.strerror}).") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise XtalrlError(f"`references.crystals` is {path!r}, which cannot be read as CSV ({error}).") from None
     columns = set(rows[0]) if rows else set()
     name = "element" if "element" in columns else "symbol"
     if not {name, "cif"} <= columns:
         raise XtalrlError(
-            f"{path} must have the columns `element` and `cif`; it has: {', '.join(sorted(columns)) or 'nothing'}."
+            f"{path} must have the columns `element` and `cif`; it has: {', '.join(sorted(map(str, columns))) or 'nothing'}."
         )
     crystals: dict[str, tuple[Structure, str]] = {}
     for number, row in enumerate(rows, start=2):
-        element = row[name].strip()
+        element, where = (row[name] or "").strip(), f"{path}, row {number}"
+        if not Element.is_valid_symbol(element):
+            raise XtalrlError(f"{where}: {element!r} is no element.")
+        if element not in ELEMENTS:
+            continue
+        if element in crystals:
+            raise XtalrlError(f"{where}: {element} occurs twice; name one crystal of each element.")
         try:
-            structure = Structure.from_str(row["cif"], fmt="cif")
-        except Exception as error:  # pymatgen's CIF reader raises whatever its parts raise.
-            raise XtalrlError(f"{path}, row {number}: the CIF of {element!r} is unreadable ({error}).") from None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # pymatgen's
+                structure = read_cif(row["cif"] or "")
+                reduce_cell(structure, MAX_SITES_READ)
+        except Rejection as rejection:
+            said = ": ".join(filter(None, (rejection.reason.value, rejection.detail)))
+            raise XtalrlError(
+                f"{where}: the crystal of {element} cannot be a reference ({said}). Give it another CIF, or remove the row: "
+                "the textbook crystal or one atom in a box then takes its place."
+            ) from None
         found = {site.specie.symbol for site in structure}
         if found != {element}:
-            raise XtalrlError(f"{path}, row {number}: the CIF of {element!r} holds {', '.join(sorted(found))}.")
+            raise XtalrlError(f"{where}: the CIF of {element!r} holds {', '.join(sorted(found))}.")
         crystals[element] = structure, " ".join(filter(None, (Path(path).name, (row.get("material_id") or "").strip())))
     return crystals
