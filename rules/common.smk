@@ -13,7 +13,12 @@ from xtalrl.report.contents import figures_of, tables_of
 from xtalrl.rl.pretrained import read_pretrained
 from xtalrl.structures.external_files import find_sets
 from xtalrl.structures.mp20 import find_csvs
-from xtalrl.workflow import check_folders, rerun_marks, trains_together
+from xtalrl.workflow import (
+    check_folders,
+    make_cache_folders,
+    rerun_marks,
+    trains_together,
+)
 from xtalrl.yaml_files import read_merged, refuse_second_options
 
 SPLITS = ("train", "val", "test")
@@ -36,6 +41,7 @@ try:
     EXTERNAL_FILES = find_sets(cfg.external, cfg.policy_specs())
     load_protocol(cfg.dft.protocol)
     describe_family(cfg.dft.family)
+    make_cache_folders(cfg)
     if cfg.policies.pretrained:
         read_pretrained(cfg.policies.pretrained)
     if cfg.structures.path:

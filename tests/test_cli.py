@@ -8,6 +8,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from test_dft_exchange import fill, record
 from typer.testing import CliRunner
 
 from xtalrl.cli import app
@@ -106,6 +107,53 @@ def test_doctor_names_what_is_missing_and_the_command_that_mends_it(
     assert "sbatch is not on PATH" in result.output
     assert "MP_API_KEY is not set" in result.output
     assert "snakemake" in result.output
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("odd"), OSError(5, "Input/output error", "x"), KeyError("gone"), RecursionError()]
+)
+def test_doctor_never_ends_in_a_traceback(
+    cli: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    from xtalrl import doctor
+
+    def broken(*_: object, **__: object) -> object:
+        raise error
+
+    for name in [name for name in vars(doctor) if name.startswith("_check_")]:
+        monkeypatch.setattr(doctor, name, broken)
+    config = tmp_path / "config.yaml"
+    config.write_text(f"results: {tmp_path / 'results'}\n")
+    result = cli.invoke(app, ["doctor", "--configfile", str(config)], env={"COLUMNS": "300"})
+    assert result.exit_code == 1
+    assert result.output.count("cannot be checked") == 10
+
+
+def test_doctor_on_damaged_files(cli: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The family's record, the engine's and a data set that are no files, and results that are one."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    (tmp_path / "results").write_text("a file")
+    for folder in ("cache/families/sssp-1.3.0-efficiency/family.json", "cache/engine/engine.json", "data/train.csv"):
+        (tmp_path / folder).mkdir(parents=True)
+    config = tmp_path / "config.yaml"
+    config.write_text(f"results: {tmp_path}/results\ncache: {tmp_path}/cache\nstructures: {{path: {tmp_path}/data}}\n")
+    result = cli.invoke(app, ["doctor", "--configfile", str(config)], env={"COLUMNS": "300"})
+    assert result.exit_code == 1, result.exception
+    assert not isinstance(result.exception, OSError)
+    assert "cannot be written (File exists)" in result.output
+
+
+def test_an_export_of_the_cache_into_an_impossible_place(cli: CliRunner, tmp_path: Path) -> None:
+    fill(tmp_path / "cache", record())
+    (tmp_path / "file").write_text("")
+    config = tmp_path / "config.yaml"
+    config.write_text(f"cache: {tmp_path}/cache\n")
+    for place in ("file/x.jsonl", "file/y/x.parquet", "n" * 300 + ".jsonl", "cache.parquet/"):
+        (tmp_path / "cache.parquet").mkdir(exist_ok=True)
+        result = cli.invoke(app, ["cache", "export", str(tmp_path / place), "--configfile", str(config)])
+        assert result.exit_code == 1
+        assert "ERROR: " in result.output, result.exception
+    assert (tmp_path / "file").read_text() == ""
 
 
 def test_evaluate_prints_the_command_and_runs_it(

@@ -191,3 +191,68 @@ def test_every_submitted_rule_belongs_to_a_stage(root: Path) -> None:
     local = {name for block in re.findall(r"localrules:\n((?:\s+\w+,\n)+)", text) for name in re.findall(r"\w+", block)}
     submitted = set(re.findall(r"^ *rule (\w+):", text, re.MULTILINE)) - local
     assert submitted == {*_STAGE_OF_RULE, "run_scf_shard"}
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "cut off": lambda content: content[: len(content) // 2],
+    "without its end": lambda content: content[:-1],
+    "another format": lambda content: b"a,b\n1,2\n",
+    "a flipped footer": lambda content: content[:-20] + bytes(byte ^ 255 for byte in content[-20:-8]) + content[-8:],
+    "zeros": lambda content: bytes(len(content)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_table_is_named_and_stops_nothing(tmp_path: Path, damage: str) -> None:
+    config = Config(results=str(tmp_path), cache=str(tmp_path / "cache"))
+    files = {
+        "structures": "structures/crystals.parquet",
+        "scf": "scf/requests.parquet",
+        "references": "references/outcomes.parquet",
+        "labels": "labels.parquet",
+        "trajectories": "trajectories.parquet",
+        "evaluation": "evaluation/shards/0000.parquet",
+    }
+    columns = {name: ["a"] * 50 for name in ("outcome", "split", "kind")}
+    for name in ("references", "evaluation"):
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.table(columns), tmp_path / name / "requests.parquet")
+    for file in files.values():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table(columns), tmp_path / file)
+        (tmp_path / file).write_bytes(DAMAGES[damage]((tmp_path / file).read_bytes()))
+    found = {stage.name: stage for stage in stages(config)}
+    for name, file in files.items():
+        assert found[name].unreadable == [str(tmp_path / file)], name
+        assert found[name].state == "unreadable"
+
+
+def test_a_table_with_another_column_or_none_is_named(tmp_path: Path) -> None:
+    config = Config(results=str(tmp_path), cache=str(tmp_path / "cache"))
+    pq.write_table(pa.table({"other": [1]}), tmp_path / "labels.parquet")
+    (tmp_path / "trajectories.parquet").mkdir()
+    found = {stage.name: stage.unreadable for stage in stages(config)}
+    assert found["labels"] == [str(tmp_path / "labels.parquet")]
+    assert found["trajectories"] == [str(tmp_path / "trajectories.parquet")]
+
+
+@pytest.mark.parametrize("place", ["results", "logs"])
+def test_files_in_the_place_of_folders(root: Path, tmp_path: Path, place: str) -> None:
+    results = tmp_path / "results"
+    if place == "results":
+        results.write_text("a file")
+    else:
+        for rule in ("build_graphs", "label_crystals", "train_policy.bc.seed0"):
+            (results / f"logs/{rule}.log").mkdir(parents=True)
+    config = Config(results=str(results), cache=str(tmp_path / "cache"))
+    assert {stage.state for stage in stages(config)} == {"waiting"}
+
+
+def test_what_cannot_be_read_is_shown(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/labels.parquet").write_bytes(b"PAR1")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"results": str(tmp_path / "results")}))
+    shown = status(root, tmp_path).stdout
+    assert f"{tmp_path}/results/labels.parquet cannot be read: if it is damaged, delete it" in shown
+    assert json.loads(status(root, tmp_path, "--json").stdout)["labels"]["state"] == "unreadable"

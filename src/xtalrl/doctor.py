@@ -10,6 +10,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -20,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from xtalrl.config import Config
-from xtalrl.errors import XtalrlError
+from xtalrl.errors import XtalrlError, explain_os_error
 from xtalrl.workflow import as_typed, check_folders
 
 
@@ -83,23 +84,39 @@ def run_checks(config: Config, profile: str) -> Iterator[Check]:
 
     content = load_profile(profile)
     on_cluster = content.get("executor") == "slurm"
-    functions: tuple[Callable[[Config], Check], ...] = (
-        _check_python,
-        _check_packages,
-        _check_folders,
-        _check_home,
-        _check_structures,
-        _check_engine,
-        _check_pseudopotentials,
-        partial(_check_torch, on_cluster=on_cluster),
-        _check_api_key,
-    )
-    for function in functions:
-        yield function(config)
-    if on_cluster:
-        yield from check_cluster(config, content)
-    else:
-        yield _check_slurm()
+    functions: dict[str, Callable[[Config], Check]] = {
+        "Python": _check_python,
+        "packages": _check_packages,
+        "folders": _check_folders,
+        "home": _check_home,
+        "structures": _check_structures,
+        "pw.x": _check_engine,
+        "pseudopotentials": _check_pseudopotentials,
+        "PyTorch, GPU": partial(_check_torch, on_cluster=on_cluster),
+        "Materials Project": _check_api_key,
+    }
+    for name, function in functions.items():
+        with _no_traceback(name) as failed:
+            yield function(config)
+        yield from failed
+    with _no_traceback("SLURM") as failed:
+        if on_cluster:
+            yield from check_cluster(config, content)
+        else:
+            yield _check_slurm()
+    yield from failed
+
+
+@contextmanager
+def _no_traceback(name: str) -> Iterator[list[Check]]:
+    """What a check cannot cope with is a finding, too: the list then holds it."""
+    failed: list[Check] = []
+    try:
+        yield failed
+    except Exception as error:
+        sentence = explain_os_error(error) if isinstance(error, OSError) else None
+        finding = str(sentence or (error if isinstance(error, XtalrlError) else f"{type(error).__name__}: {error}"))
+        failed.append(Check(name, State.MISSING, f"cannot be checked: {finding}"))
 
 
 def _check_slurm() -> Check:

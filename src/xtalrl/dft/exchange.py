@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections import Counter, defaultdict
@@ -27,7 +28,7 @@ from xtalrl.dft.cache import (
 from xtalrl.dft.inputs import Settings
 from xtalrl.dft.outcomes import Outcome
 from xtalrl.dft.unfinished import Unfinished
-from xtalrl.errors import XtalrlError
+from xtalrl.errors import XtalrlError, explain_os_error
 from xtalrl.sharing import write_shared
 
 SAME_ENERGY_RY = 1e-5
@@ -134,26 +135,30 @@ def export_cache(cache: str | Path, path: str | Path) -> int:
     """Write the records of a cache, one a calculation, to a .parquet or .jsonl file; their number.
 
     Raises:
-        XtalrlError: there is no cache, or the file has another ending.
+        XtalrlError: there is no cache, or the file has another ending or cannot be there.
     """
     path = Path(path)
+    if path.suffix not in (".parquet", ".jsonl"):
+        raise XtalrlError(f"{path} must end in .parquet or .jsonl.")
     kept = [replace(record, generation=None) for record in _one_a_key(_read_all(_files(cache))[0]).values()]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        match path.suffix:
-            case ".parquet":
-                rows = [_as_row(record) for record in kept]
-                pq.write_table(
-                    pa.Table.from_pylist(rows, SCHEMA), temporary, compression="zstd", write_page_checksum=True
-                )
-            case ".jsonl":
-                temporary.write_bytes(b"".join(map(to_line, kept)))
-            case _:
-                raise XtalrlError(f"{path} must end in .parquet or .jsonl.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".parquet":
+            rows = pa.Table.from_pylist([_as_row(record) for record in kept], SCHEMA)
+            pq.write_table(rows, temporary, compression="zstd", write_page_checksum=True)
+        else:
+            temporary.write_bytes(b"".join(map(to_line, kept)))
         os.replace(temporary, path)
+    except OSError as error:
+        if explain_os_error(error) is not None:
+            raise
+        raise XtalrlError(
+            f"{path} cannot be written ({error.strerror or error}): choose another folder or name."
+        ) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return len(kept)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from xtalrl import tables
 from xtalrl.errors import XtalrlError
+from xtalrl.sharing import make_folder, share
 
 logger = logging.getLogger(__name__)
 
@@ -84,5 +85,7 @@ class GraphCache:
         """Write what is not on the disk yet."""
         if self._new:
             name = f"{os.uname().nodename}-{os.getpid()}-{time.time_ns()}.parquet"
+            make_folder(self.folder)
             tables.write_rows(self._new, _SCHEMA, self.folder / name)
+            share(self.folder / name)
             self._new = []

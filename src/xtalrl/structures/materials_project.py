@@ -29,8 +29,9 @@ from urllib3.util.retry import Retry
 from xtalrl import tables
 from xtalrl.downloads import ATTEMPTS, TIMEOUT_S, TRANSIENT_STATUS
 from xtalrl.elements import ELEMENTS
-from xtalrl.errors import XtalrlError
+from xtalrl.errors import XtalrlError, without_secrets
 from xtalrl.progress import Progress
+from xtalrl.sharing import make_folder, share
 from xtalrl.structures.crystals import read_csv
 from xtalrl.structures.magnetizations import PER_CELL, PER_FORMULA_UNIT
 
@@ -202,7 +203,9 @@ class _Cache:
 
     def write(self, rows: Iterable[Mapping[str, Any]], database_version: str) -> None:
         """Replace the file."""
+        make_folder(self.path.parent)
         _write(rows, self.schema, database_version, self.path)
+        share(self.path)
 
 
 def _write(
@@ -218,6 +221,7 @@ def _write_text(text: str, path: str | Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
+        share(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -257,7 +261,7 @@ class _Client:
         # mp-api asks for the heartbeat too, but without a time limit: where packets are dropped it would hang.
         self.database_version = self._ask(self._heartbeat)
         self._summary = self._ask(self._connect)
-        logger.info("%s: database version %s", self._endpoint, self.database_version)
+        logger.info("%s: database version %s", without_secrets(self._endpoint), self.database_version)
 
     def magnetizations(self, material_ids: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
         """Rows of `MAGNETIZATIONS` for each chunk of the identifiers, nulls for those that are not known."""
