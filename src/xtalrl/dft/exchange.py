@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -29,6 +27,7 @@ from xtalrl.dft.inputs import Settings
 from xtalrl.dft.outcomes import Outcome
 from xtalrl.dft.unfinished import Unfinished
 from xtalrl.errors import XtalrlError, explain_os_error
+from xtalrl.files import whole_file
 from xtalrl.sharing import write_shared
 
 SAME_ENERGY_RY = 1e-5
@@ -141,24 +140,19 @@ def export_cache(cache: str | Path, path: str | Path) -> int:
     if path.suffix not in (".parquet", ".jsonl"):
         raise XtalrlError(f"{path} must end in .parquet or .jsonl.")
     kept = [replace(record, generation=None) for record in _one_a_key(_read_all(_files(cache))[0]).values()]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".parquet":
-            rows = pa.Table.from_pylist([_as_row(record) for record in kept], SCHEMA)
-            pq.write_table(rows, temporary, compression="zstd", write_page_checksum=True)
-        else:
-            temporary.write_bytes(b"".join(map(to_line, kept)))
-        os.replace(temporary, path)
+        with whole_file(path) as temporary:
+            if path.suffix == ".parquet":
+                rows = pa.Table.from_pylist([_as_row(record) for record in kept], SCHEMA)
+                pq.write_table(rows, temporary, compression="zstd", write_page_checksum=True)
+            else:
+                temporary.write_bytes(b"".join(map(to_line, kept)))
     except OSError as error:
         if explain_os_error(error) is not None:
             raise
         raise XtalrlError(
             f"{path} cannot be written ({error.strerror or error}): choose another folder or name."
         ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
     return len(kept)
 
 

@@ -31,7 +31,7 @@ from xtalrl.downloads import ATTEMPTS, TIMEOUT_S, TRANSIENT_STATUS
 from xtalrl.elements import ELEMENTS
 from xtalrl.errors import XtalrlError, without_secrets
 from xtalrl.progress import Progress
-from xtalrl.sharing import make_folder, share
+from xtalrl.sharing import make_folder, share, write_shared
 from xtalrl.structures.crystals import read_csv
 from xtalrl.structures.magnetizations import PER_CELL, PER_FORMULA_UNIT
 
@@ -156,7 +156,7 @@ def fetch_elemental_crystals(crystals: str | Path, cache: str | Path) -> None:
     writer = csv.DictWriter(text, ELEMENTAL_CRYSTALS.names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    _write_text(text.getvalue(), crystals)
+    write_shared(Path(crystals), text.getvalue().encode())
 
 
 def fetch_formulas(formulas: str | Path, cache: str | Path) -> None:
@@ -174,7 +174,7 @@ def fetch_formulas(formulas: str | Path, cache: str | Path) -> None:
         cached.write(({"formula": formula} for formula in client.formulas()), client.database_version)
     rows = cached.rows()
     logger.info("%s reduced formulas, Materials Project %s", f"{len(rows):,}", cached.database_version())
-    _write_text("".join(f"{row['formula']}\n" for row in rows), formulas)
+    write_shared(Path(formulas), "".join(f"{row['formula']}\n" for row in rows).encode())
 
 
 class _Cache:
@@ -213,18 +213,6 @@ def _write(
 ) -> None:
     metadata = schema.metadata | {b"database_version": (database_version or "unknown").encode()}
     tables.write_rows(rows, schema.with_metadata(metadata), path)
-
-
-def _write_text(text: str, path: str | Path) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        share(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _Transient(Exception):
