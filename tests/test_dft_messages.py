@@ -129,9 +129,11 @@ def test_each_family_has_its_outcome(outcome: str, routine: str, message: str) -
         Run(HEADER + box(routine, message), "", 1),
         Run(HEADER, "", 1, crash=crash(routine, message)),
         Run("", "", 1, crash=crash(routine, message)),
+        Run(HEADER, box(routine, message), 1),
     ):
         result = classify(run)
-        assert (result.outcome, result.detail) == (outcome, f"{routine}: {message}")
+        assert result.outcome == outcome
+        assert result.detail.startswith(f"{routine}: {message}")
 
 
 def test_every_outcome_that_a_message_can_have_is_in_the_table() -> None:
@@ -248,6 +250,23 @@ def test_a_run_that_never_began_failed_because_of_the_machine(code: int, timed_o
             result = classify(Run(stdout, stderr, code, timed_out=timed_out))
             assert result.outcome.category is Category.ENVIRONMENT, result
             assert stderr.strip() in result.detail
+
+
+@pytest.mark.parametrize("where", ["stderr", "stdout"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "srun: Job 7 step creation temporarily disabled, retrying (Requested nodes are busy)",
+        "srun: job 12 queued and waiting for resources",
+        "salloc: Pending job allocation 99",
+    ],
+)
+def test_a_launcher_that_only_waits_keeps_its_words(words: str, where: str) -> None:
+    for code, timed_out in ((-15, True), (124, False)):
+        result = classify(
+            Run("" if where == "stderr" else words, words if where == "stderr" else "", code, timed_out=timed_out)
+        )
+        assert (result.outcome, result.detail) == (Outcome.ENGINE_FAILED, f"pw.x did not start in time: {words}")
 
 
 def test_a_run_that_waits_for_a_process_without_memory_is_no_time_limit() -> None:

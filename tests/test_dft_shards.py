@@ -371,7 +371,9 @@ def unlike_the_others(
     return {"command": str(script)}
 
 
-def test_an_error_without_a_name_is_tried_again_and_never_remembered(place: Place) -> None:
+def test_an_error_without_a_name_is_tried_again_and_never_remembered(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
     """The next pw.x may not have it; the shard goes on, because one crystal may be all it concerns."""
     place.plan(crystal("good", "Si", "Si"), crystal("odd one", "Ge", "Ge"))
     box = " %%%\n     Error in routine zsqmred (1):\n     something wrong with row 1\n %%%\n\n     stopping ...\n"
@@ -379,6 +381,9 @@ def test_an_error_without_a_name_is_tried_again_and_never_remembered(place: Plac
     assert rows["good"]["outcome"] == "converged"
     assert [attempt["outcome"] for attempt in rows["odd one"]["attempts"]] == ["stopped", "stopped"]
     assert rows["odd one"]["detail"] == "zsqmred: something wrong with row 1; stderr: mlx5: completion with error"
+    with caplog.at_level(logging.WARNING):
+        gather_outcomes([place.outcomes], str(place.folder / "all.parquet"), place.requests)
+    assert "1 stopped: no verdict on the crystals, and not kept. `xtalrl rerun --outcome stopped`" in caplog.text
     assert place.runs == 3
     assert place.run()["odd one"]["outcome"] == "converged"
     assert place.runs == 4

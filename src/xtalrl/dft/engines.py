@@ -70,7 +70,7 @@ _MALLOC_KEEPS_ITS_MEMORY = {
 }
 _TERM_GRACE_S = 5.0
 _PROBE_TIMEOUT_S = 120.0
-_BANNER = re.compile(r"Program PWSCF v\.(\S+) starts")
+_BANNER = re.compile(r"Program PWSCF v\.(\S+)(?: \(.*\))? starts")
 SMALLEST_VERSION = (6, 5)
 """Of pw.x: the XML of earlier ones does not say in every case whether the SCF converged, and then no run would count as saved."""
 

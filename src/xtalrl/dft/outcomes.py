@@ -294,7 +294,7 @@ def _failed(run: Run, output: str, scf: str, where: str) -> Result:
     timed_out = run.timed_out or run.exit_code == _TIMEOUT_EXIT_CODE
     began = _HEADER in output or (run.exit_code is None and not timed_out)  # A file found somewhere may lack its head.
     left = messages.crash(run.crash)
-    if errors := messages.boxes(output) + left:
+    if errors := messages.boxes(f"{output}\n{run.stderr}\n") + left:
         named = _name(errors)
         if began or left or named.outcome.category is Category.ENVIRONMENT:
             return named
@@ -303,9 +303,9 @@ def _failed(run: Run, output: str, scf: str, where: str) -> Result:
     if timed_out and not (noise and noise[0] in _MAKES_WAIT):
         if began:
             return Result(Outcome.TIME_LIMIT, f"{_iterations(scf)} iterations done{where}")
-        if _lines(run.stderr):
+        if words := _last_line(run.stderr) or _last_line(output):
             # What waited was the launcher (srun: "step creation temporarily disabled"), not pw.x.
-            return Result(Outcome.ENGINE_FAILED, "pw.x did not start in time")
+            return Result(Outcome.ENGINE_FAILED, f"pw.x did not start in time: {words}")
         return Result(Outcome.KILLED, "nothing was printed within the time limit")
     if _CPU_TIME_EXCEEDED in output:
         return Result(Outcome.TIME_LIMIT, f"{_iterations(scf)} iterations done{where}")

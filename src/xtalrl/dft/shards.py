@@ -217,7 +217,14 @@ def gather_outcomes(shards: Sequence[str], outcomes: str, requests: str | None =
     _check_shards({path: part.to_pylist() for path, part in parts.items()}, requests)
     table = pa.concat_tables(list(parts.values())).sort_by("request_id")
     tables.write(table, tables.SCF_OUTCOMES, outcomes)
-    logger.info("%s", count_outcomes(table.select(["outcome", "strategy", "recovered"]).to_pylist()))
+    rows = table.select(["outcome", "strategy", "recovered"]).to_pylist()
+    logger.info("%s", count_outcomes(rows))
+    if open_ended := Counter(row["outcome"] for row in rows if not Outcome(row["outcome"]).is_kept):
+        logger.warning(
+            "%s: no verdict on the crystals, and not kept. `xtalrl rerun %s` and the same command try these again.",
+            _in_words(open_ended),
+            " ".join(f"--outcome {name}" for name in sorted(open_ended)),
+        )
 
 
 def _check_shards(rows_of: Mapping[str, Sequence[Mapping[str, Any]]], requests: str | None) -> None:
