@@ -11,7 +11,7 @@ from xtalrl.energies import CHECKED_ELEMENTS
 from xtalrl.errors import XtalrlError
 from xtalrl.report.contents import figures_of, tables_of
 from xtalrl.rl.pretrained import read_pretrained
-from xtalrl.structures.external_files import find_sets
+from xtalrl.structures.external_files import check_sets, fingerprint
 from xtalrl.structures.mp20 import find_csvs
 from xtalrl.workflow import (
     check_folders,
@@ -38,7 +38,7 @@ configfile: DEFAULTS
 try:
     cfg = validate(config)
     check_folders(cfg)
-    EXTERNAL_FILES = find_sets(cfg.external, cfg.policy_specs())
+    check_sets(cfg.external, cfg.policy_specs())
     load_protocol(cfg.dft.protocol)
     describe_family(cfg.dft.family)
     make_cache_folders(cfg)
@@ -85,7 +85,7 @@ wildcard_constraints:
     shard=r"\d+",
     policy="|".join(POLICIES | TRAINED_POLICIES),
     pretrained="[a-z]+[0-9]*",
-    set="|".join(EXTERNAL_FILES).replace(".", r"\."),
+    set="|".join(cfg.external).replace(".", r"\."),
     seed=r"\d+",
     step=r"\d+",
 
@@ -226,9 +226,9 @@ def of_snapshots(pattern):
     return expand(pattern, step=cfg.training.snapshot_steps, allow_missing=True)
 
 
-def external_files(wildcards):
-    """The files of a set of external crystals."""
-    return EXTERNAL_FILES[wildcards.set]
+def external_state(wildcards):
+    """What changes whenever a file of a set of external crystals does."""
+    return fingerprint(cfg.external[wildcards.set])
 
 
 def external_path(wildcards):
@@ -238,7 +238,7 @@ def external_path(wildcards):
 
 def external_sets(pattern):
     """The pattern for every set of external crystals."""
-    return expand(pattern, set=EXTERNAL_FILES)
+    return expand(pattern, set=cfg.external)
 
 
 def reference_energies(wildcards):

@@ -3,7 +3,6 @@
 
 rule import_designs:
     input:
-        files=external_files,
         crystals=f"{RESULTS}/structures/crystals.parquet",
     output:
         designs=f"{RESULTS}/external/{{set}}/designs.parquet",
@@ -17,6 +16,7 @@ rule import_designs:
         "../envs/workflow.yaml"
     params:
         path=external_path,
+        state=external_state,
         max_sites=cfg.structures.max_sites,
     message:
         "Reading the external crystals {wildcards.set} from {params.path}"

@@ -13,6 +13,7 @@ import shlex
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -57,13 +58,13 @@ class _Section(BaseModel):
         return value
 
 
-def _usable_path(path: str) -> str:
+def _usable_path(path: str, refused: str = "{}*?[]") -> str:
     """A path that Snakemake, the shell and every file system take as it stands."""
     if not path.strip():
         raise ValueError("it must name a file or folder")
     if path.startswith("~") or re.search(r"\$\w", path):
         raise ValueError("`~` and variables are known to the shell alone: write the folder in full")
-    if found := sorted(set(path) & set("{}*?[]")):
+    if found := sorted(set(path) & set(refused)):
         raise ValueError(
             f"{' '.join(found)} cannot be part of a path here, braces and wildcards mean something to Snakemake"
         )
@@ -75,6 +76,8 @@ def _usable_path(path: str) -> str:
 
 
 FilePath = Annotated[str, AfterValidator(_usable_path)]
+# A set of external crystals never reaches Snakemake as a file, so braces may stand in its name; of a pattern, no file would be meant.
+SetPath = Annotated[str, AfterValidator(partial(_usable_path, refused="*?"))]
 
 
 def _usable_command(command: str) -> str:
@@ -599,9 +602,9 @@ class Config(_Section):
     training: TrainingConfig = TrainingConfig()
     rollout: RolloutConfig = RolloutConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    external: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)], FilePath] = Field(
+    external: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)], SetPath] = Field(
         {},
-        description="Crystals that others designed, to be evaluated beside the policies: the name of each set, and its folder or .zip of "
+        description="Crystals that others designed, to be evaluated beside the policies: the name of each set, and its CIF, folder or .zip of "
         "CIFs, .xyz or .extxyz file, or ASE database (docs/report-and-exports.md).",
     )
 

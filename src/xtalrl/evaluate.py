@@ -9,7 +9,7 @@ from pathlib import Path
 
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError
-from xtalrl.structures.external_files import find_sets
+from xtalrl.structures.external_files import check_sets
 
 NO_POLICIES: dict[str, dict[str, object]] = {
     "policies": {"random": False, "bc": False, "ucql": False, "targets_ev": [], "any_targets_ev": []},
@@ -43,7 +43,7 @@ def evaluation_command(
     """
     name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().stem).lstrip("._-") or "external"
     sets = {name: str(path)} if alone else {**config.external, name: str(path)}
-    find_sets(sets, config.policy_specs())
+    check_sets(sets, config.policy_specs())
     if not Path("Snakefile").is_file():
         raise XtalrlError("There is no Snakefile here: run `xtalrl evaluate` in the checkout of xtalrl.")
     settings = [f"external={json.dumps(sets)}"]

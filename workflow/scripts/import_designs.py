@@ -8,5 +8,6 @@ with job(snakemake.log[0]):
         crystals=snakemake.input.crystals,
         name=snakemake.wildcards.set,
         **snakemake.output,
-        **snakemake.params,
+        path=snakemake.params.path,
+        max_sites=snakemake.params.max_sites,
     )

@@ -61,6 +61,7 @@ _GROUP_NAMES = (
     "_space_group_name_hall",
     "_symmetry_space_group_name_hall",
 )
+_GROUP_KEYS = {*_GROUP_NUMBERS, *_GROUP_NAMES, "_symmetry_space_group_name_h_m"}
 _UNKNOWN = ("", "?", ".")
 
 
@@ -238,7 +239,7 @@ def _check_cell(data: Mapping[str, Any]) -> None:
 class _Operations:
     """The symmetry operations that a block is read with, and what the block states about them."""
 
-    def __init__(self, parser: CifParser, data: Mapping[str, Any]) -> None:
+    def __init__(self, parser: Any, data: Mapping[str, Any]) -> None:
         self.parser, self.data = parser, data
         self.lower = {name.lower(): value for name, value in data.items()}
         block = CifBlock(dict(data), [], "block")
@@ -248,7 +249,15 @@ class _Operations:
                 raise Rejection(Reason.UNREADABLE_CIF, f"{operation[:40]!r} is no symmetry operation")
         magnetic = any(name.startswith(_MAGNETIC) for name in data)
         self.listed = bool(listed) or magnetic
-        found = parser.get_magsymops(block) if magnetic else parser.get_symops(block)
+        if magnetic:
+            found = parser.get_magsymops(block)
+        elif listed:
+            found = parser.get_symops(block)
+        else:
+            stated = tuple((key, str(value)) for key, value in data.items() if key.lower().rstrip("_") in _GROUP_KEYS)
+            found = _named_operations(stated)
+        # pymatgen would ask again, and needs seconds for a space group of 192 operations.
+        parser.get_symops = parser.get_magsymops = lambda block: found
         self.count = len(found)
         if self.count > MAX_OPERATIONS:
             raise Rejection(Reason.TOO_MANY_SITES, f"{self.count} symmetry operations, at most {MAX_OPERATIONS}")
@@ -277,6 +286,7 @@ class _Operations:
             )
 
     def read(self) -> Structure:
+        structure: Structure
         (structure,) = self.parser.parse_structures(primitive=False, on_error="raise")
         return structure
 
@@ -359,6 +369,13 @@ def _orbit_size(coords: NDArray[np.float64], rotations: NDArray[np.float64], tra
     differences = images[:, None] - images[None, :]
     same = (np.abs(differences - np.round(differences)) < SITE_TOLERANCE).all(axis=2)
     return int((~np.tril(same, -1).any(axis=1)).sum())
+
+
+@functools.lru_cache(1024)
+def _named_operations(stated: tuple[tuple[str, str], ...]) -> list[Any]:
+    """The operations that pymatgen takes for the names and numbers of a space group, by the name of the data; the identity without."""
+    found: list[Any] = CifParser.from_str("data_block\n").get_symops(CifBlock(dict(stated), [], "block"))
+    return found
 
 
 @functools.lru_cache(1024)

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import io
+import itertools
 import logging
 import warnings
-import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ase
-import ase.db
-import ase.io
 import numpy as np
 import spglib
 from numpy.typing import NDArray
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.lattice import Lattice
+from pymatgen.core.periodic_table import Element
 from pymatgen.core.structure import Structure
 
 from xtalrl import tables
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
-from xtalrl.structures.cif import read_cif
+from xtalrl.structures.cif import MAX_SITES_READ, read_block
 from xtalrl.structures.crystals import reduce_cell
-from xtalrl.structures.external_files import EXTXYZ_SUFFIXES, find_files
+from xtalrl.structures.external_entries import Entry, read_entries
+from xtalrl.structures.external_files import printable
 from xtalrl.structures.rejections import Reason, Rejection
 
 logger = logging.getLogger(__name__)
@@ -38,6 +36,9 @@ ANGLE_TOLERANCE = 0.1
 """Degrees."""
 SITE_TOLERANCE = 0.01
 """Root mean square, in units of (volume per site)^(1/3), about 0.025 Å."""
+PRIMITIVE_SYMPREC = 0.01
+"""Å, for the translations that make a cell smaller."""
+OCCUPANCY_TOLERANCE = 1e-3
 SPLIT = "external"
 """Of external crystals and rejected entries: they belong to no split of the data set."""
 SYMPREC = 0.1
@@ -53,16 +54,12 @@ class ExternalDesign:
     row: int
     given: Structure
     reduced: Structure
+    note: str = ""
 
-
-@dataclass(frozen=True)
-class _Entry:
-    """One crystal that is not read yet: a CIF, ASE's atoms, or why ASE could not read them."""
-
-    id: str
-    source: str
-    row: int
-    content: Path | zipfile.Path | ase.Atoms | Exception
+    @property
+    def name(self) -> str:
+        """The name of its file or `material_id`, which several may share."""
+        return self.id.rpartition("/")[2].partition("#")[0]
 
 
 def import_designs(
@@ -105,19 +102,18 @@ def import_designs(
     if not found:
         first = rejections[0]
         raise XtalrlError(
-            f"None of the {len(rejections):,} entries of {path} can be used. The first: {first['source']}: {first['reason']} "
+            f"None of the {len(rejections):,} entries of {printable(path)} can be used. The first: {first['source']}: {first['reason']} "
             f"{first['detail']}. Crystals must be ordered, of the 88 elements, with at most {max_sites} sites in the cell."
         )
     n_samples = Counter(match[0] for match in matches if match)
     samples_are_seeds = None not in matches and len(set(n_samples.values())) == 1
     design_rows, crystal_rows = [], []
     sample: Counter[str] = Counter()
-    names: set[str] = set()
     for design, match in zip(found, matches, strict=True):
         if match and (samples_are_seeds or not sample[match[0]]):
             material_id, species = match
         else:
-            crystal_rows.append(_crystal_row(design, _unused(f"{name}/{design.id}", names)))
+            crystal_rows.append(_crystal_row(design, f"{name}/{design.id}"))
             material_id, species = crystal_rows[-1]["material_id"], crystal_rows[-1]["species"]
         design_rows.append(
             {
@@ -141,16 +137,6 @@ def import_designs(
     tables.write_rows(rejections, tables.REJECTED, rejected)
 
 
-def _unused(name: str, names: set[str]) -> str:
-    """The name, or with a number where it was given before: frames of an extxyz file may share one."""
-    candidate, number = name, 1
-    while candidate in names:
-        number += 1
-        candidate = f"{name}#{number}"
-    names.add(candidate)
-    return candidate
-
-
 def _crystal_row(design: ExternalDesign, material_id: str) -> dict[str, Any]:
     reduced = design.reduced
     try:
@@ -168,45 +154,56 @@ def _crystal_row(design: ExternalDesign, material_id: str) -> dict[str, Any]:
         "lattice": reduced.lattice.matrix.ravel().tolist(),
         "frac_coords": reduced.frac_coords.ravel().tolist(),
         "spacegroup_number": spacegroup,
-        "source": f"{design.source} row {design.row}",
+        "source": f"{design.source} row {design.row}" + (f", {design.note}" if design.note else ""),
     }
 
 
 def read_designs(path: str | Path, max_sites: int) -> tuple[list[ExternalDesign], list[dict[str, Any]]]:
     """The crystals of a set, and a row of `tables.REJECTED` for every entry that cannot be used.
 
-    The id of a crystal is the name of its CIF, or the value `material_id` of its frame or database row, else its number.
+    The id of a crystal is the name of its CIF, or the value `material_id` of its frame or database row, else its number. Of several
+    with one id, the further ones have the path of their CIF, or a number after #.
 
     Args:
-        path: a folder or .zip with *.cif, an .xyz or .extxyz file, or an ASE database (.db).
-        max_sites: largest number of sites in a cell.
+        path: a CIF, a folder or .zip of CIFs, an .xyz or .extxyz file, or an ASE database (.db). Nothing is written there.
+        max_sites: largest number of sites in a cell. A larger one is reduced to its primitive cell first.
 
     Raises:
         XtalrlError: it does not exist, is of no known kind, or holds nothing.
     """
     path = Path(path)
-    files = find_files(path)
-    if path.is_dir():
-        entries = [_Entry(file.stem, file.name, 0, file) for file in files]
-    elif path.suffix in EXTXYZ_SUFFIXES:
-        entries = _extxyz_entries(path)
-    elif path.suffix == ".zip":
-        entries = _zip_entries(path)
-    else:
-        entries = _database_entries(path)
     found: list[ExternalDesign] = []
     rejections: list[dict[str, Any]] = []
-    progress = Progress(f"Reading {path.name}", len(entries), "entries")
-    for entry in entries:
+    ids: set[str] = set()
+    renamed: list[str] = []
+    primitive = 0
+    for entry in read_entries(path):
+        entry_id = _unused(entry, ids)
+        if entry_id != entry.id:
+            renamed.append(entry_id)
         try:
-            given, reduced = _read_entry(entry, max_sites)
-            found.append(ExternalDesign(entry.id, entry.source, entry.row, given, reduced))
+            given, reduced, note = _read_entry(entry, max_sites)
+            found.append(ExternalDesign(entry_id, entry.source, entry.row, given, reduced, note))
+            primitive += bool(note)
         except Rejection as rejection:
-            rejections.append(_rejected(entry, rejection.reason, rejection.detail))
-        progress.advance()
-    if not entries:
-        raise XtalrlError(f"{path} holds no crystals.")
+            rejections.append(_rejected(entry, entry_id, rejection))
+    if not ids:
+        raise XtalrlError(f"{printable(path)} holds no crystals.")
+    if renamed:
+        logger.info(
+            "%s entries share the name of another and have one of their own, such as %s", len(renamed), renamed[0]
+        )
+    if primitive:
+        logger.info("%s cells of more than %s sites are reduced to their primitive cell", primitive, max_sites)
     return found, rejections
+
+
+def _unused(entry: Entry, ids: set[str]) -> str:
+    """The id of the entry, or another that none of `ids` is; it is added there."""
+    numbered = (f"{entry.longer_id}#{number}" for number in itertools.count(2))
+    chosen = next(name for name in itertools.chain((entry.id, entry.longer_id), numbered) if name not in ids)
+    ids.add(chosen)
+    return chosen
 
 
 class Skeletons:
@@ -234,7 +231,7 @@ class Skeletons:
         """
         deviations = np.abs(self.lengths / sorted(design.reduced.lattice.abc) - 1).max(axis=1, initial=0)
         near = np.flatnonzero((self.n_sites == len(design.reduced)) & (deviations < LENGTH_TOLERANCE))
-        for index in sorted(near, key=lambda i: (self.ids[i] != design.id, deviations[i])):
+        for index in sorted(near, key=lambda i: (self.ids[i] != design.name, deviations[i])):
             if (species := self._fill(design, int(index))) is not None:
                 return self.ids[index], species
         return None
@@ -294,81 +291,84 @@ def _sites_by_position(design: Structure, skeleton: Structure) -> list[int] | No
     return sites if len(set(sites)) == len(sites) else None
 
 
-def _read_entry(entry: _Entry, max_sites: int) -> tuple[Structure, Structure]:
+def _read_entry(entry: Entry, max_sites: int) -> tuple[Structure, Structure, str]:
+    """The cell as it was given, Niggli-reduced, and a note where it is the primitive cell of what was given."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            given = _structure(entry.content, max_sites)
-            return given, reduce_cell(given, max_sites)
+            given = _structure(entry.content)
+            note = ""
+            if max_sites < len(given) <= MAX_SITES_READ and given.is_ordered:
+                primitive = _primitive_cell(given)
+                if len(primitive) > max_sites:
+                    raise Rejection(
+                        Reason.TOO_MANY_SITES,
+                        f"{len(given)} sites, {len(primitive)} in the primitive cell, at most {max_sites} are used",
+                    )
+                note = f"primitive cell of {len(given)} sites"
+                given = primitive
+            return given, reduce_cell(given, max_sites), note
     except Rejection:
         raise
     except Exception as error:  # ASE and pymatgen raise nearly everything on bad input.
-        raise Rejection(Reason.UNREADABLE_ENTRY, " ".join(f"{type(error).__name__}: {error}".split())[:200]) from None
+        said = printable(" ".join(f"{type(error).__name__}: {error}".split()))
+        raise Rejection(Reason.UNREADABLE_ENTRY, said[:200]) from None
 
 
-def _rejected(entry: _Entry | ExternalDesign, reason: Reason, detail: str) -> dict[str, Any]:
+def _primitive_cell(structure: Structure) -> Structure:
+    """The primitive cell in the orientation of the given one, with the positions as they are given."""
+    cell: Any = (structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers)
+    found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=PRIMITIVE_SYMPREC)
+    if found is None or len(found[2]) >= len(structure):
+        return structure
+    lattice, coords, numbers = found
+    return Structure(Lattice(lattice), [Element.from_Z(number) for number in numbers], coords)
+
+
+def _rejected(entry: Entry, entry_id: str, rejection: Rejection) -> dict[str, Any]:
     return {
         "source": entry.source,
         "row": entry.row,
-        "material_id": entry.id,
+        "material_id": entry_id,
         "split": SPLIT,
-        "reason": reason.value,
-        "detail": detail,
+        "reason": rejection.reason.value,
+        "detail": rejection.detail,
     }
 
 
-def _structure(content: Any, max_sites: int) -> Structure:
-    if isinstance(content, (Path, zipfile.Path)):
-        return read_cif(content.read_text(encoding="utf-8"))
+def _structure(content: Any) -> Structure:
+    if isinstance(content, str):
+        return read_block(content)
     if isinstance(content, Exception):
         raise content
     if not content.pbc.all():
         raise Rejection(Reason.NOT_PERIODIC, f"pbc is {' '.join('FT'[int(periodic)] for periodic in content.pbc)}")
+    for kept in (content.info, content.arrays):
+        if shared := _partial_occupancy(kept):
+            raise Rejection(Reason.DISORDERED, shared)
     return Structure(
         Lattice(content.cell.array), content.get_chemical_symbols(), content.get_scaled_positions(wrap=False)
     )
 
 
-def _zip_entries(path: Path) -> list[_Entry]:
-    try:
-        members = sorted(name for name in zipfile.ZipFile(path).namelist() if name.endswith(".cif"))
-    except (zipfile.BadZipFile, OSError) as error:
-        raise XtalrlError(f"{path} is not a readable zip archive ({error}).") from None
-    return [_Entry(Path(name).stem, name, 0, zipfile.Path(path, name)) for name in members]
+def _partial_occupancy(kept: Any) -> str:
+    """What is said of a site that is not one atom's, in what ASE keeps beside the atoms, as its CIF reader and others write it.
 
-
-def _extxyz_entries(path: Path) -> list[_Entry]:
-    # Frame by frame: ASE gives up a whole file for one frame that it cannot read.
-    lines = path.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
-    entries: list[_Entry] = []
-    start = 0
-    while start < len(lines):
-        row, count = len(entries), lines[start].strip()
-        if not count.isdecimal():
-            failure = ValueError(
-                f"line {start + 1} is {count[:40]!r}, no number of atoms: nothing from there on can be read"
-            )
-            return [*entries, _Entry(str(row), path.name, row, failure)]
-        end = start + int(count) + 2
-        try:
-            atoms: Any = ase.io.read(io.StringIO("\n".join(lines[start:end]) + "\n"), format="extxyz")
-            entries.append(_Entry(str(atoms.info.get("material_id", row)), path.name, row, atoms))
-        except Exception as error:
-            entries.append(_Entry(str(row), path.name, row, error))
-        start = end
-    return entries
-
-
-def _database_entries(path: Path) -> list[_Entry]:
-    entries: list[_Entry] = []
-    try:
-        connect: Any = ase.db.connect
-        for row in connect(path).select():
-            try:
-                content = row.toatoms()
-            except Exception as error:
-                content = error
-            entries.append(_Entry(str(row.get("material_id", row.id)), path.name, row.id, content))
-    except Exception as error:  # sqlite3 and ASE raise of many kinds on a file that is no database.
-        raise XtalrlError(f"{path} is not a readable ASE database ({type(error).__name__}: {error}).") from None
-    return entries
+    That is a value `occupancy` at any depth: numbers, or for each kind of site the share of each element.
+    """
+    if not isinstance(kept, Mapping):
+        return ""
+    for name, value in kept.items():
+        if str(name).lower() in ("occupancy", "occupancies"):
+            kinds = value if isinstance(value, Mapping) else {"site": value}
+            for kind, shares in kinds.items():
+                if isinstance(shares, Mapping):
+                    amounts = [float(share) for share in shares.values() if float(share) > 0]
+                    if len(amounts) != 1 or abs(amounts[0] - 1) > OCCUPANCY_TOLERANCE:
+                        parts = ", ".join(f"{element} {share}" for element, share in shares.items())
+                        return f"{name}: sites of the kind {kind} are occupied by {parts or 'nothing'}"
+                elif (np.abs(np.asarray(shares, float) - 1) > OCCUPANCY_TOLERANCE).any():
+                    return f"{name} is {shares}"[:200]
+        elif shared := _partial_occupancy(value):
+            return shared
+    return ""

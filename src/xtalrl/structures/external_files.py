@@ -2,42 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from xtalrl.errors import XtalrlError
 
+CIF_SUFFIXES = (".cif", ".cif.gz")
 EXTXYZ_SUFFIXES = (".xyz", ".extxyz")
-KINDS = "a folder or .zip of CIFs, an .xyz or .extxyz file, or an ASE database (.db)"
+KINDS = "a CIF, a folder or .zip of CIFs, an .xyz or .extxyz file, or an ASE database (.db)"
 
 
-def find_sets(external: Mapping[str, str], policies: Iterable[str]) -> dict[str, list[str]]:
-    """The files of every set of `external`: the CIFs of a folder, else the one file.
+def check_sets(external: Mapping[str, str], policies: Iterable[str]) -> None:
+    """Check that every set of `external` is there.
 
     Raises:
-        XtalrlError: a set has the name of a policy, does not exist, or is of no known kind.
+        XtalrlError: a set has the name of a policy, does not exist, is of no known kind, or is a folder without a CIF.
     """
     if taken := set(external) & set(policies):
         raise XtalrlError(
             f"`external.{min(taken)}` has the name of a policy: give the set another name, it stands beside the policies in the tables."
         )
-    return {name: [str(file) for file in find_files(path)] for name, path in external.items()}
+    for path in external.values():
+        check_path(path)
 
 
-def find_files(path: str | Path) -> list[Path]:
-    """The files of one set; the CIFs of a folder in alphabetical order.
+def check_path(path: str | Path) -> None:
+    """Check that a set is there; of a folder, no more is looked at than until the first CIF is found.
 
     Raises:
         XtalrlError: it does not exist, is of no known kind, or is a folder without a CIF.
     """
     path = Path(path)
     if path.is_dir():
-        files = sorted(path.glob("*.cif"))
-        if not files:
-            raise XtalrlError(f"The folder {path} holds no crystals: it must hold files *.cif.")
-        return files
-    if not path.exists():
-        raise XtalrlError(f"{path} does not exist: name {KINDS}.")
-    if path.suffix not in (*EXTXYZ_SUFFIXES, ".db", ".zip"):
-        raise XtalrlError(f"{path} is of no known kind: name {KINDS}.")
-    return [path]
+        if not any(is_cif(file) and not is_hidden(file) for file in walk(path)):
+            raise XtalrlError(
+                f"The folder {printable(path)} holds no crystals: it must hold files *.cif or *.cif.gz, in subfolders or not. "
+                "Name an .xyz, .extxyz, .db or .zip file itself."
+            )
+    elif not path.exists():
+        raise XtalrlError(f"{printable(path)} does not exist: name {KINDS}.")
+    elif not path.name.lower().endswith((*CIF_SUFFIXES, *EXTXYZ_SUFFIXES, ".db", ".zip")):
+        raise XtalrlError(f"{printable(path)} is of no known kind: name {KINDS}.")
+
+
+def fingerprint(path: str | Path) -> str:
+    """A checksum of names, sizes and times of the files of a set.
+
+    Snakemake reads a set again when it changes. The files are no inputs of its rule, for their names can be anything: Snakemake
+    would take braces and angle brackets in them for its own.
+    """
+    path = Path(path)
+    checksum = hashlib.sha256()
+    for file in sorted(walk(path)) if path.is_dir() else [Path()]:
+        stat = os.stat(path / file) if (path / file).exists() else None
+        said = (stat.st_size, stat.st_mtime_ns) if stat else None
+        checksum.update(os.fsencode(file) + f"\0{said}\0".encode())
+    return checksum.hexdigest()[:16]
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """The files of a folder and its subfolders, relative to it. A link is followed, into each folder once.
+
+    Raises:
+        XtalrlError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise XtalrlError(f"The folder {printable(error.filename)} cannot be read ({error.strerror}).")
+
+    seen = set()
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(root, name).relative_to(folder) for name in files)
+
+
+def is_cif(path: str | Path) -> bool:
+    """Whether it has the name of a CIF, in any case."""
+    return str(path).lower().endswith(CIF_SUFFIXES)
+
+
+def is_hidden(path: str | Path) -> bool:
+    """Whether a file of a set, relative to it, or a folder that it is in, is hidden or of the macOS kind that doubles each file."""
+    return any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in Path(path).parts)
+
+
+def printable(path: str | Path) -> str:
+    r"""A path as text that a table or log takes: bytes that are no UTF-8, line breaks and the like are written \xfc."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,298 @@
+"""Every crystal of a set, one by one, as text of a CIF or as ASE's atoms. What cannot be read is an entry too, with what is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import logging
+import re
+import shutil
+import sqlite3
+import stat
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import ase
+import ase.io
+from ase.db.sqlite import SQLite3Database
+
+from xtalrl.errors import XtalrlError
+from xtalrl.progress import Progress
+from xtalrl.structures.cif import split_blocks
+from xtalrl.structures.external_files import (
+    CIF_SUFFIXES,
+    EXTXYZ_SUFFIXES,
+    check_path,
+    is_cif,
+    is_hidden,
+    printable,
+    walk,
+)
+from xtalrl.structures.rejections import Reason, Rejection
+
+logger = logging.getLogger(__name__)
+
+MAX_CIF_BYTES = 20_000_000
+"""Of a CIF, unpacked. One of a crystal that can be used has some thousands."""
+_COUNT = re.compile(r"\s*(\d{1,9})\s*", re.ASCII)
+_COMMENT = re.compile(r"(Lattice|Properties)\s*=", re.IGNORECASE)
+_ATOM = re.compile(r"\s*[A-Za-z]{1,2}\d*(\s+[-+.\deE]+){3}")
+_HEAVY_HYDROGEN = re.compile(r"^(\s*)[DT](?=\s)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One crystal of a set: its id, another one that tells it from its namesakes, where it is from, and the block of a CIF
+    (`xtalrl.structures.cif.read_block`), the atoms, or why there are none.
+    """
+
+    id: str
+    longer_id: str
+    source: str
+    row: int
+    content: str | ase.Atoms | Exception
+
+
+def read_entries(path: Path) -> Iterator[Entry]:
+    """The crystals of a set.
+
+    Raises:
+        XtalrlError: the set is not there or of no known kind, or the file as a whole cannot be read.
+    """
+    check_path(path)
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        yield from _folder_entries(path)
+    elif is_cif(path):
+        yield from _cif_entries(path.name, partial(_file_content, path))
+    elif suffix in EXTXYZ_SUFFIXES:
+        yield from _extxyz_entries(path)
+    elif suffix == ".zip":
+        yield from _zip_entries(path)
+    else:
+        yield from _database_entries(path)
+
+
+def _folder_entries(path: Path) -> Iterator[Entry]:
+    files = sorted(walk(path))
+    used = _usable(path, map(str, files))
+    others = [
+        file for file in files if file.suffix.lower() in (*EXTXYZ_SUFFIXES, ".db", ".zip") and not is_hidden(file)
+    ]
+    if others:
+        logger.info(
+            "%s: only the CIFs of a folder are read, not %s of its files, such as %s: name each as a set of its own",
+            printable(path), len(others), printable(others[0]),
+        )  # fmt: skip
+    progress = Progress(f"Reading {printable(path.name)}", len(used), "files")
+    for file in used:
+        yield from _cif_entries(file, partial(_file_content, path / file))
+        progress.advance()
+
+
+def _usable(path: Path, names: Iterable[str]) -> list[str]:
+    """The CIFs among the files of a folder or archive; those that are hidden are mentioned."""
+    cifs = [name for name in names if is_cif(name)]
+    if hidden := [name for name in cifs if is_hidden(name)]:
+        logger.info("%s: %s hidden files are left out, such as %s", printable(path), len(hidden), printable(hidden[0]))
+    return [name for name in cifs if not is_hidden(name)]
+
+
+def _file_content(path: Path) -> bytes:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise Rejection(Reason.UNREADABLE_ENTRY, "it is no regular file")
+    with path.open("rb") as file:
+        return file.read(MAX_CIF_BYTES + 1)
+
+
+def _cif_entries(name: str, load: Callable[[], bytes]) -> Iterator[Entry]:
+    """The blocks with atoms of a CIF, of this name relative to the set."""
+    source = printable(name)
+    longer_id = next(source[: -len(suffix)] for suffix in reversed(CIF_SUFFIXES) if source.lower().endswith(suffix))
+    stem = PurePosixPath(longer_id).name
+    try:
+        content = load()
+        if name.lower().endswith(".gz"):
+            with gzip.open(io.BytesIO(content)) as file:
+                content = file.read(MAX_CIF_BYTES + 1)
+        if len(content) > MAX_CIF_BYTES:
+            raise Rejection(
+                Reason.UNREADABLE_ENTRY, f"it is larger than {MAX_CIF_BYTES / 1e6:g} MB, which no crystal needs"
+            )
+        encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+        # What is not UTF-8 can be a name among the authors: the atoms are ASCII.
+        blocks = split_blocks(content.decode(encoding, "replace"))
+    except Exception as error:  # zipfile, gzip and the file system raise of many kinds.
+        yield Entry(stem, longer_id, source, 0, error)
+        return
+    for row, (block, text) in enumerate(blocks):
+        mark = f"#{printable(block)}" if len(blocks) > 1 else ""
+        yield Entry(stem + mark, longer_id + mark, source, row, text)
+
+
+def _zip_entries(path: Path) -> Iterator[Entry]:
+    try:
+        archive = zipfile.ZipFile(path)
+        names = [info.filename for info in archive.infolist()]
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise XtalrlError(f"{printable(path)} is not a readable zip archive ({error}).") from None
+    used = set(_usable(path, names))
+    # By entry and not by name: two members may share one.
+    members = sorted((info for info in archive.infolist() if info.filename in used), key=lambda info: info.filename)
+    progress = Progress(f"Reading {printable(path.name)}", len(members), "files")
+    with archive:
+        for member in members:
+            yield from _cif_entries(member.filename, partial(_member_content, archive, member))
+            progress.advance()
+
+
+def _member_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    with archive.open(member) as file:
+        return file.read(MAX_CIF_BYTES + 1)
+
+
+def _extxyz_entries(path: Path) -> Iterator[Entry]:
+    # Frame by frame: ASE gives up a whole file for one frame that it cannot read.
+    text = path.read_bytes().decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
+    frames = list(_frames(text.rstrip().split("\n")))
+    progress = Progress(f"Reading {printable(path.name)}", len(frames), "frames")
+    for row, frame in enumerate(frames):
+        content: Any = frame
+        if isinstance(frame, str):
+            try:
+                content = _atoms(frame)
+            except Exception as error:
+                content = error
+        info = content.info if isinstance(content, ase.Atoms) else {}
+        name = printable(str(info.get("material_id", row)))
+        yield Entry(name, name, printable(path.name), row, content)
+        progress.advance()
+
+
+def _frames(lines: list[str]) -> Iterator[str | Rejection]:
+    """The text of each frame, or why it cannot be read. After a line that is wrong, reading goes on at the next that begins a frame."""
+    counts = [bool(_COUNT.fullmatch(line)) for line in lines]
+    begins = [n for n in range(len(lines) - 1) if counts[n] and _COMMENT.search(lines[n + 1])]
+    begins.append(len(lines))
+    upcoming = iter(begins)
+    following = next(upcoming)
+    start = 0
+    while start < len(lines):
+        if not lines[start].strip():
+            start += 1
+            continue
+        while following <= start < len(lines) and following < len(lines):
+            following = next(upcoming)
+        found = _COUNT.fullmatch(lines[start])
+        if not found:
+            yield _unreadable(f"line {start + 1} is {lines[start].strip()[:40]!r}, no number of atoms")
+            start = following
+            continue
+        end = start + int(found[1]) + 2
+        if end > len(lines) or following < end:
+            what = (
+                f"the next begins at line {following + 1}"
+                if following < len(lines)
+                else f"the file has {len(lines)} lines"
+            )
+            yield _unreadable(f"line {start + 1} announces {int(found[1]):,} atoms, but {what}")
+            start = following
+            continue
+        while end < len(lines) and lines[end].lstrip().startswith("VEC"):  # vectors of the cell
+            end += 1
+        if end < len(lines) and _ATOM.match(lines[end]):
+            yield _unreadable(f"line {start + 1} announces {int(found[1]):,} atoms, but line {end + 1} is one more")
+            start = following
+            continue
+        yield "\n".join(lines[start:end]) + "\n"
+        start = end
+
+
+def _unreadable(detail: str) -> Rejection:
+    return Rejection(Reason.UNREADABLE_ENTRY, detail)
+
+
+def _atoms(frame: str) -> Any:
+    """The atoms of a frame. Deuterium and tritium, which ASE does not know, are hydrogen."""
+    try:
+        return ase.io.read(io.StringIO(frame), format="extxyz")
+    except KeyError as error:
+        if error.args[0] in ("D", "T"):
+            count, comment, atoms = frame.split("\n", 2)
+            return ase.io.read(
+                io.StringIO("\n".join([count, comment, _HEAVY_HYDROGEN.sub(r"\1H", atoms)])), format="extxyz"
+            )
+        raise Rejection(Reason.ELEMENT_OUTSIDE_88, f"{error.args[0]!r} is no element") from None
+
+
+def _database_entries(path: Path) -> Iterator[Entry]:
+    with _reading(path) as connection:
+        try:
+            there = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'systems'").fetchone()[0]
+            if not there:
+                raise XtalrlError(f"{printable(path)} is no ASE database: it has no table `systems`.")
+            database: Any = SQLite3Database(str(path), use_lock_file=False)
+            database.connection, database.change_count = connection, 0
+            database._initialize(connection)  # reads the version of the format
+            ids = _ids(connection)
+            total = connection.execute("SELECT count(*) FROM systems").fetchone()[0]
+        except XtalrlError:
+            raise
+        except Exception as error:  # sqlite3 and ASE raise of many kinds on a file that is no database.
+            raise XtalrlError(
+                f"{printable(path)} is not a readable ASE database ({type(error).__name__}: {error})."
+            ) from None
+        progress = Progress(f"Reading {printable(path.name)}", total, "rows")
+        for row, problem in ids:
+            name, content = str(row), problem
+            if content is None:
+                try:
+                    found = database.get(id=row)
+                    content = found.toatoms()
+                    content.info = {**found.key_value_pairs, **found.data}
+                    name = printable(str(found.get("material_id", row)))
+                except Exception as error:
+                    content = error
+            yield Entry(name, name, printable(path.name), row, content)
+            progress.advance()
+
+
+def _ids(connection: sqlite3.Connection) -> Iterator[tuple[int, Any]]:
+    """The ids of the rows, and an error where the file is damaged so that the rest cannot be found."""
+    last = 0
+    try:
+        for (last,) in connection.execute("SELECT id FROM systems ORDER BY id"):
+            yield last, None
+    except sqlite3.Error as error:
+        yield last + 1, _unreadable(f"nothing from there on can be read: {error}")
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that writes nothing, neither into the file nor beside it.
+
+    SQLite writes when it opens a file that has a log of changes beside it. So such a file is opened as a copy.
+
+    Raises:
+        XtalrlError: the file is no SQLite database.
+    """
+    with path.open("rb") as file:
+        if file.read(16) != b"SQLite format 3\0":
+            raise XtalrlError(f"{printable(path)} is not a readable ASE database: it is no file of SQLite.")
+    logs = [log for suffix in ("-wal", "-journal") if (log := path.with_name(path.name + suffix)).is_file()]
+    with contextlib.ExitStack() as stack:
+        options = "mode=ro&immutable=1"
+        if logs:
+            copy = Path(stack.enter_context(tempfile.TemporaryDirectory())) / path.name
+            for source in (path, *logs):
+                shutil.copyfile(source, copy.with_name(source.name))
+            path, options = copy, "mode=rw"
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?{options}", uri=True)
+        stack.enter_context(contextlib.closing(connection))
+        yield connection
