@@ -28,7 +28,7 @@ from validation import HUND_MOMENTS
 from xtalrl import tables
 from xtalrl.dft.protocols import PROTOCOLS
 from xtalrl.dft.pseudopotentials import fetch_family, load_family
-from xtalrl.dft.recovery import SPIN_ELEMENTS, Recovery
+from xtalrl.dft.recovery import MOST_ATTEMPTS, RUNGS, SPIN_ELEMENTS, Recovery
 from xtalrl.dft.requests import plan_crystal_scf
 from xtalrl.dft.shards import run_shard
 from xtalrl.elements import ELEMENTS
@@ -161,6 +161,34 @@ def rung_table(outcomes: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def ladder() -> list[str]:
+    """The extended ladder as it is in the code."""
+    lines = [
+        "## The ladder",
+        "",
+        "After an outcome the first of its rungs that has something to offer is climbed; no attempt is made twice, and none after "
+        f"{MOST_ATTEMPTS}. Of the attempts that converged the one of lowest energy speaks; a search for a moment never does.",
+        "",
+        "| after | `extended` tries | `paper` tries |",
+        "|---|---|---|",
+    ]
+    names = {
+        recovery: {
+            outcome: ", ".join(f"`{rung.__name__}`" for rung in rungs) for outcome, rungs in RUNGS[recovery].items()
+        }
+        for recovery in ("paper", "extended")
+    }
+    lines += [
+        f"| `{outcome}` | {tried} | {names['paper'].get(outcome, '')} |" for outcome, tried in names["extended"].items()
+    ]
+    rungs = dict.fromkeys(rung for rungs in RUNGS["extended"].values() for rung in rungs)
+    lines += ["", "| rung | what it tries and why |", "|---|---|"]
+    lines += [
+        f"| `{rung.__name__}` | {' '.join((rung.__doc__ or '').partition(chr(10) * 2)[0].split())} |" for rung in rungs
+    ]
+    return [*lines, ""]
+
+
 def attempts_of(outcome: dict[str, Any]) -> str:
     """One line on the attempts."""
     words = []
@@ -201,6 +229,7 @@ def document(
         "",
         "The paper's attempts are the first of the extended ladder, so both rates come from the same runs.",
         "",
+        *ladder(),
         "## What each rung brings",
         "",
         "Seconds are wall time of one process.",

@@ -41,7 +41,8 @@ from xtalrl.dft.requests import cost_of, form_of
 from xtalrl.dft.shards import run_shard
 from xtalrl.elements import ELEMENTS
 from xtalrl.energies import RYDBERG_EV_PAPER
-from xtalrl.report.files import write_bytes, write_csv, write_text
+from xtalrl.files import write_whole
+from xtalrl.report.files import write_csv, write_text
 
 PROJECT = Path(__file__).resolve().parents[1]
 FAMILY = "sssp-1.3.0-efficiency"
@@ -580,7 +581,7 @@ def main() -> None:
     run_variants(other_sizes(args.sizes, elements, protocol, family), args, family_path)
     mp20 = list(lists)[-1]
     write_csv(args.docs / "references.csv", list(rows[0]), rows)
-    write_bytes(args.docs / "references.png", draw(rows, mp20))
+    write_whole(args.docs / "references.png", draw(rows, mp20))
     variants = read_variants(args.results / "variants.jsonl")
     text = document(
         rows,

@@ -29,7 +29,8 @@ from xtalrl.dft.protocols import PROTOCOLS
 from xtalrl.dft.pseudopotentials import Family, describe_family
 from xtalrl.energies import RYDBERG_EV_PAPER
 from xtalrl.evaluate import NO_POLICIES
-from xtalrl.report.files import write_bytes, write_csv, write_text
+from xtalrl.files import write_whole
+from xtalrl.report.files import write_csv, write_text
 
 PROJECT = Path(__file__).resolve().parents[1]
 FAMILY = "sssp-1.3.0-efficiency"
@@ -387,7 +388,7 @@ def main() -> None:
         checked = compare(few, run(few, _at_released_cutoff(folder), folder / "ecutrho240", args), labels)
     args.docs.mkdir(parents=True, exist_ok=True)
     write_csv(args.docs / "dft_validation.csv", list(rows[0]), rows)
-    write_bytes(args.docs / "dft_validation.png", draw(rows, labels))
+    write_whole(args.docs / "dft_validation.png", draw(rows, labels))
     write_text(args.docs / "dft_validation.md", document(rows, literal, checked, sum(row["wall_s"] for row in rows)))
     print(f"{len(rows)} crystals, {sum(map(is_outlier, rows))} outliers: {args.docs / 'dft_validation.md'}")
 

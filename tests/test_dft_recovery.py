@@ -462,3 +462,16 @@ def test_a_search_is_known_by_its_purpose_not_by_its_smearing() -> None:
     attempts = climb(s, Outcome.NOT_CONVERGED, Outcome.KILLED, smeared(2.6, -9.0), smeared(2.6, -1.5))
     assert [a.strategy for a in attempts[1:]] == ["smear_to_find_moment", "again", "converge_as_a_metal"]
     assert final_result(s)[0] is attempts[3]
+
+
+def test_the_page_on_the_ladder_describes_the_ladder(root: Path) -> None:
+    """`benchmarks/recovery.py` writes it; the table must not fall behind the code."""
+    page = (root / "docs/results/recovery.md").read_text()
+    for outcome, rungs in RUNGS["extended"].items():
+        paper = ", ".join(f"`{rung.__name__}`" for rung in RUNGS["paper"].get(outcome, ()))
+        assert f"| `{outcome}` | {', '.join(f'`{rung.__name__}`' for rung in rungs)} | {paper} |\n" in page
+        for rung in rungs:
+            assert (
+                f"| `{rung.__name__}` | {' '.join((rung.__doc__ or '').partition(chr(10) * 2)[0].split())} |\n" in page
+            )
+    assert f"none after {MOST_ATTEMPTS}." in page

@@ -289,6 +289,7 @@ _PAPER: Mapping[Outcome, tuple[Rung, ...]] = {
     Outcome.KILLED: (try_again,),
     Outcome.STOPPED: (try_again,),
     Outcome.OUTPUT_LOST: (try_again,),
+    Outcome.NO_ENERGY: (try_again,),
     Outcome.NOT_SAVED: (try_again,),
     Outcome.MORE_BANDS_THAN_PLANE_WAVES: (fewer_bands,),
     Outcome.DIAGONALIZATION_FAILED: (fewer_bands,),
