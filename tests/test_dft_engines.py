@@ -73,7 +73,7 @@ def test_the_embedded_one_is_meant_by_name_whatever_is_on_path(tmp_path, monkeyp
     ("version", "fits"),
     [
         ("5.4.0", False), ("6.0", False), ("6.3MaX", False), ("6.4.1", False), ("6.1 (svn rev. 13369)", False),
-        ("6.5", True), ("6.7MaX", True), ("7.2", True), ("7.10", True), ("10.0", True), ("GIT-7a", True),
+        ("6.5", True), ("6.7MaX", True), ("7.2", True), ("7.10", True), ("10.0", True), ("GIT-7a", True), ("0.0", True),
     ],
 )  # fmt: skip
 def test_an_old_pw_is_refused_by_name(tmp_path: Path, version: str, fits: bool) -> None:

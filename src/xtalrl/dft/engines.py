@@ -257,8 +257,8 @@ def _probe(engine: Engine) -> Engine:
 
 
 def _refuse_old(engine: Engine, version: str) -> None:
-    """Raise XtalrlError for a pw.x before `SMALLEST_VERSION`; a version that cannot be read (a development one) passes."""
-    number = re.match(r"(\d+)\.(\d+)", version)
+    """Raise XtalrlError for a pw.x before `SMALLEST_VERSION`; one that Quantum ESPRESSO never had (a stand-in's 0.0) passes."""
+    number = re.match(r"([1-9]\d*)\.(\d+)", version)
     if number and (int(number[1]), int(number[2])) < SMALLEST_VERSION:
         smallest = ".".join(map(str, SMALLEST_VERSION))
         raise XtalrlError(
