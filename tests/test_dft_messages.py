@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import hypothesis.strategies as st
 import pytest
 from dft_data import SHARED, needs_shared
+from hypothesis import given
 
 from xtalrl.dft import messages
 from xtalrl.dft.messages import UNNAMED, name_error
@@ -285,6 +287,25 @@ def test_a_box_with_noise_keeps_its_name_and_a_machine_failure_its_noise() -> No
     assert "line 0 of" in long.detail
     assert "line 499 of" in long.detail
     assert len(long.detail) < 700
+
+
+WORDS = st.one_of(
+    st.sampled_from(sorted(words for words, _, _ in NOISE.values())),
+    st.sampled_from(
+        ["     iteration #  1     ecut=    30.00 Ry", "     estimated scf accuracy    <       0.1 Ry", "   JOB DONE."]
+    ),
+    st.builds(box, st.text(max_size=12), st.text(max_size=40)),
+    st.text(max_size=60),
+)
+
+
+@given(st.lists(WORDS, max_size=6), st.lists(WORDS, max_size=4), st.integers(-64, 255), st.booleans())
+def test_no_noise_becomes_an_answer(stdout: list[str], stderr: list[str], code: int, began: bool) -> None:
+    """Only words that are known to be pw.x's verdict are kept, wherever what else comes from."""
+    result = classify(Run((HEADER if began else "") + "\n".join(stdout), "\n".join(stderr), code))
+    assert result.detail
+    verdict = {name for error in messages.boxes("\n".join((*stdout, *stderr, ""))) if (name := name_error(error))}
+    assert not result.outcome.is_kept or str(result.outcome) in verdict | ({"time_limit"} if code == 124 else set())
 
 
 def test_the_reader_of_sources_sees_each_call(root: Path, tmp_path: Path) -> None:
