@@ -403,10 +403,13 @@ def test_every_kind_of_output_says_how_it_ended(root: Path, tmp_path: Path, case
             text = text[: text.rindex(part[1:])]
         else:
             text += part if part.endswith("\n") else (root / f"tests/fixtures/ends/{part}.out").read_text()
-    labelled = "".join(f"0: {line}\n" for line in text.splitlines())  # As `srun -l` prints it.
-    for name, content in {"plain": text, "labelled": labelled, "crlf": text.replace("\n", "\r\n")}.items():
-        (tmp_path / name).write_text(content, newline="")
-        (row,) = scf_parse([tmp_path / name])
+    contents = {
+        label: "".join(f"{label}{line}\n" for line in text.splitlines())
+        for label in ("0: ", " 0: ", "[1,0]<stdout>:", "[0] ")
+    }
+    for name, content in enumerate([text, text.replace("\n", "\r\n"), *contents.values()]):
+        (tmp_path / str(name)).write_text(content, newline="")
+        (row,) = scf_parse([tmp_path / str(name)])
         assert (row["outcome"], row["total_energy_ry"]) == (outcome, energy), row
         assert reason in row["reason"] if reason else not row["reason"]
         assert row["nspin"] == (4 if case == "noncollinear" else 1)
@@ -503,3 +506,11 @@ def test_the_outputs_of_quantum_espressos_own_tests() -> None:
             energies = re.findall(r"^!!? +total energy += +(\S+) Ry", text, re.M)
             assert row["total_energy_ry"] == float(energies[-1]), row
             assert row["band_gap_raw_ev"] is not None or row["reason"], row
+
+
+def test_a_magnetization_that_is_no_number_is_not_known(root: Path) -> None:
+    text = (root / "tests/fixtures/ends/noncollinear.out").read_text()
+    before, printed, after = text.rpartition("total magnetization       =     1.00")
+    assert printed
+    result = classify(Run(f"{before}total magnetization       =*********{after}", "", None))
+    assert (result.outcome, result.total_magnetization) == (Outcome.CONVERGED, None)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from xtalrl.dft import messages
-from xtalrl.dft.levels import FLOAT, band_gap, clip_gap, is_smeared, number, read_xml
+from xtalrl.dft.levels import band_gap, clip_gap, is_smeared, number, read_xml
 
 
 class Category(enum.StrEnum):
@@ -198,14 +198,15 @@ class Result:
         return self.band_gap_raw_ev < 0
 
 
-_BANNER = re.compile(r"^(?: *\d+: ?)? +Program PWSCF", re.M)
-_LABEL = re.compile(r"^ *\d+: ?", re.M)
-"""What `srun -l` puts before each line: the number of the task."""
+_LABEL_OF_TASK = r"(?:\d+: ?|\[[\d,]+\](?:<\w+>)?:? ?)"
+"""What a launcher puts before each line if it is told to: `srun -l`, `mpirun --tag-output`, `mpiexec.hydra -prepend-rank`."""
+_BANNER = re.compile(rf"^ *({_LABEL_OF_TASK})? +Program PWSCF", re.M)
+_LABEL = re.compile(rf"^ *{_LABEL_OF_TASK}", re.M)
 _ENERGY = re.compile(r"^!\s+total energy\s+=\s*(\S+?)\s*Ry", re.M)
 _HYBRID_ENERGY = re.compile(r"^!!\s+total energy\s+=\s*(\S+?)\s*Ry", re.M)
 _EXX_FRACTION = re.compile(r"EXX-fraction\s+=\s+(\d*\.\d+)")
 _EXX_STOPPED = "Calculation (EXX) stopped after iteration"
-_MAGNETIZATION = re.compile(rf"total magnetization\s+=\s*{FLOAT}(?:\s+{FLOAT}\s+{FLOAT})?\s+Bohr")
+_MAGNETIZATION = re.compile(r"total magnetization\s+=\s*(.*?)\s*Bohr")
 _NONCOLLINEAR = re.compile(r"Noncollinear calculation|Non magnetic calculation with spin-orbit")
 _SPIN_POLARISED = ("Starting magnetic structure", "lsda need tot_magnetization", "too few spin ")
 _HEADLINE = re.compile(r"^ *(?:Self-consistent|Band Structure) Calculation", re.M)
@@ -343,12 +344,12 @@ def _name(errors: Sequence[messages.Error]) -> Result:
 
 
 def _last_run(text: str) -> str:
-    """What the last run printed, where several were appended to one file; without the labels of `srun -l`."""
+    """What the last run printed, where several were appended to one file; without the labels of a launcher."""
     banners = list(_BANNER.finditer(text))
     if not banners:
         return text
-    text, labelled = text[banners[-1].start() :], ":" in banners[-1][0]
-    return _LABEL.sub("", text) if labelled else text
+    text, label = text[banners[-1].start() :], banners[-1][1]
+    return _LABEL.sub("", text) if label else text
 
 
 def _last_calculation(output: str) -> tuple[str, int]:
@@ -368,8 +369,9 @@ def _magnetization(scf: str) -> float | None:
     printed = _MAGNETIZATION.findall(scf)
     if not printed:
         return None
-    x, y, z = printed[-1]
-    return math.hypot(number(x), number(y), number(z)) if y else number(x)
+    vector = [number(word) for word in printed[-1].split()]
+    moment = vector[0] if len(vector) == 1 else math.hypot(*vector)
+    return moment if math.isfinite(moment) else None
 
 
 def _signal_of(exit_code: int) -> int | None:
