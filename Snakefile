@@ -85,7 +85,7 @@ rule train:
 rule rollout:
     input:
         f"{RESULTS}/designs/assessments.parquet",
-        rules.make_table1.output,
+        rules.make_table1_composition.output,
 
 
 rule evaluate:
@@ -96,7 +96,7 @@ rule evaluate:
 rule confirm:
     input:
         f"{RESULTS}/confirmation/confirmation.parquet",
-        rules.make_confirmation_table.output,
+        rules.make_confirmation.output,
 
 
 rule tables:

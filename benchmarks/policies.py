@@ -20,13 +20,15 @@ import numpy as np
 from xtalrl import tables
 from xtalrl.config import Config, load
 from xtalrl.metrics.designs import PolicyDesigns, read_compositions
-from xtalrl.metrics.intervals import Bootstrap, Estimate, paired_difference
+from xtalrl.metrics.intervals import Estimate, paired_difference
 from xtalrl.metrics.properties import in_window
+from xtalrl.metrics.scoring import Scoring
 from xtalrl.report.columns import LEARNING_CURVE, TABLE1, Column
 from xtalrl.report.comparisons import verdict
 from xtalrl.report.files import write_csv, write_text
 from xtalrl.report.layout import format_estimate
 from xtalrl.report.paper import PAPER_TABLES, paper_values
+from xtalrl.report.results import scoring_of
 from xtalrl.rl.policies import PolicySpec
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -39,7 +41,7 @@ class Policy:
 
     spec: PolicySpec
     designs: PolicyDesigns
-    bootstrap: Bootstrap
+    scoring: Scoring
     formulas: Mapping[str, str]
     """Reduced formula of the design on each skeleton."""
     gaps: np.ndarray
@@ -47,20 +49,24 @@ class Policy:
 
     def estimate(self, column: Column) -> Estimate:
         """A column of Table 1."""
-        return column.estimate(self.designs, self.bootstrap)
+        return column.estimate(self.designs, self.scoring)
 
     def mean_gap(self) -> Estimate:
         """Of the valid designs whose formula has a label, eV."""
-        return self.bootstrap.mean(self.gaps)
+        return self.designs.bootstrap(self.scoring).mean(self.gaps)
 
     def in_range(self, target_ev: float, window_ev: float) -> Estimate:
         """Share of them with a gap in the window, percent."""
-        return self.bootstrap.proportion(in_window(self.gaps, target_ev, window_ev), np.isfinite(self.gaps)).scaled(100)
+        return (
+            self.designs.bootstrap(self.scoring)
+            .proportion(in_window(self.gaps, target_ev, window_ev), np.isfinite(self.gaps))
+            .scaled(100)
+        )
 
 
 def read(config: Config) -> dict[str, Policy]:
     """The policies of the first seed."""
-    results, settings = Path(config.results), config.evaluation
+    results = Path(config.results)
     assessments = results / "designs/assessments.parquet"
     crystals = tables.read(results / "structures/crystals.parquet", tables.CRYSTALS).to_pandas()
     formula_of = crystals.set_index("material_id")["formula"]
@@ -73,9 +79,8 @@ def read(config: Config) -> dict[str, Policy]:
     for designs in read_compositions(assessments, specs):
         rows = frame[frame["policy"] == designs.policy].set_index("material_id").loc[list(designs.material_ids)]
         gaps = rows["formula"].map(gap_of).where(rows["valid"]).to_numpy(float)
-        bootstrap = designs.bootstrap(settings.bootstrap_samples, settings.confidence)
         policies[designs.policy] = Policy(
-            specs[designs.policy], designs, bootstrap, rows["formula"].to_dict(), gaps[None]
+            specs[designs.policy], designs, scoring_of(config), rows["formula"].to_dict(), gaps[None]
         )
     return policies
 
@@ -180,7 +185,7 @@ def learning_curve(config: Config, policies: Mapping[str, Policy]) -> list[str]:
     rows = [
         [
             name,
-            *(format_estimate(column.estimate(found[name], policies[name].bootstrap), 1) for found in by_step.values()),
+            *(format_estimate(column.estimate(found[name], policies[name].scoring), 1) for found in by_step.values()),
         ]
         for column in (accuracy, validity)
         for name in learned

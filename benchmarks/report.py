@@ -17,18 +17,16 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from report_data import write_results
+from report_data import make, write_results
 
 from xtalrl.config import Config
 from xtalrl.metrics.composition import assess_designs
 from xtalrl.metrics.evaluation import evaluate_designs
 from xtalrl.metrics.stability import assess_stability
-from xtalrl.report import comparisons, crystal_pictures, distributions, figures, outcomes, periodic_table, tables
-from xtalrl.report.contents import Content, figures_of, tables_of
+from xtalrl.report.contents import figures_of, tables_of
 from xtalrl.report.html import make_report
 
 
@@ -62,51 +60,16 @@ def stages(folder: Path) -> dict[str, Callable[[], None]]:
     }
 
 
-def makers(folder: Path, config: Config) -> dict[str, Callable[[], None]]:
+def makers(folder: Path, config: Config) -> dict[str, Callable[[], object]]:
     """What makes each table and figure of an ordinary run."""
-    evaluation, labels = folder / "evaluation/evaluation.parquet", folder / "labels.parquet"
-    designs: dict[str, Any] = {
-        "evaluation": evaluation, "labels": labels, "stability": folder / "evaluation/stability.parquet",
-        "policies": {name: spec.to_dict() for name, spec in config.policy_specs().items()},
-    }  # fmt: skip
-    settings = config.evaluation
-    sampling = {"bootstrap_samples": settings.bootstrap_samples, "confidence": settings.confidence}
-    window = {"window_ev": settings.window_ev}
-    targets = {"targets_ev": config.policies.targets_ev}
-    policies = {"policies": designs["policies"]}
-    crystals = {"crystals": folder / "structures/crystals.parquet"}
-    made = {
-        "table1_composition": partial(
-            tables.make_composition_table, folder / "designs/assessments.parquet", **policies, **sampling
-        ),
-        "table2_dft_success": partial(tables.make_paper_table, **designs, number=2, **sampling),
-        "desired_range": partial(tables.make_desired_range_table, **designs, **targets, **window, **sampling),
-        "stability": partial(tables.make_stability_table, **designs, threshold_ev_per_atom=settings.stable_ev_per_atom, **sampling),
-        "gap_error": partial(tables.make_gap_error_table, **crystals, labels=labels, **sampling),
-        "policy_tests": partial(comparisons.make_policy_tests, **designs, **targets, **window, **sampling),
-        "outcomes": partial(outcomes.make_outcome_table, evaluation, **policies, confidence=settings.confidence),
-        "paper_comparison": partial(comparisons.make_paper_comparison, **designs, training_steps=config.training.steps, **sampling),
-        "figure2": partial(figures.make_figure2, **designs, **targets, **window, **sampling),
-        "figure3": partial(crystal_pictures.make_figure3, evaluation, **crystals, **policies, **window),
-        "figure4": partial(figures.make_figure4, **designs, **sampling),
-        "figure5": partial(distributions.make_figure5, labels, confidence=settings.confidence),
-        "outcomes_by_element": partial(periodic_table.make_outcomes_by_element, evaluation, policies=list(designs["policies"])),
-    }  # fmt: skip
-
-    def files(entry: Content) -> dict[str, Path]:
-        if entry in tables_of(config):
-            return {
-                name: folder / f"tables/{entry.name}.{end}"
-                for name, end in (("csv", "csv"), ("markdown", "md"), ("latex", "tex"))
-            }
-        return {end: folder / f"figures/{entry.name}.{end}" for end in ("png", "pdf", "csv")}
-
+    samples = config.evaluation.bootstrap_samples
     return {
-        entry.name: partial(made[entry.name], **files(entry)) for entry in (*tables_of(config), *figures_of(config))
+        entry.name: partial(make, entry.name, folder, config, bootstrap_samples=samples)
+        for entry in (*tables_of(config), *figures_of(config))
     }
 
 
-def timed(name: str, run: Callable[[], None]) -> tuple[str, float, float, float]:
+def timed(name: str, run: Callable[[], object]) -> tuple[str, float, float, float]:
     """Name, wall and CPU seconds, and the peak memory of the process in GB."""
     wall, cpu = time.perf_counter(), time.process_time()
     run()

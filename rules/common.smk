@@ -9,7 +9,13 @@ from xtalrl.dft.protocols import CONFIRMING, load_protocol
 from xtalrl.dft.pseudopotentials import describe_family
 from xtalrl.energies import CHECKED_ELEMENTS
 from xtalrl.errors import XtalrlError
-from xtalrl.report.contents import figures_of, tables_of
+from xtalrl.report.contents import (
+    FIGURES,
+    TABLES,
+    figures_of,
+    settings_of,
+    tables_of,
+)
 from xtalrl.rl.pretrained import read_pretrained
 from xtalrl.structures.external_files import check_sets, fingerprint
 from xtalrl.structures.mp20 import find_csvs
@@ -61,20 +67,10 @@ POLICIES = cfg.policy_specs()
 TRAINED_POLICIES = cfg.trained_specs()
 LEARNED_POLICIES = {name: spec for name, spec in POLICIES.items() if spec.is_learned}
 TRAIN_TOGETHER = trains_together(cfg)
-# Rows of tables and figures: the policies as plain data, then the sets of crystals that others designed, of which there is none.
-ROWS = {name: spec.to_dict() for name, spec in POLICIES.items()} | dict.fromkeys(
-    cfg.external
-)
-# Target gaps of all policies; those of the configuration where external crystals alone are evaluated.
-TARGETS = sorted({spec.target_ev for spec in POLICIES.values()} - {None}) or list(
-    cfg.policies.targets_ev
-)
+# What tables and figures depend on beside their files.
+SETTINGS = settings_of(cfg)
 ROLLOUT = cfg.rollout.model_dump() | {"even_electrons": cfg.even_electrons}
 TARGET_OF_POLICY = {name: spec.target_ev for name, spec in POLICIES.items()}
-SAMPLING = {
-    "bootstrap_samples": cfg.evaluation.bootstrap_samples,
-    "confidence": cfg.evaluation.confidence,
-}
 FAMILY = f"{CACHE}/families/{cfg.dft.family}/family.json"
 ENGINE = f"{CACHE}/engine/engine.json"
 MARKS = rerun_marks(RESULTS)
@@ -286,3 +282,15 @@ def true_labels(wildcards):
     if POLICIES or cfg.labels.path:
         return f"{RESULTS}/labels.parquet"
     return []
+
+
+# What tables and figures are made from, by the names of `Content.inputs`.
+RESULT_FILES = {
+    "crystals": f"{RESULTS}/structures/crystals.parquet",
+    "assessments": f"{RESULTS}/designs/assessments.parquet",
+    "evaluation": f"{RESULTS}/evaluation/evaluation.parquet",
+    "labels": true_labels,
+    "stability": f"{RESULTS}/evaluation/stability.parquet",
+    "confirmation": f"{RESULTS}/confirmation/confirmation.parquet",
+    "snapshots": of_snapshots(f"{RESULTS}/learning_curve/{{step}}/evaluation.parquet"),
+}

@@ -5,7 +5,6 @@ localrules:
     find_hits,
     plan_confirmation_scf,
     confirm_hits,
-    make_confirmation_table,
 
 
 rule find_hits:
@@ -67,29 +66,3 @@ rule confirm_hits:
         "Confirming and withdrawing hits"
     script:
         "../workflow/scripts/confirm_hits.py"
-
-
-rule make_confirmation_table:
-    input:
-        confirmation=f"{RESULTS}/confirmation/confirmation.parquet",
-    output:
-        csv=report(
-            f"{RESULTS}/tables/confirmation.csv",
-            caption="../workflow/report/confirmation.rst",
-            category="Tables",
-        ),
-        markdown=f"{RESULTS}/tables/confirmation.md",
-        latex=f"{RESULTS}/tables/confirmation.tex",
-    log:
-        f"{RESULTS}/logs/make_confirmation_table.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/make_confirmation_table.tsv"
-    conda:
-        "../envs/workflow.yaml"
-    params:
-        targets_ev=TARGET_OF_POLICY,
-        confidence=cfg.evaluation.confidence,
-    message:
-        "Making the table of hits"
-    script:
-        "../workflow/scripts/make_confirmation_table.py"

@@ -11,6 +11,7 @@ import hashlib
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from xtalrl.metrics.composition import assess_designs
 from xtalrl.metrics.evaluation import evaluate_designs
 from xtalrl.metrics.formulas import reduced_formula
 from xtalrl.metrics.stability import assess_stability
+from xtalrl.report.contents import TABLES, content
+from xtalrl.report.results import Results, scoring_of
+from xtalrl.report.style import Policies
 from xtalrl.rl.policies import PolicySpec
 
 PROTOCOL = {"protocol": "paper-fast", "protocol_hash": "0f3a5c77d2e94b10", "family": "sssp-1.3.0-efficiency"}
@@ -67,6 +71,58 @@ B_ELEMENTS = (
     "Mn",
 )
 X_ELEMENTS = ("O", "O", "O", "O", "S", "S", "Se", "Te", "F", "Cl", "Br", "I", "N")
+
+
+FILES = {
+    "crystals": "structures/crystals.parquet",
+    "assessments": "designs/assessments.parquet",
+    "evaluation": "evaluation/evaluation.parquet",
+    "labels": "labels.parquet",
+    "stability": "evaluation/stability.parquet",
+}
+"""Where a run has its files, by the names of `Content.inputs`; the rules have the same (RESULT_FILES)."""
+
+
+def make(
+    name: str,
+    folder: Path,
+    config: Config,
+    stem: str = "",
+    policies: Policies | None = None,
+    without: tuple[str, ...] = (),
+    **scoring: Any,
+) -> Path:
+    """Make a table or figure of a results folder from no more than the files it names; the path of what was made, less its ending.
+
+    Args:
+        stem: name of what is made; that of the table or figure if it is empty.
+        policies: the policies shown, if not those of the configuration.
+        without: files that the run does not have.
+        scoring: what differs from the configuration's `Scoring`, of which 200 resamples are enough for tests.
+    """
+    entry = content(name)
+    files: dict[str, Any] = {
+        name: [] if name in without else folder / FILES[name] for name in entry.inputs if name in FILES
+    }
+    if "snapshots" in entry.inputs:
+        steps = config.training.snapshot_steps
+        files["snapshots"] = [folder / f"learning_curve/{step}/evaluation.parquet" for step in steps]
+    results = Results.of(config, files)
+    if policies is not None:
+        results = replace(results, policies=policies)
+    path = folder / (stem or name)
+    endings = (
+        {"csv": "csv", "markdown": "md", "latex": "tex"} if entry in TABLES else {e: e for e in ("csv", "png", "pdf")}
+    )
+    made = entry.function(results, replace(scoring_of(config), **{"bootstrap_samples": 200, **scoring}))
+    made.write(**{kind: f"{path}.{ending}" for kind, ending in endings.items()})
+    return path
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The CSV of a table or figure."""
+    with open(f"{path}.csv", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def write_results(

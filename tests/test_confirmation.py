@@ -16,8 +16,12 @@ from xtalrl.dft.protocols import load_protocol
 from xtalrl.dft.requests import plan_confirmation_scf, plan_design_scf
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.confirmation import confirm_hits, find_hits
-from xtalrl.report.confirmation import make_confirmation_table
+from xtalrl.metrics.scoring import Scoring
+from xtalrl.report.confirmation import confirmation_table
 from xtalrl.report.contents import tables_of
+from xtalrl.report.layout import Table
+from xtalrl.report.results import Results
+from xtalrl.rl.policies import PolicySpec
 
 TARGETS = {"bc": None, "ccql-1": 1.0, "ccql-2": 2.0, "rvs-1": 1.0}
 FINER = {"protocol": "confirm:paper", "protocol_hash": "h", "family": "f"}
@@ -31,6 +35,11 @@ def design(policy: str, request_id: str | None, gap: float | None, **values: Any
         "valid_icsd24": True, "odd_electrons": False, "request_id": request_id, "outcome": "converged", "detail": "",
         "band_gap": gap, "band_gap_raw": gap, **values,
     }  # fmt: skip
+
+
+def table_of(confirmation: Path, targets_ev: dict[str, float | None]) -> Table:
+    policies = {name: PolicySpec("ccql", target_ev=target) for name, target in targets_ev.items()}
+    return confirmation_table(Results({"confirmation": confirmation}, policies), Scoring(200, 0.95, 0.25, (), 0.1))
 
 
 def finer(request_id: str, gap: float | None) -> dict[str, Any]:
@@ -127,7 +136,7 @@ def test_verdicts_and_their_table(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [row["difference"] for row in rows] == pytest.approx([0.2, -0.7, None, -0.7, 0.2])
     files = {kind: tmp_path / f"table.{kind}" for kind in ("csv", "markdown", "latex")}
-    make_confirmation_table(confirmation, **files, targets_ev=TARGETS, confidence=0.95)
+    table_of(confirmation, TARGETS).write(**files)
     with open(files["csv"], newline="") as file:
         table = {row["policy"]: row for row in csv.DictReader(file)}
     assert set(table) == {"ccql-1", "ccql-2", "rvs-1"}
@@ -144,7 +153,7 @@ def test_without_hits_there_is_an_empty_table(tmp_path: Path) -> None:
     tables.write_rows([], tables.SCF_OUTCOMES, tmp_path / "outcomes.parquet")
     confirm_hits(hits, tmp_path / "outcomes.parquet", tmp_path / "confirmation.parquet")
     files = {kind: tmp_path / f"table.{kind}" for kind in ("csv", "markdown", "latex")}
-    make_confirmation_table(tmp_path / "confirmation.parquet", **files, targets_ev={"bc": None}, confidence=0.95)
+    table_of(tmp_path / "confirmation.parquet", {"bc": None}).write(**files)
     assert "Confirmed" in files["markdown"].read_text()
 
 

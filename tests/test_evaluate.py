@@ -25,6 +25,7 @@ from xtalrl.evaluate import NO_POLICIES
 from xtalrl.metrics.composition import accuracy, assess_designs, exact_match, similarity, validity
 from xtalrl.metrics.designs import read_policies
 from xtalrl.metrics.evaluation import evaluate_designs
+from xtalrl.metrics.scoring import Scoring
 from xtalrl.structures.external import import_designs
 
 ATTEMPT = {
@@ -130,11 +131,11 @@ def test_a_set_by_hand(tmp_path: Path) -> None:
     assert (alone["material_id"], alone["true_formula"], alone["n_correct"]) == ("set/b", None, None)
     tables.write_rows([], tables.STABILITY, tmp_path / "stability.parquet")
     (designs,) = read_policies(evaluation, None, tmp_path / "stability.parquet", ["set"])
-    bootstrap = designs.bootstrap(100, 0.95)
-    assert (accuracy(designs, bootstrap).value, accuracy(designs, bootstrap).n) == (0.5, 2)
-    assert (exact_match(designs, bootstrap).value, exact_match(designs, bootstrap).n) == (0.0, 1)
-    assert similarity(designs, bootstrap).value == 1.0  # F for Cl: both halogens
-    assert validity(designs, bootstrap).n == 2
+    scoring = Scoring(100, 0.95, 0.25, (), 0.1)
+    assert (accuracy(designs, scoring).value, accuracy(designs, scoring).n) == (0.5, 2)
+    assert (exact_match(designs, scoring).value, exact_match(designs, scoring).n) == (0.0, 1)
+    assert similarity(designs, scoring).value == 1.0  # F for Cl: both halogens
+    assert validity(designs, scoring).n == 2
 
 
 def test_alone_there_is_no_policy(root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 
 from xtalrl.metrics import composition, properties
 from xtalrl.metrics.designs import Labels, PolicyDesigns
-from xtalrl.metrics.intervals import Bootstrap, Estimate
+from xtalrl.metrics.intervals import Estimate
+from xtalrl.metrics.scoring import Scoring
 
 NAN = np.nan
 SAMPLER_OPTIONS = (100, 0.95)
+SCORING = Scoring(*SAMPLER_OPTIONS, window_ev=0.25, targets_ev=(), stable_ev_per_atom=0.1)
 
 
 def designs(**arrays: Any) -> PolicyDesigns:
@@ -58,8 +61,20 @@ def designs(**arrays: Any) -> PolicyDesigns:
     )
 
 
-def estimate(metric: Callable[..., Estimate], toy: PolicyDesigns, *arguments: Any, **options: Any) -> Estimate:
-    return metric(toy, toy.bootstrap(*SAMPLER_OPTIONS), *arguments, **options)
+def estimate(
+    metric: Callable[..., Estimate],
+    toy: PolicyDesigns,
+    target_ev: float | None = None,
+    window_ev: float = 0.25,
+    **options: Any,
+) -> Estimate:
+    return metric(toy, replace(SCORING, target_ev=target_ev, window_ev=window_ev), **options)
+
+
+def test_odd_electrons_are_counted_among_the_valid() -> None:
+    """Of four designs three are odd, of which one is valid, as is the even one: 1/2."""
+    toy = designs(band_gap=[1.0] * 4, valid=[1, 0, 0, 1], odd_electrons=[1, 1, 1, 0])
+    assert estimate(composition.odd_electrons, toy).value == pytest.approx(1 / 2)
 
 
 def test_accuracy_is_over_atoms_not_crystals() -> None:
@@ -165,12 +180,11 @@ def test_uniqueness_counts_compositions_within_a_seed() -> None:
 
 def test_gap_errors_by_hand() -> None:
     """Ours {0, 1, 2, unknown} against {1, 1, 3, 2}: errors {-1, 0, -1}; one of three has no gap here."""
-    ours, source = np.array([0.0, 1.0, 2.0, NAN]), np.array([1.0, 1.0, 3.0, 2.0])
-    sampler = Bootstrap(1, 4, *SAMPLER_OPTIONS)
-    assert properties.mean_absolute_gap_error(ours, source, sampler).value == pytest.approx(2 / 3)
-    assert properties.mean_gap_error(ours, source, sampler).value == pytest.approx(-2 / 3)
-    assert properties.share_without_gap(ours, source, sampler).value == pytest.approx(1 / 3)
-    assert properties.share_without_gap(ours, source, sampler).n == 3
+    gaps = properties.GapPairs(np.array([0.0, 1.0, 2.0, NAN]), np.array([1.0, 1.0, 3.0, 2.0]))
+    assert properties.mean_absolute_gap_error(gaps, SCORING).value == pytest.approx(2 / 3)
+    assert properties.mean_gap_error(gaps, SCORING).value == pytest.approx(-2 / 3)
+    assert properties.share_without_gap(gaps, SCORING).value == pytest.approx(1 / 3)
+    assert properties.share_without_gap(gaps, SCORING).n == 3
 
 
 gap = st.none() | st.floats(0, 6)

@@ -71,10 +71,10 @@ def test_flagged_designs_are_not_stable() -> None:
         hull_is_complete=[1, 0, 1, NAN],
         novel=[1, 1, 1, 0],
     )
-    assert estimate(stability.stable_share, toy, 0.1).value == pytest.approx(1 / 4)
+    assert estimate(stability.stable_share, toy).value == pytest.approx(1 / 4)
     assert estimate(stability.hull_coverage, toy).value == pytest.approx(2 / 3)
     assert estimate(stability.mean_energy_above_hull, toy).value == pytest.approx(0.125)
-    assert estimate(stability.stable_unique_novel, toy, 0.1).value == pytest.approx(1 / 4)
+    assert estimate(stability.stable_unique_novel, toy).value == pytest.approx(1 / 4)
 
 
 def test_stable_unique_novel_counts_a_composition_once() -> None:
@@ -83,11 +83,11 @@ def test_stable_unique_novel_counts_a_composition_once() -> None:
         band_gap=[1.0] * 6, energy_above_hull=[0.0] * 5 + [1.0], hull_is_complete=[1] * 6, novel=[1, 1, 1, 1, 0, 1],
         composition=[1, 1, 1, 2, 3, 4],
     )  # fmt: skip
-    sun = estimate(stability.stable_unique_novel, toy, 0.1)
+    sun = estimate(stability.stable_unique_novel, toy)
     assert sun.value == pytest.approx(2 / 6)
     assert sun.n == 6
     nothing_known = designs(band_gap=[1.0], energy_above_hull=[0.0], hull_is_complete=[1])
-    assert estimate(stability.stable_unique_novel, nothing_known, 0.1).value is None
+    assert estimate(stability.stable_unique_novel, nothing_known).value is None
 
 
 def test_table_of_a_run(tmp_path: Path) -> None:

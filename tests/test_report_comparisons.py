@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
-from typing import Any
 
 import pytest
-from report_data import write_results
+from report_data import make, read, write_results
 from scipy import stats
 
 from xtalrl.config import Config
 from xtalrl.metrics.intervals import NOTHING, Estimate
-from xtalrl.report.comparisons import make_paper_comparison, make_policy_tests, verdict
+from xtalrl.report.comparisons import verdict
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     folder = tmp_path_factory.mktemp("results")
-    return folder, write_results(folder, 160, (0, 1), targets_ev=[1.12, 3.0], omegas=[5])
-
-
-def make(maker: Any, run: tuple[Path, Config], **options: Any) -> tuple[list[dict[str, str]], str]:
-    folder, config = run
-    path = folder / maker.__name__
-    maker(
-        evaluation=folder / "evaluation/evaluation.parquet",
-        labels=folder / "labels.parquet",
-        stability=folder / "evaluation/stability.parquet",
-        csv=path.with_suffix(".csv"),
-        markdown=path.with_suffix(".md"),
-        latex=path.with_suffix(".tex"),
-        policies={name: spec.to_dict() for name, spec in config.policy_specs().items()},
-        bootstrap_samples=300,
-        confidence=0.95,
-        **options,
+    return folder, write_results(
+        folder, 160, (0, 1), sections={"training": {"steps": 2000}}, targets_ev=[1.12, 3.0], omegas=[5]
     )
-    with path.with_suffix(".csv").open() as file:
-        return list(csv.DictReader(file)), path.with_suffix(".md").read_text()
+
+
+def table(name: str, run: tuple[Path, Config]) -> tuple[list[dict[str, str]], str]:
+    path = make(name, *run, bootstrap_samples=300)
+    return read(path), path.with_suffix(".md").read_text()
 
 
 def test_every_pair_is_tested_in_every_metric(run: tuple[Path, Config]) -> None:
-    rows, text = make(make_policy_tests, run, targets_ev=[1.12, 3.0], window_ev=0.25)
+    rows, text = table("policy_tests", run)
     by_metric: dict[tuple[str, str], list[dict[str, str]]] = {}
     for row in rows:
         by_metric.setdefault((row["metric"], row["target_ev"]), []).append(row)
@@ -74,12 +60,12 @@ def test_policies_on_other_skeletons_are_not_compared(tmp_path: Path) -> None:
     rows = tables.read_rows(path, tables.EVALUATION)
     others = [row | {"material_id": f"x-{row['material_id']}"} if row["policy"] == "bc" else row for row in rows]
     tables.write_rows(others, tables.EVALUATION, path)
-    pairs, _ = make(make_policy_tests, (tmp_path, config), targets_ev=[1.12], window_ev=0.25)
+    pairs, _ = table("policy_tests", (tmp_path, config))
     assert {(row["first"], row["second"]) for row in pairs} == {("ucql-w5", "ccql-1.12ev-w5")}
 
 
 def test_every_cell_of_the_paper_is_there(run: tuple[Path, Config]) -> None:
-    rows, text = make(make_paper_comparison, run, training_steps=2000)
+    rows, text = table("paper_comparison", run)
     assert [sum(row["paper_table"] == table for row in rows) for table in "1234"] == [48, 12, 60, 60]
     assert "180 cells" in text
     cells = {(row["paper_table"], row["row"], row["metric"]): row for row in rows}
@@ -103,8 +89,10 @@ def test_every_cell_of_the_paper_is_there(run: tuple[Path, Config]) -> None:
 
 
 def test_success_is_compared_by_the_papers_rules(tmp_path: Path) -> None:
-    config = write_results(tmp_path, 200, (0,), recovered=1.0, targets_ev=[], omegas=[5])
-    rows, _ = make(make_paper_comparison, (tmp_path, config), training_steps=250_000)
+    config = write_results(
+        tmp_path, 200, (0,), sections={"training": {"steps": 250_000}}, recovered=1.0, targets_ev=[], omegas=[5]
+    )
+    rows, _ = table("paper_comparison", (tmp_path, config))
     success = next(row for row in rows if row["row"] == "BC" and row["metric"] == "dft_success")
     assert float(success["ours"]) == 0
     assert success["note"] == ""

@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_data import write_results
+from report_data import make, read, write_results
 
 from xtalrl import tables
 from xtalrl.config import Config
-from xtalrl.report.figures import make_figure2
 from xtalrl.report.style import policy_styles
+from xtalrl.rl.policies import PolicySpec, Reward
 
 
-def make(folder: Path, config: Config, name: str = "figure2") -> list[dict[str, str]]:
-    make_figure2(
-        evaluation=folder / "evaluation/evaluation.parquet",
-        labels=folder / "labels.parquet",
-        stability=folder / "evaluation/stability.parquet",
-        png=folder / f"{name}.png",
-        pdf=folder / f"{name}.pdf",
-        csv=folder / f"{name}.csv",
-        policies={name: spec.to_dict() for name, spec in config.policy_specs().items()},
-        targets_ev=config.policies.targets_ev,
-        window_ev=config.evaluation.window_ev,
-        bootstrap_samples=200,
-        confidence=0.95,
-    )
-    with (folder / f"{name}.csv").open() as file:
-        return list(csv.DictReader(file))
+def figure2(folder: Path, config: Config, stem: str = "") -> list[dict[str, str]]:
+    return read(make("figure2", folder, config, stem))
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config, list[dict[str, str]]]:
     folder = tmp_path_factory.mktemp("results")
     config = write_results(folder, 200, (0,), targets_ev=[1.12, 3.0], omegas=[1, 5])
-    return folder, config, make(folder, config)
+    return folder, config, figure2(folder, config)
 
 
 def test_pictures_are_pictures(run: tuple[Path, Config, Any]) -> None:
@@ -89,14 +75,14 @@ def test_numbers_are_those_of_the_tables_counted_by_hand(run: tuple[Path, Config
 
 def test_same_input_same_bytes(run: tuple[Path, Config, Any]) -> None:
     folder, config, _ = run
-    make(folder, config, "again")
+    figure2(folder, config, "again")
     for end in ("png", "pdf", "csv"):
         assert (folder / f"again.{end}").read_bytes() == (folder / f"figure2.{end}").read_bytes()
 
 
 def test_nothing_converged(tmp_path: Path) -> None:
     config = write_results(tmp_path, 24, (0,), success=0.0, targets_ev=[1.12], omegas=[5])
-    rows = make(tmp_path, config)
+    rows = figure2(tmp_path, config)
     assert {row["value"] for row in rows if row["metric"].startswith(("emd", "mean"))} == {""}
     assert {row["value"] for row in rows if row["metric"] in ("nu", "kappa") and row["of"] == "all"} == {"0"}
     assert (tmp_path / "figure2.png").is_file()
@@ -104,18 +90,11 @@ def test_nothing_converged(tmp_path: Path) -> None:
 
 def test_one_policy_and_no_target(tmp_path: Path) -> None:
     config = write_results(tmp_path, 24, (0,), targets_ev=[], omegas=[5], random=False, ucql=False)
-    assert {row["policy"] for row in make(tmp_path, config)} == {"bc"}
+    assert {row["policy"] for row in figure2(tmp_path, config)} == {"bc"}
 
 
 def test_each_policy_has_its_own_look() -> None:
-    names = [
-        "random",
-        "bc",
-        "ucql-w1",
-        "ucql-w5",
-        *(f"ccql-{t}ev-w{w}" for t in ("1.12", "2", "3", "4") for w in (1, 5)),
-    ]
-    styles = policy_styles(names)
+    styles = policy_styles(Config().policy_specs())
     assert len({(style.color, style.marker, style.filled) for style in styles.values()}) == 12
     assert len({style.label for style in styles.values()}) == 12
     assert styles["ccql-1.12ev-w5"].label == "c-CQL 1.12 eV, ω = 5"
@@ -124,8 +103,13 @@ def test_each_policy_has_its_own_look() -> None:
 
 
 def test_policies_of_a_sweep_any_target_and_external_sets_have_labels_of_their_own() -> None:
-    names = ["ccql-4ev-w5", "ccql-4ev-w5-a1-10-b3", "ccql-4ev-w5-a0-10-b3", "ccql-any-4ev-w5", "mattergen", "cdvae"]
-    styles = policy_styles(names)
+    conditional = PolicySpec("ccql", 5, 4.0, Reward())
+    sweep = [
+        replace(conditional, in_sweep=True, reward=Reward("total", alpha1=alpha, alpha2=10, beta2=3))
+        for alpha in (1, 0)
+    ]
+    specs = [conditional, *sweep, PolicySpec("ccql-any", 5, 4.0, Reward())]
+    styles = policy_styles({**{spec.name: spec for spec in specs}, "mattergen": None, "cdvae": None})
     assert [style.label for style in styles.values()] == [
         "c-CQL 4 eV, ω = 5", "c-CQL 4 eV, ω = 5, 1-10-3", "c-CQL 4 eV, ω = 5, 0-10-3", "c-CQL any 4 eV, ω = 5", "mattergen", "cdvae",
     ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from report_data import write_results
+from report_data import make, read, write_results
 
 from xtalrl import tables
 from xtalrl.config import Config
@@ -22,11 +21,8 @@ from xtalrl.report.crystal_pictures import (
     choose_examples,
     draw_crystal,
     formula_text,
-    make_figure3,
 )
-from xtalrl.report.distributions import make_figure5
-from xtalrl.report.figures import make_figure4, make_settings_figure
-from xtalrl.report.periodic_table import _place, make_outcomes_by_element
+from xtalrl.report.periodic_table import _place
 
 SWEEP = {
     "reward": {"energy": "total", "alpha1": 1, "alpha2": 5, "beta2": 1},
@@ -40,35 +36,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     return folder, write_results(folder, 120, (0,), sections=SWEEP, targets_ev=[1.12, 4.0], omegas=[1, 5])
 
 
-def make(
-    maker: Any, run: tuple[Path, Config], *inputs: str, policies: bool = True, **options: Any
-) -> list[dict[str, str]]:
-    folder, config = run
-    path = folder / maker.__name__
-    files = {
-        "evaluation": "evaluation/evaluation.parquet", "labels": "labels.parquet", "stability": "evaluation/stability.parquet",
-        "crystals": "structures/crystals.parquet",
-    }  # fmt: skip
-    if policies:
-        options["policies"] = {name: spec.to_dict() for name, spec in config.policy_specs().items()}
-    maker(
-        **{name: folder / files[name] for name in inputs},
-        **{end: path.with_suffix(f".{end}") for end in ("png", "pdf", "csv")},
-        **options,
-    )
-    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
-    with path.with_suffix(".csv").open() as file:
-        return list(csv.DictReader(file))
+def figure(name: str, run: tuple[Path, Config], **scoring: Any) -> list[dict[str, str]]:
+    path = make(name, *run, **scoring)
+    assert Path(f"{path}.png").read_bytes().startswith(b"\x89PNG")
+    assert Path(f"{path}.pdf").read_bytes().startswith(b"%PDF")
+    return read(path)
 
 
-DESIGNS = ("evaluation", "labels", "stability")
-
-
-def test_figure7_has_every_setting_at_its_target(run: tuple[Path, Config]) -> None:
-    rows = make(
-        make_settings_figure, run, *DESIGNS, target_ev=4.0, window_ev=0.25, bootstrap_samples=100, confidence=0.95
-    )
+def test_figure8_has_every_setting_at_its_target(run: tuple[Path, Config]) -> None:
+    rows = figure("figure8", run)
     policies = {row["policy"] for row in rows}
     assert {
         "random",
@@ -84,7 +60,7 @@ def test_figure7_has_every_setting_at_its_target(run: tuple[Path, Config]) -> No
 
 
 def test_figure4_is_the_mean_of_the_gaps(run: tuple[Path, Config]) -> None:
-    rows = make(make_figure4, run, *DESIGNS, bootstrap_samples=100, confidence=0.95)
+    rows = figure("figure4", run)
     evaluation = tables.read_rows(run[0] / "evaluation/evaluation.parquet", tables.EVALUATION)
     for metric, name in (("mean_band_gap", "band_gap"), ("mean_band_gap_raw", "band_gap_raw")):
         gaps = [row[name] for row in evaluation if row["policy"] == "bc" and row[name] is not None]
@@ -94,7 +70,7 @@ def test_figure4_is_the_mean_of_the_gaps(run: tuple[Path, Config]) -> None:
 
 
 def test_figure5_counts_every_label_once(run: tuple[Path, Config]) -> None:
-    rows = make(make_figure5, run, "labels", policies=False, confidence=0.95)
+    rows = figure("figure5", run)
     labels = tables.read_rows(run[0] / "labels.parquet", tables.LABELS)
     for name in ("band_gap", "total_energy_ry", "formation_energy_per_atom"):
         for split in ("train", "val"):
@@ -105,7 +81,7 @@ def test_figure5_counts_every_label_once(run: tuple[Path, Config]) -> None:
 
 
 def test_figure3_shows_hits_whose_true_crystal_is_outside(run: tuple[Path, Config]) -> None:
-    rows = make(make_figure3, run, "evaluation", "crystals", window_ev=0.6)
+    rows = figure("figure3", run, window_ev=0.6)
     assert rows
     for row in rows:
         target = float(row["target_ev"])
@@ -156,9 +132,9 @@ def test_atoms_on_a_corner_are_shown_eight_times() -> None:
 
 
 def test_rock_salt_has_a_sphere_for_every_atom_on_and_in_the_cell() -> None:
-    figure = Figure()
-    FigureCanvasAgg(figure)
-    axis = figure.add_subplot()
+    canvas = Figure()
+    FigureCanvasAgg(canvas)
+    axis = canvas.add_subplot()
     fcc = [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
     points = [*fcc, *([x + 0.5, y, z] for x, y, z in fcc)]
     draw_crystal(axis, ["Na"] * 4 + ["Cl"] * 4, np.eye(3).ravel() * 5.64, np.ravel(points))
@@ -170,12 +146,8 @@ def test_subscripts() -> None:
 
 
 def test_failures_by_element_by_hand(run: tuple[Path, Config]) -> None:
-    folder, config = run
-    evaluation = folder / "evaluation/evaluation.parquet"
-    paths = {end: folder / f"elements.{end}" for end in ("png", "pdf", "csv")}
-    make_outcomes_by_element(evaluation, **paths, policies=list(config.policy_specs()))
-    with paths["csv"].open() as file:
-        rows = {row["element"]: row for row in csv.DictReader(file)}
+    evaluation = run[0] / "evaluation/evaluation.parquet"
+    rows = {row["element"]: row for row in figure("outcomes_by_element", run)}
     assert len(rows) == 88
     designs = [
         row
@@ -196,7 +168,6 @@ def test_no_two_elements_share_a_place() -> None:
 def test_nothing_converged(tmp_path: Path) -> None:
     config = write_results(tmp_path, 24, (0,), success=0.0, sections=SWEEP, targets_ev=[1.12], omegas=[5])
     run = tmp_path, config
-    assert make(make_figure3, run, "evaluation", "crystals", window_ev=0.25) == []
-    options = {"bootstrap_samples": 100, "confidence": 0.95}
-    assert {row["value"] for row in make(make_figure4, run, *DESIGNS, **options)} == {""}
-    make(make_settings_figure, run, *DESIGNS, target_ev=1.12, window_ev=0.25, **options)
+    assert figure("figure3", run) == []
+    assert {row["value"] for row in figure("figure4", run)} == {""}
+    figure("figure7", run)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_data import write_results
+from report_data import make, read, write_results
 from test_workflow import dry_run, job_counts
 
 from xtalrl import tables
@@ -15,34 +14,12 @@ from xtalrl.config import Config, validate
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.evaluation import UNKNOWN, evaluate_designs
 from xtalrl.report.contents import figures_of, tables_of
-from xtalrl.report.learning_curve import make_designs_over_training, make_learning_curve
 
 STEPS = [500, 1000, 1500, 2000]
 
 
-def arguments(folder: Path, config: Config) -> dict[str, Any]:
-    return {
-        "evaluation": folder / "evaluation/evaluation.parquet",
-        "snapshots": [folder / f"learning_curve/{step}/evaluation.parquet" for step in STEPS[:-1]],
-        "labels": folder / "labels.parquet",
-        "stability": folder / "evaluation/stability.parquet",
-        "steps": STEPS,
-        "policies": {name: spec.to_dict() for name, spec in config.policy_specs().items() if spec.is_learned},
-        "window_ev": config.evaluation.window_ev,
-        "bootstrap_samples": 200,
-        "confidence": 0.95,
-    }
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
-def make_figure(folder: Path, config: Config, name: str = "curve") -> list[dict[str, str]]:
-    files = {kind: folder / f"{name}.{kind}" for kind in ("png", "pdf", "csv")}
-    make_learning_curve(**arguments(folder, config), **files)
-    return read(files["csv"])
+def make_figure(folder: Path, config: Config, stem: str = "curve") -> list[dict[str, str]]:
+    return read(make("learning_curve", folder, config, stem))
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config, list[di
     training = {"training": {"steps": 2000, "snapshots": 3}}
     config = write_results(folder, 400, (0, 1), sections=training, targets_ev=[1.12, 3.0], omegas=[1, 5])
     assert config.training.snapshot_steps == STEPS[:-1]
-    make_designs_over_training(
-        **arguments(folder, config), csv=folder / "table.csv", markdown=folder / "table.md", latex=folder / "table.tex"
-    )
-    return folder, config, read(folder / "table.csv")
+    return folder, config, read(make("designs_over_training", folder, config, "table"))
 
 
 def test_a_row_for_every_policy_that_learns_and_every_step(run: tuple[Path, Config, list[dict[str, str]]]) -> None:

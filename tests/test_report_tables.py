@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from report_data import write_results
+from report_data import make, read, write_results
 
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.designs import read_compositions, read_policies
-from xtalrl.report.comparisons import make_paper_comparison, make_policy_tests
 from xtalrl.report.contents import content
 from xtalrl.report.layout import TextTable
-from xtalrl.report.outcomes import make_outcome_table
 from xtalrl.report.paper import PAPER_TABLES, identity, paper_rows
-from xtalrl.report.tables import (
-    make_composition_table,
-    make_desired_range_table,
-    make_gap_error_table,
-    make_paper_table,
-    make_stability_table,
-)
-
-make_table2 = partial(make_paper_table, number=2)
+from xtalrl.report.results import scoring_of
 
 POLICIES = {"targets_ev": [1.12, 3.0], "omegas": [5]}
 
@@ -37,44 +26,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     return folder, write_results(folder, 120, (0, 1), **POLICIES)
 
 
-def rows_of(config: Config) -> dict[str, object]:
-    return {name: spec.to_dict() for name, spec in config.policy_specs().items()}
+def table(run: tuple[Path, Config], name: str = "table1_composition", **options: Any) -> Path:
+    return make(name, *run, **{"confidence": 0.9, **options})
 
 
-def make(
-    run: tuple[Path, Config], maker: object = make_composition_table, name: str = "table", **options: object
-) -> Path:
-    folder, config = run
-    properties = {
-        "evaluation": folder / "evaluation/evaluation.parquet",
-        "labels": folder / "labels.parquet",
-        "stability": folder / "evaluation/stability.parquet",
-    }
-    compositions = {"assessments": folder / "designs/assessments.parquet"}
-    arguments = (
-        (compositions if maker is make_composition_table else properties)
-        | {
-            "csv": folder / f"{name}.csv",
-            "markdown": folder / f"{name}.md",
-            "latex": folder / f"{name}.tex",
-            "policies": rows_of(config),
-            "bootstrap_samples": 200,
-            "confidence": 0.9,
-        }
-        | options
-    )
-    maker(**arguments)  # type: ignore[operator]
-    return folder / name
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.with_suffix(".csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.mark.parametrize("maker", [make_composition_table, make_table2])
-def test_every_number_has_interval_n_seeds_and_rule(run: tuple[Path, Config], maker: object) -> None:
-    rows = read(make(run, maker))
+@pytest.mark.parametrize("name", ["table1_composition", "table2_dft_success"])
+def test_every_number_has_interval_n_seeds_and_rule(run: tuple[Path, Config], name: str) -> None:
+    rows = read(table(run, name))
     assert [row["policy"] for row in rows] == ["random", "bc", "ucql-w5", "ccql-1.12ev-w5", "ccql-3ev-w5"]
     metrics = [name.removesuffix("_low") for name in rows[0] if name.endswith("_low")]
     assert len(metrics) >= 4
@@ -91,20 +49,19 @@ def test_every_number_has_interval_n_seeds_and_rule(run: tuple[Path, Config], ma
 def test_table_1_needs_no_scf(run: tuple[Path, Config]) -> None:
     """What compositions tell is the same before and after the SCFs."""
     folder, config = run
-    policies = rows_of(config)
+    policies, scoring = config.policy_specs(), scoring_of(config)
     files = folder / "evaluation/evaluation.parquet", folder / "labels.parquet", folder / "evaluation/stability.parquet"
     before = read_compositions(folder / "designs/assessments.parquet", policies)
     for early, late in zip(before, read_policies(*files, policies), strict=True):
-        bootstraps = early.bootstrap(200, 0.9), late.bootstrap(200, 0.9)
         for column in content("table1_composition").columns:
-            estimates = [column.estimate(*each) for each in zip((early, late), bootstraps, strict=True)]
+            estimates = [column.estimate(designs, scoring) for designs in (early, late)]
             assert estimates[0] == estimates[1]
         assert not early.outcome_is_known.any()
         assert late.outcome_is_known.all()
 
 
 def test_markdown_is_a_table_for_people(run: tuple[Path, Config]) -> None:
-    text = make(run).with_suffix(".md").read_text()
+    text = table(run).with_suffix(".md").read_text()
     caption, _, *lines = text.splitlines()
     assert caption.startswith("**Table 1.")
     for part in ("M = 30 validation crystals", "Seeds: 0, 1.", "90 % intervals", "200 resamples", "`cdvae-smact14`"):
@@ -116,7 +73,7 @@ def test_markdown_is_a_table_for_people(run: tuple[Path, Config]) -> None:
 
 
 def test_latex_is_balanced_and_escaped(run: tuple[Path, Config]) -> None:
-    text = make(run, make_table2).with_suffix(".tex").read_text()
+    text = table(run, "table2_dft_success").with_suffix(".tex").read_text()
     assert text.count(r"\begin{") == text.count(r"\end{") == 2
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len(rows) == 6
@@ -150,32 +107,32 @@ def test_a_policy_is_the_papers_if_its_reward_is() -> None:
 
 
 def test_papers_columns_are_beside_the_policies_the_paper_has(run: tuple[Path, Config]) -> None:
-    rows = {row["policy"]: row for row in read(make(run))}
+    rows = {row["policy"]: row for row in read(table(run))}
     assert rows["bc"]["accuracy_pct_paper"] == "49.37"
     assert rows["random"]["validity_pct_paper"] == ""
 
 
 def test_policies_the_paper_lacks_have_an_empty_paper_column(tmp_path: Path) -> None:
     config = write_results(tmp_path, 40, (0,), targets_ev=[2.5], omegas=[3])
-    rows = {row["policy"]: row for row in read(make((tmp_path, config)))}
+    rows = {row["policy"]: row for row in read(table((tmp_path, config)))}
     assert rows["ccql-2.5ev-w3"]["accuracy_pct_paper"] == ""
     assert rows["bc"]["accuracy_pct_paper"] == "49.37"
 
 
 def test_same_input_same_bytes(run: tuple[Path, Config]) -> None:
-    first = {end: make(run).with_suffix(end).read_bytes() for end in (".csv", ".md", ".tex")}
-    second = {end: make(run, name="again").with_suffix(end).read_bytes() for end in (".csv", ".md", ".tex")}
+    first = {end: table(run).with_suffix(end).read_bytes() for end in (".csv", ".md", ".tex")}
+    second = {end: table(run, stem="again").with_suffix(end).read_bytes() for end in (".csv", ".md", ".tex")}
     assert first == second
 
 
 def test_an_unknown_policy_is_named(run: tuple[Path, Config]) -> None:
     with pytest.raises(XtalrlError, match=r"no design of the policy 'ccql-9ev-w5'"):
-        make(run, policies={"bc": None, "ccql-9ev-w5": None})
+        table(run, policies={"bc": None, "ccql-9ev-w5": None})
 
 
 def test_no_success_at_all_gives_empty_cells(tmp_path: Path) -> None:
     config = write_results(tmp_path, 24, (0,), imported_labels=True, success=0.0, **POLICIES)
-    for row in read(make((tmp_path, config), make_table2)):
+    for row in read(table((tmp_path, config), "table2_dft_success")):
         assert row["emd_band_gap_raw_ev"] == ""
         assert row["mean_band_gap_ev"] == row["mean_band_gap_ev_low"] == ""
         assert row["mean_band_gap_ev_n"] == "0"
@@ -185,7 +142,7 @@ def test_no_success_at_all_gives_empty_cells(tmp_path: Path) -> None:
 
 def test_table2_has_both_ways_of_recovery_and_both_denominators(tmp_path: Path) -> None:
     config = write_results(tmp_path, 200, (0,), recovered=0.3, **POLICIES)
-    for row in read(make((tmp_path, config), make_table2)):
+    for row in read(table((tmp_path, config), "table2_dft_success")):
         n_valid, n_all = int(row["dft_success_pct_n"]), int(row["dft_success_of_all_pct_n"])
         assert n_all == 50
         by_rules, recovered = float(row["dft_success_pct"]), float(row["dft_success_recovered_pct"])
@@ -197,7 +154,7 @@ def test_table2_has_both_ways_of_recovery_and_both_denominators(tmp_path: Path) 
 
 
 def test_desired_range_has_a_row_for_every_policy_and_target(run: tuple[Path, Config]) -> None:
-    rows = read(make(run, make_desired_range_table, targets_ev=[1.12, 3.0], window_ev=0.25))
+    rows = read(table(run, "desired_range", targets_ev=(1.12, 3.0), window_ev=0.25))
     assert [(row["policy"], row["target_ev"]) for row in rows] == [
         (policy, target) for policy in run[1].policy_specs() for target in ("1.12", "3")
     ]
@@ -209,23 +166,14 @@ def test_desired_range_has_a_row_for_every_policy_and_target(run: tuple[Path, Co
 
 
 def test_stability_table(run: tuple[Path, Config]) -> None:
-    path = make(run, make_stability_table, threshold_ev_per_atom=0.05)
+    path = table(run, "stability", stable_ev_per_atom=0.05)
     for row in read(path):
         assert 0 <= float(row["sun_pct"]) <= float(row["stable_pct"]) <= 100
     assert "at most 0.05 eV/atom above the hull" in path.with_suffix(".md").read_text()
 
 
 def test_gap_error_is_by_split_and_over_all(run: tuple[Path, Config]) -> None:
-    folder, _ = run
-    outputs = {"csv": folder / "gaps.csv", "markdown": folder / "gaps.md", "latex": folder / "gaps.tex"}
-    make_gap_error_table(
-        folder / "structures/crystals.parquet",
-        folder / "labels.parquet",
-        **outputs,
-        bootstrap_samples=200,
-        confidence=0.9,
-    )
-    rows = {row["split"]: row for row in read(folder / "gaps")}
+    rows = {row["split"]: row for row in read(table(run, "gap_error"))}
     assert sorted(rows) == ["all", "train", "val"]
     total = sum(int(rows[split]["mean_error_ev_n"]) for split in ("train", "val"))
     assert int(rows["all"]["mean_error_ev_n"]) == total
@@ -234,10 +182,8 @@ def test_gap_error_is_by_split_and_over_all(run: tuple[Path, Config]) -> None:
 
 
 def test_outcomes_add_up(run: tuple[Path, Config]) -> None:
-    folder, config = run
-    outputs = {"csv": folder / "outcomes.csv", "markdown": folder / "outcomes.md", "latex": folder / "outcomes.tex"}
-    make_outcome_table(folder / "evaluation/evaluation.parquet", **outputs, policies=rows_of(config), confidence=0.9)
-    rows = read(folder / "outcomes")
+    _, config = run
+    rows = read(table(run, "outcomes"))
     for policy in config.policy_specs():
         overall = [row for row in rows if row["policy"] == policy and row["element"] == "any"]
         assert sum(int(row["n"]) for row in overall) == 60 == int(overall[0]["n_designs"])
@@ -256,7 +202,7 @@ SWEEP = {
 def test_settings_tables_have_the_papers_rows(tmp_path: Path) -> None:
     config = write_results(tmp_path, 60, (0,), sections=SWEEP, targets_ev=[1.12, 4.0], omegas=[1, 5])
     for number in (3, 4):
-        rows = read(make((tmp_path, config), make_paper_table, number=number))
+        rows = read(table((tmp_path, config), f"table{number}_settings_{'1.12' if number == 3 else '4'}ev"))
         assert {(row["setting"], row["omega"]) for row in rows} == {
             ("", ""), ("", "1"), ("", "5"),
             *((setting, omega) for setting in ("0-5-1", "1-5-1", "1-10-3") for omega in ("1", "5")),
@@ -272,18 +218,17 @@ def test_settings_tables_have_the_papers_rows(tmp_path: Path) -> None:
 
 def test_external_crystals_alone(run: tuple[Path, Config]) -> None:
     """No policy, no label, no target: every table can be made, and says what it has."""
-    policies = {"policies": {"bc": None}}
-    alone = {**policies, "labels": None}
-    assert read(make(run, make_composition_table, **policies))[0]["accuracy_pct_paper"] == ""
-    (row,) = read(make(run, make_table2, **alone))
+    alone: dict[str, Any] = {"policies": {"bc": None}, "without": ("labels",), "targets_ev": ()}
+    assert read(table(run, **alone))[0]["accuracy_pct_paper"] == ""
+    (row,) = read(table(run, "table2_dft_success", **alone))
     assert row["mean_band_gap_ev"]
     assert row["emd_band_gap_ev"] == ""
-    assert len(read(make(run, make_stability_table, threshold_ev_per_atom=0.1, **alone))) == 1
-    path = make(run, make_desired_range_table, targets_ev=[], window_ev=0.25, **alone)
+    assert len(read(table(run, "stability", **alone))) == 1
+    path = table(run, "desired_range", **alone)
     assert read(path) == []
     assert path.with_suffix(".csv").read_text().startswith("policy,target_ev,nu_pct,")
-    assert read(make(run, make_policy_tests, targets_ev=[], window_ev=0.25, **alone)) == []
-    verdicts = Counter(row["verdict"] for row in read(make(run, make_paper_comparison, training_steps=1, **alone)))
+    assert read(table(run, "policy_tests", **alone)) == []
+    verdicts = Counter(row["verdict"] for row in read(table(run, "paper_comparison", **alone)))
     assert set(verdicts) == {"missing", "not_printed"}
 
 
@@ -294,6 +239,6 @@ def test_a_long_table_breaks_over_pages() -> None:
 
 
 def test_every_table_has_its_keys_and_columns_in_contents(run: tuple[Path, Config]) -> None:
-    row = read(make(run))[0]
+    row = read(table(run))[0]
     entry = content("table1_composition")
     assert set(entry.keys) | {column.name for column in entry.columns} <= set(row)

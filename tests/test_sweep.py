@@ -20,7 +20,10 @@ from xtalrl.report.contents import figures_of, tables_of
 def test_jobs_of_the_sweep(root: Path) -> None:
     counts = job_counts(dry_run(root, "sweep", "--configfile", "config/sweep.yaml"))
     assert counts["train_policy"] == counts["rollout_policy"] == 40
-    assert all(counts[f"make_{name}"] == 1 for name in ("table3", "table4", "figure6", "figure7", "figure8"))
+    assert all(
+        counts[f"make_{name}"] == 1
+        for name in ("table3_settings_1.12ev", "table4_settings_4ev", "figure6", "figure7", "figure8")
+    )
     assert "make_figure2" not in counts
 
 
@@ -32,8 +35,11 @@ def test_a_sweep_without_settings_says_what_to_run(root: Path) -> None:
 
 def test_ordinary_runs_have_no_tables_of_the_sweep(root: Path) -> None:
     counts = job_counts(dry_run(root, "all", "tables", "figures", "--configfile", "config/demo.yaml"))
-    assert counts["make_figure2"] == counts["make_table1"] == 1
-    assert not {"make_table3", "make_table4", "make_figure6", "make_figure7", "make_figure8"} & counts.keys()
+    assert counts["make_figure2"] == counts["make_table1_composition"] == 1
+    assert (
+        not {"make_table3_settings_1.12ev", "make_table4_settings_4ev", "make_figure6", "make_figure7", "make_figure8"}
+        & counts.keys()
+    )
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ def dry_run(root: Path, *arguments: str) -> str:
 
 
 def job_counts(output: str) -> dict[str, int]:
-    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)}
+    return {name: int(count) for name, count in re.findall(r"^([\w.]+) +(\d+)$", output, re.MULTILINE)}
 
 
 def test_lint(root: Path) -> None:

@@ -16,7 +16,8 @@ from xtalrl.elements import SIMILARITY_CLASS, has_odd_electrons
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.designs import PolicyDesigns
 from xtalrl.metrics.formulas import composition_key, read_known_compositions, reduced_formula
-from xtalrl.metrics.intervals import Bootstrap, Estimate, Floats
+from xtalrl.metrics.intervals import Estimate, Floats
+from xtalrl.metrics.scoring import Scoring
 from xtalrl.metrics.validity import PAPER_RULE, is_valid
 from xtalrl.progress import Progress
 
@@ -133,14 +134,14 @@ def _assess(design: dict[str, Any], true_species: list[str] | None, known: froze
     }
 
 
-def accuracy(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+def accuracy(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
     """Share of all atoms of all designs that are the true ones (A.1.1.1); of those on a skeleton, where some are on none."""
-    return bootstrap.proportion(np.nan_to_num(designs.n_correct), _sites_of_skeletons(designs))
+    return designs.bootstrap(scoring).proportion(np.nan_to_num(designs.n_correct), _sites_of_skeletons(designs))
 
 
-def similarity(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+def similarity(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
     """Share of all atoms of all designs in the class of the true ones (A.1.1.2); counted as for `accuracy`."""
-    return bootstrap.proportion(np.nan_to_num(designs.n_similar), _sites_of_skeletons(designs))
+    return designs.bootstrap(scoring).proportion(np.nan_to_num(designs.n_similar), _sites_of_skeletons(designs))
 
 
 def _sites_of_skeletons(designs: PolicyDesigns) -> Floats:
@@ -148,36 +149,37 @@ def _sites_of_skeletons(designs: PolicyDesigns) -> Floats:
     return np.where(np.isfinite(designs.n_correct), np.nan_to_num(designs.n_sites), 0.0)
 
 
-def exact_match(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+def exact_match(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
     """Share of designs on a skeleton that are the true crystal, site by site (A.1.1.1)."""
-    return bootstrap.proportion(designs.n_correct == designs.n_sites, np.isfinite(designs.n_correct))
+    return designs.bootstrap(scoring).proportion(designs.n_correct == designs.n_sites, np.isfinite(designs.n_correct))
 
 
-def validity(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+def validity(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
     """Share of designs with a valid composition (A.1.1.3)."""
-    return bootstrap.proportion(designs.valid == 1, designs.designed)
+    return designs.bootstrap(scoring).proportion(designs.valid == 1, designs.designed)
 
 
-def validity_smact14(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+def validity_smact14(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
     """Share of designs valid by smact >= 3 with its oxidation states of 2014."""
-    return bootstrap.proportion(designs.valid_smact14 == 1, designs.designed)
+    return designs.bootstrap(scoring).proportion(designs.valid_smact14 == 1, designs.designed)
 
 
-def validity_icsd24(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+def validity_icsd24(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
     """Share of designs valid by the default of smact >= 3."""
-    return bootstrap.proportion(designs.valid_icsd24 == 1, designs.designed)
+    return designs.bootstrap(scoring).proportion(designs.valid_icsd24 == 1, designs.designed)
 
 
-def odd_electrons(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+def odd_electrons(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
     """Share of the valid designs with an odd number of electrons per cell."""
-    return bootstrap.proportion(designs.odd_electrons == 1, designs.valid == 1)
+    valid = designs.valid == 1
+    return designs.bootstrap(scoring).proportion(valid & (designs.odd_electrons == 1), valid)
 
 
-def uniqueness(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+def uniqueness(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
     """Distinct reduced compositions of a seed over its designs; a composition of m designs counts 1/m for each of them."""
-    return bootstrap.proportion(designs.share_of_composition(designs.designed), designs.designed)
+    return designs.bootstrap(scoring).proportion(designs.share_of_composition(designs.designed), designs.designed)
 
 
-def novelty(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+def novelty(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
     """Share of the valid designs whose composition is not in the formula list (A.1.1.4); nothing if there was no list."""
-    return bootstrap.proportion(designs.novel == 1, np.isfinite(designs.novel))
+    return designs.bootstrap(scoring).proportion(designs.novel == 1, np.isfinite(designs.novel))

@@ -13,6 +13,7 @@ from xtalrl import tables
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.evaluation import UNKNOWN
 from xtalrl.metrics.intervals import Bools, Bootstrap, Floats
+from xtalrl.metrics.scoring import Scoring
 
 _COLUMNS = (
     "composition", "n_sites", "n_correct", "n_similar", "valid", "valid_smact14", "valid_icsd24", "odd_electrons", "novel", "converged", "recovered",
@@ -102,20 +103,20 @@ class PolicyDesigns:
             row[chosen] = 1 / counts[inverse]
         return shares
 
-    def bootstrap(self, samples: int, confidence: float) -> Bootstrap:
+    def bootstrap(self, scoring: Scoring) -> Bootstrap:
         """The resampling that fits these arrays."""
-        return Bootstrap(len(self.seeds), len(self.material_ids), samples, confidence)
+        return Bootstrap(len(self.seeds), len(self.material_ids), scoring.bootstrap_samples, scoring.confidence)
 
 
 def read_policies(
-    evaluation: str | Path, labels: str | Path | None, stability: str | Path, policies: Iterable[str]
+    evaluation: str | Path, labels: str | Path | None, stability: str | Path | None, policies: Iterable[str]
 ) -> list[PolicyDesigns]:
     """The designs of the named policies, in the order of the names; where there are several of a skeleton, the first of them.
 
     Args:
         evaluation: `EVALUATION` table.
-        labels: `LABELS`; those of the split val are the distribution designs are compared with. None or empty: there are none.
-        stability: `STABILITY` table of the same designs.
+        labels: `LABELS`; those of the split val are the distribution designs are compared with. None: there are none.
+        stability: `STABILITY` table of the same designs. None: energies above the hull are unknown.
         policies: names.
 
     Raises:
@@ -123,9 +124,12 @@ def read_policies(
     """
     frame = tables.read(evaluation, tables.EVALUATION).drop_columns(["species", "detail"]).to_pandas()
     frame["converged"] = frame["outcome"].isin(SUCCESSFUL_OUTCOMES).astype(float).mask(frame["outcome"] == UNKNOWN)
-    hull = tables.read(stability, tables.STABILITY).drop_columns(["decomposition"]).to_pandas().set_index("request_id")
-    frame["energy_above_hull"] = frame["request_id"].map(hull["energy_above_hull"])
-    frame["hull_is_complete"] = frame["request_id"].map(hull["flag"] == "")
+    frame[["energy_above_hull", "hull_is_complete"]] = np.nan
+    if stability:
+        hull = tables.read(stability, tables.STABILITY).drop_columns(["decomposition"]).to_pandas()
+        hull = hull.set_index("request_id")
+        frame["energy_above_hull"] = frame["request_id"].map(hull["energy_above_hull"])
+        frame["hull_is_complete"] = frame["request_id"].map(hull["flag"] == "")
     return _by_policy(frame, evaluation, "evaluate", policies, read_labels(labels) if labels else Labels())
 
 

@@ -22,7 +22,8 @@ from xtalrl.energies import reference_rows
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.designs import PolicyDesigns
 from xtalrl.metrics.formulas import reduced_formula
-from xtalrl.metrics.intervals import Bools, Bootstrap, Estimate, Floats
+from xtalrl.metrics.intervals import Bools, Estimate, Floats
+from xtalrl.metrics.scoring import Scoring
 from xtalrl.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -162,31 +163,33 @@ def _phases(
     return phases
 
 
-def _stable(designs: PolicyDesigns, threshold_ev_per_atom: float) -> Bools:
+def _stable(designs: PolicyDesigns, scoring: Scoring) -> Bools:
     complete = np.equal(designs.hull_is_complete, 1)
-    return complete & (np.nan_to_num(designs.energy_above_hull, nan=np.inf) <= threshold_ev_per_atom)
+    return complete & (np.nan_to_num(designs.energy_above_hull, nan=np.inf) <= scoring.stable_ev_per_atom)
 
 
-def hull_coverage(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+def hull_coverage(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
     """Share of the designs with a formation energy whose hull carries no flag."""
     known = np.isfinite(designs.energy_above_hull)
-    return bootstrap.proportion(known & np.equal(designs.hull_is_complete, 1), known)
+    return designs.bootstrap(scoring).proportion(known & np.equal(designs.hull_is_complete, 1), known)
 
 
-def mean_energy_above_hull(designs: PolicyDesigns, bootstrap: Bootstrap) -> Estimate:
+def mean_energy_above_hull(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
     """Mean energy above the hull of the designs without a flag, eV/atom."""
-    return bootstrap.mean(np.where(np.equal(designs.hull_is_complete, 1), designs.energy_above_hull, np.nan))
+    return designs.bootstrap(scoring).mean(
+        np.where(np.equal(designs.hull_is_complete, 1), designs.energy_above_hull, np.nan)
+    )
 
 
-def stable_share(designs: PolicyDesigns, bootstrap: Bootstrap, threshold_ev_per_atom: float) -> Estimate:
-    """Share of all designs at most this far above the hull, flagged ones not counted as stable."""
-    return bootstrap.proportion(_stable(designs, threshold_ev_per_atom), designs.designed)
+def stable_share(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
+    """Share of all designs that are stable (at most `stable_ev_per_atom` above the hull), flagged ones not counted as stable."""
+    return designs.bootstrap(scoring).proportion(_stable(designs, scoring), designs.designed)
 
 
-def stable_unique_novel(designs: PolicyDesigns, bootstrap: Bootstrap, threshold_ev_per_atom: float) -> Estimate:
+def stable_unique_novel(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
     """S.U.N.: distinct compositions of a seed that are stable and novel, over all its designs; nothing without a formula list."""
     if not np.isfinite(designs.novel).any():
-        return bootstrap.proportion(np.zeros(designs.novel.shape), np.zeros(designs.novel.shape))
-    chosen = _stable(designs, threshold_ev_per_atom) & np.equal(designs.novel, 1)
+        return designs.bootstrap(scoring).proportion(np.zeros(designs.novel.shape), np.zeros(designs.novel.shape))
+    chosen = _stable(designs, scoring) & np.equal(designs.novel, 1)
     shares: Floats = designs.share_of_composition(chosen)
-    return bootstrap.proportion(shares, designs.designed)
+    return designs.bootstrap(scoring).proportion(shares, designs.designed)

@@ -5,33 +5,41 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from xtalrl.metrics import composition, properties, stability
-from xtalrl.metrics.intervals import Estimate
+from xtalrl.metrics.intervals import NOTHING, Estimate
+from xtalrl.metrics.scoring import Scoring
+
+Metric = Callable[[Any, Scoring], Estimate]
+"""A number of what is counted: of the `PolicyDesigns` of a policy, or of `GapPairs`."""
 
 
 @dataclass(frozen=True)
 class Column:
     """A metric in a table: its CSV name (with the unit), its heading for people, what its n counts.
 
-    `metric` takes the designs of a policy, a bootstrap, and what the table says (a target, a threshold); `in_paper` tells that the
-    paper's table has the number too.
+    `at_target`: a metric of designs at their own policy's target, nothing for a policy without one. `in_paper`: the paper's table has
+    the number too.
     """
 
     name: str
     heading: str
     unit_counted: str
-    metric: Callable[..., Estimate]
+    metric: Metric
     factor: float = 1.0
     decimals: int = 1
     in_paper: bool = False
+    at_target: bool = False
 
-    def estimate(self, *arguments: object) -> Estimate:
+    def estimate(self, counted: Any, scoring: Scoring) -> Estimate:
         """The metric in the column's unit."""
-        return self.metric(*arguments).scaled(self.factor)
+        if self.at_target and scoring.target_ev is None:
+            return NOTHING
+        return self.metric(counted, scoring).scaled(self.factor)
 
 
-def _percent(name: str, heading: str, counted: str, metric: Callable[..., Estimate], in_paper: bool = False) -> Column:
+def _percent(name: str, heading: str, counted: str, metric: Metric, in_paper: bool = False) -> Column:
     return Column(f"{name}_pct", f"{heading} (%)", counted, metric, 100, in_paper=in_paper)
 
 
@@ -80,8 +88,8 @@ STABILITY = (
 LEARNING_CURVE = (
     replace(_VALIDITY, in_paper=False),
     replace(_ACCURACY, in_paper=False),
-    _percent("nu_at_least", "ν at least", "designs", properties.desired_range),
-    _percent("nu_at_most", "ν at most", "designs", properties.desired_range_at_most),
+    replace(_percent("nu_at_least", "ν at least", "designs", properties.desired_range), at_target=True),
+    replace(_percent("nu_at_most", "ν at most", "designs", properties.desired_range_at_most), at_target=True),
     _percent("outcome_known", "Outcome known", "designs", properties.outcome_known),
 )
 GAP_ERROR = (

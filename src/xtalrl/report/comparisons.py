@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
 from xtalrl.metrics import composition, properties
-from xtalrl.metrics.designs import PolicyDesigns, read_policies
-from xtalrl.metrics.intervals import NOTHING, Bootstrap, Estimate, paired_difference
+from xtalrl.metrics.designs import PolicyDesigns
+from xtalrl.metrics.intervals import NOTHING, Estimate, paired_difference
+from xtalrl.metrics.scoring import Scoring
 from xtalrl.progress import Progress
 from xtalrl.report.columns import TABLE1, TABLE2, Column
 from xtalrl.report.contents import content
-from xtalrl.report.layout import TextTable, write_table
+from xtalrl.report.layout import Table, TextTable
 from xtalrl.report.paper import PAPER_TABLES, PaperRow, PaperTable, identity, paper_rows
-from xtalrl.report.tables import Policies, specs_of
+from xtalrl.report.results import Results
 
 _TESTED = (
     ("accuracy", "%", 100, composition.accuracy),
@@ -36,59 +36,30 @@ _TESTED_AT_TARGETS = (
 )
 
 
-def make_policy_tests(
-    evaluation: str | Path,
-    labels: str | Path,
-    stability: str | Path,
-    csv: str | Path,
-    markdown: str | Path,
-    latex: str | Path,
-    policies: Policies,
-    targets_ev: Sequence[float],
-    window_ev: float,
-    bootstrap_samples: int,
-    confidence: float,
-) -> None:
+def policy_tests(results: Results, scoring: Scoring) -> Table:
     """Test every pair of policies that filled the same skeletons with the same number of seeds, in every metric.
 
-    ν and κ are compared at each target between the policies of that target and those without one.
-
-    Args:
-        evaluation: `EVALUATION` table.
-        labels: `LABELS` table.
-        stability: `STABILITY` table.
-        csv: one row a pair and metric.
-        markdown: the rows significant after the correction.
-        latex: the same for a manuscript.
-        policies: names, with what each policy is.
-        targets_ev: target gaps.
-        window_ev: half width of the desired range.
-        bootstrap_samples: resamples of an interval.
-        confidence: its level.
-
-    Raises:
-        XtalrlError: see `read_policies`.
+    ν and κ are compared at each target between the policies of that target and those without one. The CSV has one row per pair and
+    metric; people are shown those that are significant after the correction.
     """
-    specs = specs_of(policies)
-    all_designs = read_policies(evaluation, labels, stability, policies)
+    confidence = scoring.confidence
     estimates: dict[tuple[str, str, float | None], dict[str, tuple[PolicyDesigns, Estimate]]] = {}
-    progress = Progress("Pairs of policies", len(all_designs), "policies")
-    for designs in all_designs:
-        bootstrap = designs.bootstrap(bootstrap_samples, confidence)
-        spec = specs[designs.policy]
-        own = [target for target in targets_ev if spec is None or spec.target_ev in (None, target)]
-        for key, estimate in _estimates(designs, bootstrap, own, window_ev):
-            estimates.setdefault(key, {})[designs.policy] = designs, estimate
+    progress = Progress("Pairs of policies", len(results.designs), "policies")
+    for name, designs in results.designs.items():
+        spec = results.policies[name]
+        own = [target for target in scoring.targets_ev if spec is None or spec.target_ev in (None, target)]
+        for key, estimate in _estimates(designs, scoring, own):
+            estimates.setdefault(key, {})[name] = designs, estimate
         progress.advance()
     rows = []
     for (metric, unit, target), by_policy in estimates.items():
         rows += _pairs(metric, unit, target, by_policy, confidence)
     entry = content("policy_tests")
     shown = [row for row in rows if isinstance(p := row["p_fdr"], float) and p < 1 - confidence]
-    seeds = sorted({len(designs.seeds) for designs in all_designs})
+    seeds = sorted({len(designs.seeds) for designs in results.designs.values()})
     caption = (
         f"{entry.caption} Of {len(rows):,} tests the {len(shown):,} with p_fdr < {1 - confidence:.2g} are shown, the CSV has all. "
-        f"{' or '.join(map(str, seeds))} seed(s), {bootstrap_samples:,} resamples."
+        f"{' or '.join(map(str, seeds))} seed(s), {scoring.bootstrap_samples:,} resamples."
     )
     headings = ["First", "Second", "Metric", "Unit", "Target (eV)", "Difference", "p", "p_fdr"]
     text = [
@@ -99,17 +70,17 @@ def make_policy_tests(
         ]
         for row in shown
     ]  # fmt: skip
-    write_table(TextTable(entry.title, caption, headings, text, 4), entry.keys, rows, csv, markdown, latex)
+    return Table(TextTable(entry.title, caption, headings, text, 4), rows, entry.keys)
 
 
 def _estimates(
-    designs: PolicyDesigns, bootstrap: Bootstrap, targets: Sequence[float], window_ev: float
+    designs: PolicyDesigns, scoring: Scoring, targets: Sequence[float]
 ) -> Iterator[tuple[tuple[str, str, float | None], Estimate]]:
     for name, unit, factor, metric in _TESTED:
-        yield (name, unit, None), metric(designs, bootstrap).scaled(factor)
+        yield (name, unit, None), metric(designs, scoring).scaled(factor)
     for name, unit, factor, target_metric in _TESTED_AT_TARGETS:
         for target in targets:
-            yield (name, unit, target), target_metric(designs, bootstrap, target, window_ev).scaled(factor)
+            yield (name, unit, target), target_metric(designs, scoring.at(target)).scaled(factor)
 
 
 def _pairs(
@@ -143,54 +114,25 @@ def _pairs(
     return rows
 
 
-def make_paper_comparison(
-    evaluation: str | Path,
-    labels: str | Path,
-    stability: str | Path,
-    csv: str | Path,
-    markdown: str | Path,
-    latex: str | Path,
-    policies: Policies,
-    training_steps: int,
-    bootstrap_samples: int,
-    confidence: float,
-) -> None:
+def paper_comparison(results: Results, scoring: Scoring) -> Table:
     """Every cell of the paper's Tables 1 to 4 beside ours.
 
     `verdict` tells where the paper's value lies against our interval: inside, above or below it; missing where this run has no
     number for the cell, not_printed where the paper has none. A policy is the paper's if its reward, target and weight are.
-
-    Args:
-        evaluation: `EVALUATION` table.
-        labels: `LABELS` table.
-        stability: `STABILITY` table.
-        csv: one row a cell.
-        markdown: the same for people.
-        latex: the same for a manuscript.
-        policies: names, with what each policy is.
-        training_steps: gradient steps of the policies of this run, noted where the paper has others.
-        bootstrap_samples: resamples of an interval.
-        confidence: its level.
-
-    Raises:
-        XtalrlError: see `read_policies`.
     """
-    specs = {identity(spec): name for name, spec in specs_of(policies).items() if spec}
-    all_designs = {d.policy: d for d in read_policies(evaluation, labels, stability, policies)}
-    bootstraps = {name: designs.bootstrap(bootstrap_samples, confidence) for name, designs in all_designs.items()}
+    specs = {identity(spec): name for name, spec in results.policies.items() if spec}
     columns = {column.name: column for column in (*TABLE1, *TABLE2) if column.in_paper}
     rows = []
     progress = Progress("Paper comparison", len(PAPER_TABLES), "tables")
     for table in PAPER_TABLES:
         for paper_row in paper_rows(table):
             name = specs.get(identity(paper_row.policy))
-            designs = all_designs[name] if name else None
+            designs = results.designs[name] if name else None
             for metric in paper_row.values:
                 column = columns[metric]
-                ours = column.estimate(designs, bootstraps[name]) if designs and name else NOTHING
-                rows.append(
-                    _cell(table, paper_row, column, name, designs, ours, training_steps) | {"confidence": confidence}
-                )
+                ours = column.estimate(designs, scoring) if designs else NOTHING
+                cell = _cell(table, paper_row, column, name, designs, ours, results.training_steps)
+                rows.append(cell | {"confidence": scoring.confidence})
         progress.advance()
     verdicts = [str(row["verdict"]) for row in rows]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
@@ -205,7 +147,7 @@ def make_paper_comparison(
         for row in rows
     ]  # fmt: skip
     caption = f"{entry.caption} {len(rows)} cells: {counts}. All numbers in percent."
-    write_table(TextTable(entry.title, caption, headings, text, 3), entry.keys, rows, csv, markdown, latex)
+    return Table(TextTable(entry.title, caption, headings, text, 3), rows, entry.keys)
 
 
 def _cell(

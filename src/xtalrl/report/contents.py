@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from xtalrl.config import Config
+from xtalrl.config import Config, validate
 
 if TYPE_CHECKING:
+    from xtalrl.metrics.scoring import Scoring
     from xtalrl.report.columns import Column
+    from xtalrl.report.layout import Table
+    from xtalrl.report.marks import Drawing
+    from xtalrl.report.results import Results
 
 Runs = Literal["all", "ordinary", "sweep"]
 """Runs that an entry belongs to: a sweep is a run with `sweep.settings`."""
+
+
+_DESIGNS = ("evaluation", "labels")
+_HULL = (*_DESIGNS, "stability")
+_SAMPLING = ("bootstrap_samples", "confidence")
+_POLICIES = ("policies", *_SAMPLING)
+_DESIRED_RANGE = (*_POLICIES, "window_ev", "targets_ev")
 
 
 @dataclass(frozen=True)
 class Content:
     """A table (`tables/{name}.csv`, `.md`, `.tex`) or figure (`figures/{name}.png`, `.pdf`, `.csv`).
 
-    `title` and `caption` are plain text. A table's `keys` are the columns of its CSV that say what a row is about, `columns` the
+    `title` and `caption` are plain text. `make` names the function in this package that makes it, of `Results` and `Scoring` alone;
+    `inputs` are the files of the `Results` that it reads, and `settings` what it takes from `Scoring` and `Results` (`settings_of`), so
+    that nothing else plans it again. A table's `keys` are the columns of its CSV that say what a row is about, `columns` the
     estimates (each with `_low`, `_high`, `_n`, `_interval`, and `_paper` if the paper has it); a table without
     `columns` is read as it stands. `needs_labels`: nothing to show where only external crystals are evaluated. `needs_snapshots`: of training with
     `training.snapshots` only. `needs_confirmation`: with `evaluation.confirm` only.
@@ -27,8 +43,11 @@ class Content:
     name: str
     title: str
     caption: str
-    keys: tuple[str, ...] = ()
-    estimates: str = ""
+    make: str
+    inputs: tuple[str, ...]
+    settings: tuple[str, ...]
+    keys: tuple[str, ...] = field(default=(), kw_only=True)
+    estimates: str = field(default="", kw_only=True)
     """Name of its `columns` in `xtalrl.report.columns`."""
     runs: Runs = field(default="all", kw_only=True)
     needs_labels: bool = field(default=False, kw_only=True)
@@ -42,39 +61,52 @@ class Content:
 
         return getattr(columns, self.estimates) if self.estimates else ()
 
+    @property
+    def function(self) -> Callable[[Results, Scoring], Table | Drawing]:
+        """The function that makes it. Imported only now, as the columns are."""
+        module, _, name = self.make.partition(".")
+        function: Callable[[Results, Scoring], Table | Drawing]
+        function = getattr(importlib.import_module(f"xtalrl.report.{module}"), name)
+        return function
+
 
 TABLES = (
     Content(
         "table1_composition",
         "Table 1. Compositions of the designs, before any SCF.",
         "Accuracy and similarity are over atoms, novelty over valid designs, the rest over all designs.",
-        ("policy",), "TABLE1",
+        "tables.table1", ("assessments",), _POLICIES,
+        keys=("policy",), estimates="TABLE1",
     ),
     Content(
         "table2_dft_success",
         "Table 2. SCFs of the designs.",
         "Success by the paper's rules, and with what an extended recovery saved. EMD: earth mover's distance from the "
         "validation labels. Raw gaps may be negative (overlapping bands); the others are clipped at 0.",
-        ("policy",), "TABLE2",
+        "tables.table2", _DESIGNS, _POLICIES,
+        keys=("policy",), estimates="TABLE2",
     ),
     Content(
         "table3_settings_1.12ev",
         "Table 3. Settings of the reward with the total energy, target 1.12 eV.",
         "Rows: α₁-α₂-β of eq. 16 at two conservatism weights.",
-        ("policy", "setting", "omega"), "TABLE3", runs="sweep",
+        "tables.table3", _DESIGNS, _POLICIES,
+        keys=("policy", "setting", "omega"), estimates="TABLE3", runs="sweep",
     ),
     Content(
         "table4_settings_4ev",
         "Table 4. Settings of the reward with the total energy, target 4 eV.",
         "Rows: α₁-α₂-β of eq. 16 at two conservatism weights.",
-        ("policy", "setting", "omega"), "TABLE3", runs="sweep",
+        "tables.table4", _DESIGNS, _POLICIES,
+        keys=("policy", "setting", "omega"), estimates="TABLE3", runs="sweep",
     ),
     Content(
         "desired_range",
         "Designs in the desired range.",
         "ν: gap within the window around the target. κ: so, while the true crystal's gap is outside. Each over all designs, over "
         "the successes, and by the paper's rules (designs that only an extended recovery made converge counted as failures).",
-        ("policy", "target_ev"), "DESIRED_RANGE",
+        "tables.desired_range_table", _DESIGNS, _DESIRED_RANGE,
+        keys=("policy", "target_ev"), estimates="DESIRED_RANGE",
     ),
     Content(
         "confirmation",
@@ -82,7 +114,8 @@ TABLES = (
         "A hit is a design whose gap lies within the window around its own policy's target. It is computed again with twice as many k points "
         "along each axis and the family's recommended cutoffs: confirmed if the gap still lies there, withdrawn if not. "
         "Difference: the finer gap less the first.",
-        ("policy", "target_ev", "hits", "confirmed", "withdrawn", "unanswered", "confirmed_pct", "low", "high", "mean_difference_ev",
+        "confirmation.confirmation_table", ("confirmation",), ("policies", "confidence"),
+        keys=("policy", "target_ev", "hits", "confirmed", "withdrawn", "unanswered", "confirmed_pct", "low", "high", "mean_difference_ev",
          "largest_difference_ev"),
         needs_confirmation=True,
     ),
@@ -91,26 +124,30 @@ TABLES = (
         "Energy above the hull; stable, unique, novel designs.",
         "The hull is that of the labelled crystals and elements of this run, unrelaxed. A design without a competing compound "
         "among them, or with an isolated atom as reference, is flagged: it is not counted as stable and not in the mean.",
-        ("policy",), "STABILITY",
+        "tables.stability_table", _HULL, (*_POLICIES, "stable_ev_per_atom"),
+        keys=("policy",), estimates="STABILITY",
     ),
     Content(
         "gap_error",
         "Gaps of the data crystals against those of the source.",
         "Error: gap of our SCF (clipped at 0) less the gap the source gives, for the crystals that have both.",
-        ("split",), "GAP_ERROR", needs_labels=True,
+        "tables.gap_error_table", ("crystals", "labels"), _SAMPLING,
+        keys=("split",), estimates="GAP_ERROR", needs_labels=True,
     ),
     Content(
         "policy_tests",
         "Pairs of policies on the same skeletons.",
         "Difference: first less second, with a paired bootstrap interval. p: two-sided, of no difference, from the bootstrap's "
         "standard error. p_fdr: after Benjamini and Hochberg, over all pairs of the metric.",
-        ("first", "second", "metric", "unit", "target_ev", "difference", "low", "high", "p", "p_fdr"),
+        "comparisons.policy_tests", _DESIGNS, _DESIRED_RANGE,
+        keys=("first", "second", "metric", "unit", "target_ev", "difference", "low", "high", "p", "p_fdr"),
     ),
     Content(
         "outcomes",
         "How the designs ended.",
         "Every design of every policy and seed by the outcome of its SCF; the CSV has the same for the designs with each element.",
-        ("policy", "element", "outcome", "n", "n_designs", "share_pct", "low", "high"),
+        "outcomes.outcome_table", ("evaluation",), ("policies", "confidence"),
+        keys=("policy", "element", "outcome", "n", "n_designs", "share_pct", "low", "high"),
     ),
     Content(
         "designs_over_training",
@@ -118,13 +155,15 @@ TABLES = (
         "A row is a snapshot of a policy's weights, or at its last step the finished policy. No SCF is run for a snapshot: the outcome of a "
         "design is known if it is invalid, or if a finished policy fills the same skeleton alike. ν at least counts the others as outside "
         "the desired range of the policy's own target, ν at most as inside.",
-        ("policy", "target_ev", "step"), "LEARNING_CURVE", needs_snapshots=True,
+        "learning_curve.designs_over_training", (*_DESIGNS, "snapshots"), (*_POLICIES, "window_ev", "training_steps", "snapshot_steps"),
+        keys=("policy", "target_ev", "step"), estimates="LEARNING_CURVE", needs_snapshots=True,
     ),
     Content(
         "paper_comparison",
         "The paper's Tables 1 to 4 and this run, cell by cell.",
         "Verdict: where the paper's value lies against our interval. missing: this run has no such policy, or no such number.",
-        ("paper_table", "row", "metric", "paper", "ours", "low", "high", "n", "seeds", "verdict", "note"),
+        "comparisons.paper_comparison", _DESIGNS, (*_POLICIES, "training_steps"),
+        keys=("paper_table", "row", "metric", "paper", "ours", "low", "high", "n", "seeds", "verdict", "note"),
     ),
 )  # fmt: skip
 
@@ -134,53 +173,62 @@ FIGURES = (
         "Figure 2. What the SCFs of the designs tell.",
         "a: ν, designs in the desired range. b: κ, of these the ones whose true crystal is outside. c, d: earth mover's distance "
         "of gaps and formation energies from the validation set. e: mean formation energy.",
+        "figures.figure2", _DESIGNS, _DESIRED_RANGE,
         runs="ordinary",
     ),
     Content(
         "figure3",
         "Figure 3. Designs in the desired range whose true crystals are outside it.",
         "For each target, the designs of its conditional policies that moved the gap farthest into the range, one a composition.",
+        "crystal_pictures.figure3", ("evaluation", "crystals"), ("policies", "window_ev"),
         needs_labels=True,
     ),
     Content(
         "figure4",
         "Figure 4. Mean gap of the designs.",
         "Of the designs with a converged SCF; the line is the mean of the validation labels.",
+        "figures.figure4", _DESIGNS, _POLICIES,
     ),
     Content(
         "figure5",
         "Figure 5. Distributions of the labels.",
         "Gap, total energy of the cell and formation energy of training and validation crystals.",
+        "distributions.figure5", ("labels",), ("confidence",),
         needs_labels=True,
     ),
     Content(
         "figure6",
         "Figure 6. As Figure 2, with the total energy in the reward.",
         "c-CQL with the setting α₁ = 1, α₂ = 5, β = 1 of eq. 16 at every target.",
+        "figures.figure2", _DESIGNS, _DESIRED_RANGE,
         runs="sweep",
     ),
     Content(
         "figure7",
         "Figure 7. Settings of the reward with the total energy, target 1.12 eV.",
         "a: mean gap. b: mean formation energy. c, d: earth mover's distances from the validation set. e: ν. Rows: α₁-α₂-β of eq. 16.",
+        "figures.figure7", _DESIGNS, (*_POLICIES, "window_ev"),
         runs="sweep",
     ),
     Content(
         "figure8",
         "Figure 8. Settings of the reward with the total energy, target 4 eV.",
         "As Figure 7.",
+        "figures.figure8", _DESIGNS, (*_POLICIES, "window_ev"),
         runs="sweep",
     ),
     Content(
         "outcomes_by_element",
         "Failures by element.",
         "Share of the valid designs with the element whose SCF failed, over all policies; a grey field has fewer than 10 of them.",
+        "periodic_table.outcomes_by_element", ("evaluation",), ("policies",),
     ),
     Content(
         "learning_curve",
         "Designs over training.",
         "a: validity, b: accuracy of the designs of snapshots of the weights. From c on: ν of the policies of each target, between the "
         "line and the dashed line: no SCF is run for a snapshot, and the height of the band is the share of designs without an outcome.",
+        "learning_curve.learning_curve", (*_DESIGNS, "snapshots"), (*_POLICIES, "window_ev", "training_steps", "snapshot_steps"),
         needs_snapshots=True,
     ),
 )  # fmt: skip
@@ -196,9 +244,47 @@ def figures_of(config: Config) -> list[Content]:
     return [content for content in FIGURES if _belongs(content, config)]
 
 
+def settings_of(config: Config) -> dict[str, Any]:
+    """What tables and figures depend on beside their files, by name, as plain data that Snakemake can compare."""
+    specs, evaluation = config.policy_specs(), config.evaluation
+    targets = {spec.target_ev for spec in specs.values() if spec.target_ev is not None}
+    return {
+        "policies": {name: spec.to_dict() for name, spec in specs.items()} | dict.fromkeys(config.external),
+        "bootstrap_samples": evaluation.bootstrap_samples,
+        "confidence": evaluation.confidence,
+        "window_ev": evaluation.window_ev,
+        # Those of the configuration where external crystals alone are evaluated.
+        "targets_ev": sorted(targets or config.policies.targets_ev),
+        "stable_ev_per_atom": evaluation.stable_ev_per_atom,
+        "training_steps": config.training.steps,
+        "snapshot_steps": list(config.training.snapshot_steps),
+    }
+
+
 def content(name: str) -> Content:
     """The table or figure of this name; KeyError if there is none."""
     return {entry.name: entry for entry in (*TABLES, *FIGURES)}[name]
+
+
+def make_content(
+    name: str, config: Mapping[str, Any], files: Mapping[str, str | Path | Sequence[str | Path]], **outputs: str
+) -> None:
+    """Make a table or figure of a run.
+
+    Args:
+        name: of the entry.
+        config: configuration of the run, as plain data.
+        files: files of the run by name, at least the entry's `inputs`; an empty list stands for one that the run does not have.
+        outputs: `csv`, `markdown` and `latex` of a table, `csv`, `png` and `pdf` of a figure.
+
+    Raises:
+        XtalrlError: a file cannot be read, or lacks the designs of a policy.
+    """
+    from xtalrl.report.results import Results, scoring_of
+
+    settings = validate(config)
+    made = content(name).function(Results.of(settings, files), scoring_of(settings))
+    made.write(**outputs)
 
 
 def render_captions() -> dict[str, str]:

@@ -6,7 +6,6 @@ import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -23,10 +22,10 @@ from pymatgen.core.periodic_table import Element
 from xtalrl import tables
 from xtalrl.metrics.intervals import Floats
 from xtalrl.metrics.properties import in_window
-from xtalrl.report.files import write_csv
-from xtalrl.report.marks import CAPTION, save_figure
+from xtalrl.metrics.scoring import Scoring
+from xtalrl.report.marks import CAPTION, Drawing
+from xtalrl.report.results import Results
 from xtalrl.report.style import RC_PARAMS
-from xtalrl.report.tables import Policies, specs_of
 
 _EXAMPLES = 2
 _RADIUS = 0.45  # of the covalent radius, so that one sees through the cell
@@ -37,6 +36,11 @@ _VIEW = (
     np.radians(28.0),
 )  # turn about z, then about the horizontal: a cell seen from above its front edge
 
+_COLUMNS = (
+    "target_ev", "policy", "seed", "material_id", "true_formula", "true_band_gap_ev", "formula", "band_gap_ev",
+    "formation_energy_ev_per_atom", "novel",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Example:
@@ -46,59 +50,35 @@ class Example:
     design: Mapping[str, Any]
 
 
-def make_figure3(
-    evaluation: str | Path,
-    crystals: str | Path,
-    png: str | Path,
-    pdf: str | Path,
-    csv: str | Path,
-    policies: Policies,
-    window_ev: float,
-) -> None:
-    """Draw Fig. 3: for each target, true and designed crystals of designs that moved the gap into the range.
-
-    Args:
-        evaluation: `EVALUATION` table.
-        crystals: `CRYSTALS` table, for the cells.
-        png: picture to write.
-        pdf: the same as vectors.
-        csv: formula, gap and origin of each example.
-        policies: names, with what each policy is.
-        window_ev: half width of the desired range.
-
-    Raises:
-        XtalrlError: a file cannot be read.
-    """
-    specs = specs_of(policies)
-    targets = {name: spec.target_ev for name, spec in specs.items() if spec and spec.target_ev is not None}
-    rows = tables.read_rows(evaluation, tables.EVALUATION)
-    examples = choose_examples(rows, targets, window_ev)
+def figure3(results: Results, scoring: Scoring) -> Drawing:
+    """Fig. 3: for each target, true and designed crystals of designs that moved the gap into the range."""
+    targets = {name: spec.target_ev for name, spec in results.policies.items() if spec and spec.target_ev is not None}
+    evaluation = tables.read_rows(results.path("evaluation"), tables.EVALUATION)
+    examples = choose_examples(evaluation, targets, scoring.window_ev)
     wanted = {example.design["material_id"] for example in examples}
     cells = {
-        row["material_id"]: row for row in tables.read_rows(crystals, tables.CRYSTALS) if row["material_id"] in wanted
+        row["material_id"]: row
+        for row in tables.read_rows(results.path("crystals"), tables.CRYSTALS)
+        if row["material_id"] in wanted
     }
-    columns = (
-        "target_ev", "policy", "seed", "material_id", "true_formula", "true_band_gap_ev", "formula", "band_gap_ev",
-        "formation_energy_ev_per_atom", "novel",
-    )  # fmt: skip
-    write_csv(
-        csv,
-        columns,
-        [
-            {
-                "target_ev": example.target_ev,
-                "band_gap_ev": example.design["band_gap"],
-                "true_band_gap_ev": example.design["true_band_gap"],
-                "formation_energy_ev_per_atom": example.design["formation_energy_per_atom"],
-                **{
-                    name: example.design[name]
-                    for name in ("policy", "seed", "material_id", "true_formula", "formula", "novel")
-                },
-            }
-            for example in examples
-        ],
-    )
-    save_figure(_draw(examples, sorted(set(targets.values())), cells, window_ev), png, pdf)
+    rows = [
+        {
+            "target_ev": example.target_ev,
+            "policy": example.design["policy"],
+            "seed": example.design["seed"],
+            "material_id": example.design["material_id"],
+            "true_formula": example.design["true_formula"],
+            "true_band_gap_ev": example.design["true_band_gap"],
+            "formula": example.design["formula"],
+            "band_gap_ev": example.design["band_gap"],
+            "formation_energy_ev_per_atom": example.design["formation_energy_per_atom"],
+            "novel": example.design["novel"],
+        }
+        for example in examples
+    ]
+    omegas = {name: spec.omega for name, spec in results.policies.items() if spec and spec.omega is not None}
+    drawn = _draw(examples, sorted(set(targets.values())), cells, omegas, scoring.window_ev)
+    return Drawing(drawn, rows, _COLUMNS)
 
 
 def choose_examples(
@@ -139,7 +119,11 @@ def choose_examples(
 
 
 def _draw(
-    examples: Sequence[Example], targets_ev: Sequence[float], cells: Mapping[str, Mapping[str, Any]], window_ev: float
+    examples: Sequence[Example],
+    targets_ev: Sequence[float],
+    cells: Mapping[str, Mapping[str, Any]],
+    omegas: Mapping[str, float],
+    window_ev: float,
 ) -> Figure:
     with mpl.rc_context(RC_PARAMS):
         n_rows = max(1, len(targets_ev))
@@ -187,8 +171,8 @@ def _draw(
                     axis = figure.add_axes(box)
                     draw_crystal(axis, species, cell["lattice"], cell["frac_coords"])
                     below = f"{formula_text(formula)}\n{gap:.3f} eV"
-                    if part == 1:
-                        below += f"   (ω = {omega}" + ")" if (omega := _omega(design["policy"])) else ""
+                    if part == 1 and design["policy"] in omegas:
+                        below += f"   (ω = {omegas[design['policy']]:g})"
                     figure.text(
                         box[0] + width / 2,
                         base + 0.38 / height,
@@ -205,10 +189,6 @@ def _draw(
         )
         figure.text(0.02, 0.08 / height, "\n".join(textwrap.wrap(caption, 180)), **CAPTION)
     return figure
-
-
-def _omega(policy: str) -> str:
-    return policy.partition("ev-w")[2].partition("-")[0]
 
 
 def formula_text(formula: str) -> str:

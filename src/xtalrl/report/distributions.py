@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -14,8 +13,9 @@ from matplotlib.patches import Patch
 from scipy import stats
 
 from xtalrl import tables
-from xtalrl.report.files import write_csv
-from xtalrl.report.marks import CAPTION, GUIDE, save_figure
+from xtalrl.metrics.scoring import Scoring
+from xtalrl.report.marks import CAPTION, GUIDE, Drawing
+from xtalrl.report.results import Results
 from xtalrl.report.style import RC_PARAMS
 
 _QUANTITIES = (
@@ -27,22 +27,13 @@ _SPLITS = {"train": ("#0072B2", "training"), "val": ("#D55E00", "validation"), "
 _MOST_BINS = 40
 
 
-def make_figure5(labels: str | Path, png: str | Path, pdf: str | Path, csv: str | Path, confidence: float) -> None:
-    """Draw Fig. 5: how gaps, total energies and formation energies are distributed in each split.
+def figure5(results: Results, scoring: Scoring) -> Drawing:
+    """Fig. 5: how gaps, total energies and formation energies are distributed in each split.
 
-    The range of an axis holds all but the outermost 0.5 % of the values on a side; the CSV counts the rest in the first and last bin.
-
-    Args:
-        labels: `LABELS` table.
-        png: picture to write.
-        pdf: the same as vectors.
-        csv: counts, shares and Wilson intervals, one row a bin.
-        confidence: level of the intervals.
-
-    Raises:
-        XtalrlError: the table cannot be read.
+    The range of an axis holds all but the outermost 0.5 % of the values on a side; the rows count the rest in the first and last bin.
     """
-    frame = tables.read(labels, tables.LABELS).to_pandas()
+    confidence = scoring.confidence
+    frame = tables.read(results.path("labels"), tables.LABELS).to_pandas()
     frame = frame[frame["split"] != tables.METALS]
     n_bins = int(np.clip(np.sqrt(len(frame)), 5, _MOST_BINS))
     bins: list[dict[str, Any]] = []
@@ -67,8 +58,7 @@ def make_figure5(labels: str | Path, png: str | Path, pdf: str | Path, csv: str 
                     }
                 )  # fmt: skip
     columns = ("quantity", "split", "from", "to", "n", "n_crystals", "share_pct", "low", "high", "confidence")
-    write_csv(csv, columns, bins)
-    save_figure(_draw(bins, sizes, confidence), png, pdf)
+    return Drawing(_draw(bins, sizes, confidence), bins, columns)
 
 
 def _draw(bins: list[dict[str, Any]], sizes: dict[tuple[str, str], tuple[int, float]], confidence: float) -> Figure:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -15,13 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from xtalrl.metrics import properties
-from xtalrl.metrics.designs import Labels, PolicyDesigns, read_policies
+from xtalrl.metrics.designs import Labels, PolicyDesigns
 from xtalrl.metrics.intervals import Estimate
+from xtalrl.metrics.scoring import Scoring
 from xtalrl.progress import Progress
-from xtalrl.report.files import write_csv
-from xtalrl.report.marks import CAPTION, GUIDE, TRUTH, TRUTH_LINE, handle, mark, save_figure
-from xtalrl.report.style import RC_PARAMS, PolicyStyle, policy_styles
-from xtalrl.report.tables import Policies, settings_at, specs_of
+from xtalrl.report.marks import CAPTION, GUIDE, TRUTH, TRUTH_LINE, Drawing, handle, mark
+from xtalrl.report.results import Results
+from xtalrl.report.style import RC_PARAMS, Policies, PolicyStyle, policy_styles
 from xtalrl.rl.policies import PolicySpec
 
 
@@ -37,82 +36,42 @@ class Point:
     of: str = ""
 
 
-def make_figure2(
-    evaluation: str | Path,
-    labels: str | Path,
-    stability: str | Path,
-    png: str | Path,
-    pdf: str | Path,
-    csv: str | Path,
-    policies: Policies,
-    targets_ev: Sequence[float],
-    window_ev: float,
-    bootstrap_samples: int,
-    confidence: float,
-) -> None:
-    """Draw Fig. 2 (a-e), or Fig. 6: ν and κ per target, earth mover's distances and mean formation energy per policy.
+def figure2(results: Results, scoring: Scoring) -> Drawing:
+    """Fig. 2 (a-e), or Fig. 6: ν and κ per target, earth mover's distances and mean formation energy per policy.
 
-    A conditional policy is drawn at its own target, the others at every target; the CSV has every policy at every target, and
+    A conditional policy is drawn at its own target, the others at every target; the rows have every policy at every target, and
     both denominators. Policies of the sweep stand in Figs 7 and 8 instead.
-
-    Args:
-        evaluation: `EVALUATION` table.
-        labels: `LABELS`; its split `val` is the true distribution.
-        stability: `STABILITY` table.
-        png: picture to write.
-        pdf: the same as vectors.
-        csv: every number of the figure, one a row.
-        policies: names in drawing order, with what each policy is.
-        targets_ev: target gaps.
-        window_ev: half width of the desired range.
-        bootstrap_samples: resamples of an interval.
-        confidence: its level.
-
-    Raises:
-        XtalrlError: see `read_policies`.
     """
-    specs = {name: spec for name, spec in specs_of(policies).items() if not (spec and spec.in_sweep)}
-    all_designs = read_policies(evaluation, labels, stability, specs)
+    specs = results.ordinary
+    all_designs = [results.designs[name] for name in specs]
     points: list[Point] = []
     progress = Progress("Desired range and distances", len(all_designs), "policies")
     for designs in all_designs:
-        points += _points(designs, targets_ev, window_ev, bootstrap_samples, confidence)
+        points += _points(designs, scoring, scoring.targets_ev)
         progress.advance()
-    _write_points(csv, points, all_designs, confidence)
-    own_targets = {name: spec.target_ev if spec else None for name, spec in specs.items()}
-    save_figure(_draw(points, all_designs, own_targets, targets_ev, window_ev, confidence), png, pdf)
+    return Drawing(_draw(points, all_designs, specs, scoring), _rows(points, all_designs, scoring.confidence))
 
 
-def _points(
-    designs: PolicyDesigns,
-    targets_ev: Sequence[float],
-    window_ev: float,
-    bootstrap_samples: int,
-    confidence: float,
-) -> Iterator[Point]:
-    bootstrap = designs.bootstrap(bootstrap_samples, confidence)
+def _points(designs: PolicyDesigns, scoring: Scoring, targets_ev: Sequence[float]) -> Iterator[Point]:
     of: properties.Denominator
     for target in targets_ev:
         for of in ("all", "successes"):
-            nu = properties.desired_range(designs, bootstrap, target, window_ev, of)
+            nu = properties.desired_range(designs, scoring.at(target), of)
             yield Point(designs.policy, "nu", "%", nu.scaled(100), target, of)
-            kappa = properties.out_of_distribution(designs, bootstrap, target, window_ev, of)
+            kappa = properties.out_of_distribution(designs, scoring.at(target), of)
             yield Point(designs.policy, "kappa", "%", kappa.scaled(100), target, of)
-    gap_distance = properties.band_gap_distance(designs, bootstrap)
-    yield Point(designs.policy, "emd_band_gap", "eV", gap_distance)
-    energy_distance = properties.formation_energy_distance(designs, bootstrap)
-    yield Point(designs.policy, "emd_formation_energy", "eV/atom", energy_distance)
-    yield Point(
-        designs.policy, "mean_formation_energy", "eV/atom", properties.mean_formation_energy(designs, bootstrap)
-    )
-    yield Point(designs.policy, "mean_band_gap", "eV", properties.mean_band_gap(designs, bootstrap))
+    for name, unit, metric in (
+        ("emd_band_gap", "eV", properties.band_gap_distance),
+        ("emd_formation_energy", "eV/atom", properties.formation_energy_distance),
+        ("mean_formation_energy", "eV/atom", properties.mean_formation_energy),
+        ("mean_band_gap", "eV", properties.mean_band_gap),
+    ):
+        yield Point(designs.policy, name, unit, metric(designs, scoring))
 
 
-def _write_points(
-    path: str | Path, points: Sequence[Point], all_designs: Sequence[PolicyDesigns], confidence: float
-) -> None:
+def _rows(points: Sequence[Point], all_designs: Sequence[PolicyDesigns], confidence: float) -> list[dict[str, object]]:
     by_policy = {designs.policy: designs for designs in all_designs}
-    rows = [
+    return [
         {
             "policy": point.policy,
             "target_ev": point.target_ev,
@@ -131,19 +90,18 @@ def _write_points(
         }
         for point in points
     ]
-    write_csv(path, list(rows[0]), rows)
 
 
 def _draw(
     points: Sequence[Point],
     all_designs: Sequence[PolicyDesigns],
-    policies: Mapping[str, float | None],
-    targets_ev: Sequence[float],
-    window_ev: float,
-    confidence: float,
+    specs: Policies,
+    scoring: Scoring,
 ) -> Figure:
     reference = all_designs[0].labels
-    styles = policy_styles(policies)
+    styles = policy_styles(specs)
+    policies = {name: spec.target_ev if spec else None for name, spec in specs.items()}
+    targets_ev, window_ev = scoring.targets_ev, scoring.window_ev
     with mpl.rc_context(RC_PARAMS):
         rows_height = 0.5 + 0.235 * len(policies)
         legend_rows = -(-(len(policies) + 1) // 7)
@@ -183,7 +141,7 @@ def _draw(
             loc="upper center", bbox_to_anchor=(0.5, 1 - 0.06 / height), ncols=min(7, len(policies) + 1),
             columnspacing=1.6, handletextpad=0.3, fontsize=8,
         )  # fmt: skip
-        caption = _caption(all_designs, window_ev, confidence)
+        caption = _caption(all_designs, scoring)
         figure.text(0.02, 0.1 / height, "\n".join(textwrap.wrap(caption, 180)), **CAPTION)
     return figure
 
@@ -310,11 +268,11 @@ def _draw_counts(axis: Axes, points: Sequence[Point], policies: Sequence[str], m
         )  # fmt: skip
 
 
-def _caption(all_designs: Sequence[PolicyDesigns], window_ev: float, confidence: float) -> str:
+def _caption(all_designs: Sequence[PolicyDesigns], scoring: Scoring) -> str:
     return (
-        f"Desired range: gaps within ±{window_ev:g} eV of the target. Failed and invalid designs count in ν and κ as outside it. "
+        f"Desired range: gaps within ±{scoring.window_ev:g} eV of the target. Failed and invalid designs count in ν and κ as outside it. "
         f"Conditional policies are shown at their own target. Lower is better in c, d, e; an arrow stands for a value off the scale. "
-        f"EMD: earth mover's distance. n: designs with a formation energy. {_intervals(all_designs, confidence)}"
+        f"EMD: earth mover's distance. n: designs with a formation energy. {_intervals(all_designs, scoring.confidence)}"
     )
 
 
@@ -328,30 +286,18 @@ def _intervals(all_designs: Sequence[PolicyDesigns], confidence: float) -> str:
     )
 
 
-def make_figure4(
-    evaluation: str | Path,
-    labels: str | Path,
-    stability: str | Path,
-    png: str | Path,
-    pdf: str | Path,
-    csv: str | Path,
-    policies: Policies,
-    bootstrap_samples: int,
-    confidence: float,
-) -> None:
-    """Draw Fig. 4: the mean gap of each policy's designs, and of the validation labels; arguments as for `make_figure2`.
+def figure4(results: Results, scoring: Scoring) -> Drawing:
+    """Fig. 4: the mean gap of each policy's designs, and of the validation labels.
 
-    The CSV has the mean of the raw gaps too. Policies of the sweep stand in Figs 7 and 8 instead.
+    The rows have the mean of the raw gaps too. Policies of the sweep stand in Figs 7 and 8 instead.
     """
-    shown = {name: spec for name, spec in specs_of(policies).items() if not (spec and spec.in_sweep)}
-    all_designs = read_policies(evaluation, labels, stability, shown)
+    shown = results.ordinary
+    all_designs = [results.designs[name] for name in shown]
     points = []
     for designs in all_designs:
-        bootstrap = designs.bootstrap(bootstrap_samples, confidence)
-        points.append(Point(designs.policy, "mean_band_gap", "eV", properties.mean_band_gap(designs, bootstrap)))
-        raw = properties.mean_band_gap(designs, bootstrap, gaps="raw")
+        points.append(Point(designs.policy, "mean_band_gap", "eV", properties.mean_band_gap(designs, scoring)))
+        raw = properties.mean_band_gap(designs, scoring, gaps="raw")
         points.append(Point(designs.policy, "mean_band_gap_raw", "eV", raw))
-    _write_points(csv, points, all_designs, confidence)
     styles = policy_styles(shown)
     truth = list(all_designs[0].labels.band_gap.values())
     with mpl.rc_context(RC_PARAMS):
@@ -379,38 +325,31 @@ def make_figure4(
                 line, 1.02, f"validation set {line:.3f}", transform=axis.get_xaxis_transform(), ha="center", va="bottom",
                 fontsize=7.5, color="#444444",
             )  # fmt: skip
-        caption = f"Gaps clipped at 0. {_intervals(all_designs, confidence)} n: designs with a gap."
+        caption = f"Gaps clipped at 0. {_intervals(all_designs, scoring.confidence)} n: designs with a gap."
         figure.text(0.02, 0.08 / height, "\n".join(textwrap.wrap(caption, 112)), **CAPTION)
-    save_figure(figure, png, pdf)
+    return Drawing(figure, _rows(points, all_designs, scoring.confidence))
 
 
-def make_settings_figure(
-    evaluation: str | Path,
-    labels: str | Path,
-    stability: str | Path,
-    png: str | Path,
-    pdf: str | Path,
-    csv: str | Path,
-    target_ev: float,
-    policies: Policies,
-    window_ev: float,
-    bootstrap_samples: int,
-    confidence: float,
-) -> None:
-    """Draw Fig. 7 or 8: every setting of the reward at one target gap, the baselines above; further arguments as for `make_figure2`.
+def figure7(results: Results, scoring: Scoring) -> Drawing:
+    """Fig. 7: every setting of the reward at the target gap 1.12 eV, the baselines above."""
+    return _settings_figure(1.12, results, scoring)
 
-    Args:
-        target_ev: target gap in eV.
-    """
-    specs = settings_at(policies, target_ev)
-    all_designs = read_policies(evaluation, labels, stability, specs)
+
+def figure8(results: Results, scoring: Scoring) -> Drawing:
+    """Fig. 8: as Fig. 7, at the target gap 4 eV."""
+    return _settings_figure(4.0, results, scoring)
+
+
+def _settings_figure(target_ev: float, results: Results, scoring: Scoring) -> Drawing:
+    specs = results.settings_at(target_ev)
+    all_designs = [results.designs[name] for name in specs]
     points: list[Point] = []
     progress = Progress("Settings of the reward", len(all_designs), "policies")
     for designs in all_designs:
-        points += _points(designs, [target_ev], window_ev, bootstrap_samples, confidence)
+        points += _points(designs, scoring, [target_ev])
         progress.advance()
-    _write_points(csv, points, all_designs, confidence)
-    save_figure(_draw_settings(points, all_designs, specs, target_ev, window_ev, confidence), png, pdf)
+    figure = _draw_settings(points, all_designs, specs, target_ev, scoring)
+    return Drawing(figure, _rows(points, all_designs, scoring.confidence))
 
 
 def _draw_settings(
@@ -418,21 +357,18 @@ def _draw_settings(
     all_designs: Sequence[PolicyDesigns],
     specs: Mapping[str, PolicySpec],
     target_ev: float,
-    window_ev: float,
-    confidence: float,
+    scoring: Scoring,
 ) -> Figure:
     """One row a setting (or baseline), one mark a conservatism weight."""
     styles = policy_styles(specs)
     rows: dict[str, list[str]] = {}
     for name, spec in specs.items():
-        label = (
-            spec.reward.setting if spec.is_conditional and spec.reward else policy_styles([spec.kind])[spec.kind].label
-        )
+        label = spec.reward.setting if spec.is_conditional and spec.reward else spec.algorithm.label
         rows.setdefault(label, []).append(name)
     labels = all_designs[0].labels
     m = " or ".join(f"{n:,}" for n in sorted({len(designs.material_ids) for designs in all_designs}))
     gaps, energies = list(labels.band_gap.values()), list(labels.formation_energy_per_atom.values())
-    in_range = _share_in_window(labels, [target_ev], window_ev)
+    in_range = _share_in_window(labels, [target_ev], scoring.window_ev)
     panels = (
         ("a   Mean gap", "mean gap (eV)", "mean_band_gap", float(np.mean(gaps)) if gaps else None),
         ("b   Mean formation energy", "mean E_form (eV/atom)", "mean_formation_energy", float(np.mean(energies)) if energies else None),
@@ -485,8 +421,8 @@ def _draw_settings(
         )  # fmt: skip
         caption = (
             f"Rows: α1-α2-β of the reward (eq. 16) at the target {target_ev:g} eV, after the baselines. EMD: earth mover's distance from "
-            f"the validation labels. Desired range: gaps within ±{window_ev:g} eV of the target; failed and invalid designs count as "
-            f"outside. Lower is better in b, c, d. An arrow stands for a value off the scale. {_intervals(all_designs, confidence)}"
+            f"the validation labels. Desired range: gaps within ±{scoring.window_ev:g} eV of the target; failed and invalid designs count as "
+            f"outside. Lower is better in b, c, d. An arrow stands for a value off the scale. {_intervals(all_designs, scoring.confidence)}"
         )
         figure.text(0.015, 0.08 / height, "\n".join(textwrap.wrap(caption, 215)), **CAPTION)
     return figure

@@ -38,7 +38,7 @@ from xtalrl.report.columns import Column
 from xtalrl.report.contents import Content, figures_of, tables_of
 from xtalrl.report.curves import learning_curves, read_training_log
 from xtalrl.report.files import write_text
-from xtalrl.report.style import policy_styles
+from xtalrl.report.style import Policies, policy_styles
 from xtalrl.report.viewer_data import THREE_DMOL, packed, three_dmol, three_dmol_licence, viewer_data
 
 logger = logging.getLogger(__name__)
@@ -134,7 +134,8 @@ def _context(folder: Path, config: Config) -> dict[str, Any]:
     design_scf = _read(folder / "evaluation/outcomes.parquet", tables.SCF_OUTCOMES) or []
     specs = config.policy_specs()
     targets = {name: spec.target_ev for name, spec in specs.items()} | dict.fromkeys(config.external)
-    styles = policy_styles(targets)
+    policies: Policies = {**specs, **dict.fromkeys(config.external)}
+    styles = policy_styles(policies)
     protocol = load_protocol(config.dft.protocol)
     logs = [read_training_log(path) for path in sorted(folder.glob("policies/*/seed*/training.csv"))]
     order, trained = list(targets), list(config.trained_specs())
@@ -180,7 +181,10 @@ def _context(folder: Path, config: Config) -> dict[str, Any]:
         ],
         "references": sorted(references, key=lambda row: row["element"]),
         "rejected_reasons": Counter(row["reason"] for row in rejected).most_common(),
-        "curves": [(label, Markup(svg)) for label, svg in learning_curves(logs, policy_styles([*targets, *trained]))],
+        "curves": [
+            (label, Markup(svg))
+            for label, svg in learning_curves(logs, policy_styles({**policies, **config.trained_specs()}))
+        ],
         "meanings": _MEANINGS,
         "data": {
             "designs": packed(_design_columns(evaluation, targets, config.evaluation.window_ev)),

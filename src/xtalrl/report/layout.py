@@ -69,22 +69,20 @@ class TextTable:
         return "\n".join([*lines, ""])
 
 
-def write_table(
-    table: TextTable,
-    columns: Sequence[str],
-    rows: Sequence[Mapping[str, object]],
-    csv: str | Path,
-    markdown: str | Path,
-    latex: str | Path,
-) -> None:
-    """Write the rows for programs as CSV and the table for people as Markdown and LaTeX.
+@dataclass(frozen=True)
+class Table:
+    """A table for people, and its rows for programs; `columns` are those of the CSV of a table without rows."""
 
-    Where there are rows their keys are the columns of the CSV; `columns` are those of an empty one.
-    """
-    write_csv(csv, list(rows[0]) if rows else columns, rows)
-    write_text(markdown, table.markdown())
-    write_text(latex, table.latex())
-    logger.info("Wrote %s, %s and %s", csv, markdown, latex)
+    text: TextTable
+    rows: Sequence[Mapping[str, object]]
+    columns: Sequence[str]
+
+    def write(self, csv: str | Path, markdown: str | Path, latex: str | Path) -> None:
+        """Write the rows as CSV, and the table for people as Markdown and LaTeX."""
+        write_csv(csv, list(self.rows[0]) if self.rows else self.columns, self.rows)
+        write_text(markdown, self.text.markdown())
+        write_text(latex, self.text.latex())
+        logger.info("Wrote %s, %s and %s", csv, markdown, latex)
 
 
 def format_estimate(estimate: Estimate, decimals: int) -> str:

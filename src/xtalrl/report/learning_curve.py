@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -13,120 +12,55 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from xtalrl.metrics.designs import read_policies
-from xtalrl.metrics.intervals import NOTHING, Estimate
+from xtalrl.metrics.intervals import Estimate
+from xtalrl.metrics.scoring import Scoring
 from xtalrl.progress import Progress
 from xtalrl.report.contents import content
-from xtalrl.report.files import write_csv
-from xtalrl.report.marks import CAPTION, GUIDE, handle, mark, save_figure
-from xtalrl.report.style import RC_PARAMS, PolicyStyle, policy_styles
-from xtalrl.report.tables import Policies, ResultTable, Row, specs_of
+from xtalrl.report.layout import Table
+from xtalrl.report.marks import CAPTION, GUIDE, Drawing, handle, mark
+from xtalrl.report.results import Results
+from xtalrl.report.style import RC_PARAMS, Policies, PolicyStyle, policy_styles
+from xtalrl.report.tables import ResultTable, Row
 
-_TABLE = "designs_over_training"
 
-
-def make_designs_over_training(
-    evaluation: str | Path,
-    snapshots: Sequence[str | Path],
-    labels: str | Path,
-    stability: str | Path,
-    csv: str | Path,
-    markdown: str | Path,
-    latex: str | Path,
-    steps: Sequence[int],
-    policies: Policies,
-    window_ev: float,
-    bootstrap_samples: int,
-    confidence: float,
-) -> None:
-    """Write the table of the learning curve: one row a policy and step.
+def designs_over_training(results: Results, scoring: Scoring) -> Table:
+    """The table of the learning curve: one row per policy that learns and step.
 
     No SCF is run for a snapshot. Outcomes are known of its designs that a finished policy makes too and of its invalid ones; ν lies
     between what it is if no other design is in the desired range, and what it is if all are.
-
-    Args:
-        evaluation: `EVALUATION` of the finished policies.
-        snapshots: `EVALUATION` of the snapshots at each of the steps but the last.
-        labels: `LABELS` table.
-        stability: `STABILITY` table.
-        csv: table for programs (`ResultTable.csv_rows`).
-        markdown: the same for people, with a caption.
-        latex: the same for a manuscript.
-        steps: of the snapshots, rising, then that of the finished policies.
-        policies: names of the policies that learn, with what each is.
-        window_ev: half width of the desired range.
-        bootstrap_samples: resamples of an interval.
-        confidence: its level.
-
-    Raises:
-        XtalrlError: see `read_policies`.
     """
-    table = _table(evaluation, snapshots, labels, stability, steps, policies, window_ev, bootstrap_samples, confidence)
-    table.write(csv, markdown, latex)
+    return _estimates(results, scoring, results.policies).table()
 
 
-def make_learning_curve(
-    evaluation: str | Path,
-    snapshots: Sequence[str | Path],
-    labels: str | Path,
-    stability: str | Path,
-    png: str | Path,
-    pdf: str | Path,
-    csv: str | Path,
-    steps: Sequence[int],
-    policies: Policies,
-    window_ev: float,
-    bootstrap_samples: int,
-    confidence: float,
-) -> None:
-    """Draw the learning curve; further arguments and errors as for `make_designs_over_training`.
-
-    Policies of the sweep stand in the table only.
-
-    Args:
-        png: picture to write.
-        pdf: the same as vectors.
-        csv: every number of the figure.
-    """
-    shown = {name: policies[name] for name, spec in specs_of(policies).items() if not (spec and spec.in_sweep)}
-    table = _table(evaluation, snapshots, labels, stability, steps, shown, window_ev, bootstrap_samples, confidence)
+def learning_curve(results: Results, scoring: Scoring) -> Drawing:
+    """The learning curve. Policies of the sweep stand in the table only."""
+    shown = results.ordinary
+    table = _estimates(results, scoring, shown)
+    styles = policy_styles({name: spec for name, spec in shown.items() if spec and spec.is_learned})
     rows = table.csv_rows()
-    write_csv(csv, list(rows[0]) if rows else table.content.keys, rows)
-    save_figure(_draw(table, steps, policy_styles(shown)), png, pdf)
+    return Drawing(_draw(table, _steps(results), styles), rows, table.content.keys)
 
 
-def _table(
-    evaluation: str | Path,
-    snapshots: Sequence[str | Path],
-    labels: str | Path,
-    stability: str | Path,
-    steps: Sequence[int],
-    policies: Policies,
-    window_ev: float,
-    bootstrap_samples: int,
-    confidence: float,
-) -> ResultTable:
-    specs, entry = specs_of(policies), content(_TABLE)
-    rows: dict[str, list[Row]] = {name: [] for name in policies}
+def _steps(results: Results) -> list[int]:
+    """Steps of the snapshots, rising, then that of the finished policies."""
+    return [*results.snapshot_steps, results.training_steps]
+
+
+def _estimates(results: Results, scoring: Scoring, policies: Policies) -> ResultTable:
+    entry = content("designs_over_training")
+    specs = {name: spec for name, spec in policies.items() if spec and spec.is_learned}
+    rows: dict[str, list[Row]] = {name: [] for name in specs}
+    steps = _steps(results)
     progress = Progress("Learning curve", len(steps), "steps")
-    for step, path in zip(steps, [*snapshots, evaluation], strict=True):
-        for designs in read_policies(path, labels, stability, policies):
-            spec = specs[designs.policy]
-            target = spec.target_ev if spec else None
-            bootstrap = designs.bootstrap(bootstrap_samples, confidence)
-            estimates = []
-            for column in entry.columns:
-                if not column.name.startswith("nu_"):
-                    estimates.append(column.estimate(designs, bootstrap))
-                elif target is not None:
-                    estimates.append(column.estimate(designs, bootstrap, target, window_ev))
-                else:
-                    estimates.append(NOTHING)
-            keys: dict[str, str | float | None] = {"policy": designs.policy, "target_ev": target, "step": step}
-            rows[designs.policy].append(Row(keys, estimates, designs))
+    for step, path in zip(steps, [*results.paths("snapshots"), results.path("evaluation")], strict=True):
+        for name, designs in results.designs_in(path, specs).items():
+            target = specs[name].target_ev
+            at = scoring if target is None else scoring.at(target)
+            estimates = [column.estimate(designs, at) for column in entry.columns]
+            rows[name].append(Row({"policy": name, "target_ev": target, "step": step}, estimates, designs))
         progress.advance()
-    note = f"Window: ±{window_ev:g} eV."
-    return ResultTable(entry, [row for each in rows.values() for row in each], bootstrap_samples, confidence, note)
+    note = f"Window: ±{scoring.window_ev:g} eV."
+    return ResultTable(entry, [row for each in rows.values() for row in each], scoring, note)
 
 
 _Curves = Mapping[str, Sequence[Mapping[str, Estimate]]]
@@ -230,7 +164,7 @@ def _offsets(n: int, steps: Sequence[int]) -> list[float]:
 
 
 def _width(steps: Sequence[int]) -> float:
-    """That the policies at one step share."""
+    """Width, in steps, shared by the policies at one step."""
     return 0.5 * min(later - earlier for earlier, later in itertools.pairwise([0, *steps]))
 
 
@@ -245,7 +179,7 @@ def _caption(table: ResultTable) -> str:
         "design is known if it is invalid, or if a finished policy fills the same skeleton alike. The line of ν counts the others as outside "
         "the desired range; the dashed one, to which the band reaches, counts them as inside, so that the height of the band is the share "
         f"without an outcome (known: {min(shares, default=0):.0f} to {max(shares, default=0):.0f} %). Policies without a target have no ν here. "
-        f"Bars: {100 * table.confidence:g} % intervals over crystals{' and seeds' if max(seeds, default=1) > 1 else ''} "
+        f"Bars: {100 * table.scoring.confidence:g} % intervals over crystals{' and seeds' if max(seeds, default=1) > 1 else ''} "
         f"({' or '.join(map(str, seeds))} seed{'s' if max(seeds, default=1) > 1 else ''}), beside each other for reading; those of the line only. "
         f"Composition validity: {', '.join(rules)}."
     )

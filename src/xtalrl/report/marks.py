@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from matplotlib.lines import Line2D
 
 from xtalrl.files import write_whole
 from xtalrl.metrics.intervals import Estimate
+from xtalrl.report.files import write_csv
 from xtalrl.report.style import RC_PARAMS, PolicyStyle
 
 logger = logging.getLogger(__name__)
@@ -24,14 +27,26 @@ TRUTH_LINE: dict[str, Any] = {"color": TRUTH, "linewidth": 1.1, "linestyle": (0,
 CAPTION: dict[str, Any] = {"fontsize": 7.5, "color": "#444444", "va": "bottom"}
 
 
-def save_figure(figure: Figure, png: str | Path, pdf: str | Path) -> None:
-    """Write a figure as picture and as vectors; the same figure gives the same bytes."""
-    for path, metadata in ((png, {"Software": None}), (pdf, {"CreationDate": None, "Producer": None, "Creator": None})):
-        buffer = io.BytesIO()
-        with mpl.rc_context(RC_PARAMS):
-            figure.savefig(buffer, format=Path(path).suffix[1:], metadata=metadata)
-        write_whole(path, buffer.getvalue())
-    logger.info("Wrote %s and %s", png, pdf)
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, and every number in it as rows; `columns` are those of the CSV of a figure without numbers."""
+
+    figure: Figure
+    rows: Sequence[Mapping[str, object]]
+    columns: Sequence[str] = ()
+
+    def write(self, csv: str | Path, png: str | Path, pdf: str | Path) -> None:
+        """Write the rows as CSV, and the figure as picture and as vectors; the same figure gives the same bytes."""
+        write_csv(csv, list(self.rows[0]) if self.rows else self.columns, self.rows)
+        for path, metadata in (
+            (png, {"Software": None}),
+            (pdf, {"CreationDate": None, "Producer": None, "Creator": None}),
+        ):
+            buffer = io.BytesIO()
+            with mpl.rc_context(RC_PARAMS):
+                self.figure.savefig(buffer, format=Path(path).suffix[1:], metadata=metadata)
+            write_whole(path, buffer.getvalue())
+        logger.info("Wrote %s, %s and %s", csv, png, pdf)
 
 
 def mark(axis: Axes, position: float, estimate: Estimate, style: PolicyStyle, vertical: bool) -> None:

@@ -12,60 +12,43 @@ from scipy import stats
 from xtalrl import tables
 from xtalrl.metrics.designs import SUCCESSFUL_OUTCOMES
 from xtalrl.metrics.evaluation import INVALID_COMPOSITION
+from xtalrl.metrics.scoring import Scoring
 from xtalrl.report.contents import content
-from xtalrl.report.layout import TextTable, write_table
-from xtalrl.report.tables import Policies
+from xtalrl.report.layout import Table, TextTable
+from xtalrl.report.results import Results
 
 ANY_ELEMENT = "any"
 
 
-def make_outcome_table(
-    evaluation: str | Path,
-    csv: str | Path,
-    markdown: str | Path,
-    latex: str | Path,
-    policies: Policies,
-    confidence: float,
-) -> None:
+def outcome_table(results: Results, scoring: Scoring) -> Table:
     """Count the outcomes of the designs of each policy, of all of them and of those with each element.
 
     A design counts once for each element it holds. Wilson intervals; equal designs of several seeds are not independent.
-
-    Args:
-        evaluation: `EVALUATION` table.
-        csv: one row a policy, element and outcome.
-        markdown: one row a policy, one column an outcome.
-        latex: the same for a manuscript.
-        policies: names, in order.
-        confidence: level of the intervals.
-
-    Raises:
-        XtalrlError: the table cannot be read.
     """
     counts: Counter[tuple[str, str, str]] = Counter()
-    for row in read_outcomes(evaluation):
+    for row in read_outcomes(results.path("evaluation")):
         for element in (ANY_ELEMENT, *sorted(set(row["species"]))):
             counts[row["policy"], element, row["outcome"]] += 1
     totals: Counter[tuple[str, str]] = Counter()
     for (policy, element, _), n in counts.items():
         totals[policy, element] += n
-    order = {policy: number for number, policy in enumerate(policies)}
+    order = {policy: number for number, policy in enumerate(results.policies)}
     rows = []
     for (policy, element, outcome), n in sorted(
         ((key, n) for key, n in counts.items() if key[0] in order),
         key=lambda item: (order[item[0][0]], item[0][1] != ANY_ELEMENT, item[0][1], -item[1], item[0][2]),
     ):
         total = totals[policy, element]
-        interval = stats.binomtest(n, total).proportion_ci(confidence, method="wilson")
+        interval = stats.binomtest(n, total).proportion_ci(scoring.confidence, method="wilson")
         rows.append(
             {
                 "policy": policy, "element": element, "outcome": outcome, "n": n, "n_designs": total,
                 "share_pct": 100 * n / total, "low": 100 * interval.low, "high": 100 * interval.high,
-                "confidence": confidence, "interval": "Wilson score",
+                "confidence": scoring.confidence, "interval": "Wilson score",
             }
         )  # fmt: skip
     overall = [row for row in rows if row["element"] == ANY_ELEMENT]
-    write_table(_text(overall, policies), content("outcomes").keys, rows, csv, markdown, latex)
+    return Table(_text(overall, results.policies), rows, content("outcomes").keys)
 
 
 def read_outcomes(evaluation: str | Path) -> Iterable[dict[str, Any]]:

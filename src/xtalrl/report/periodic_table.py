@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,34 +15,22 @@ from pymatgen.core.periodic_table import Element
 from xtalrl.elements import ELEMENTS
 from xtalrl.metrics.designs import SUCCESSFUL_OUTCOMES
 from xtalrl.metrics.evaluation import INVALID_COMPOSITION
-from xtalrl.report.files import write_csv
-from xtalrl.report.marks import CAPTION, save_figure
+from xtalrl.metrics.scoring import Scoring
+from xtalrl.report.marks import CAPTION, Drawing
 from xtalrl.report.outcomes import read_outcomes
+from xtalrl.report.results import Results
 from xtalrl.report.style import RC_PARAMS
 
 _FEWEST = 10
 """Fewer designs than this say nothing about an element."""
 
 
-def make_outcomes_by_element(
-    evaluation: str | Path, png: str | Path, pdf: str | Path, csv: str | Path, policies: Sequence[str]
-) -> None:
-    """Draw the share of failed SCFs among the valid designs with each element, over all policies but random.
-
-    Args:
-        evaluation: `EVALUATION` table.
-        png: picture to write.
-        pdf: the same as vectors.
-        csv: one row an element, with its most frequent failure.
-        policies: names of the policies counted.
-
-    Raises:
-        XtalrlError: the table cannot be read.
-    """
-    counted = [policy for policy in policies if policy != "random"] or list(policies)
+def outcomes_by_element(results: Results, _: Scoring) -> Drawing:
+    """The share of failed SCFs among the valid designs with each element, over all policies but random."""
+    counted = [policy for policy in results.policies if policy != "random"] or list(results.policies)
     total: Counter[str] = Counter()
     failures: dict[str, Counter[str]] = {element: Counter() for element in ELEMENTS}
-    for row in read_outcomes(evaluation):
+    for row in read_outcomes(results.path("evaluation")):
         if row["policy"] not in counted or row["outcome"] == INVALID_COMPOSITION:
             continue
         for element in set(row["species"]) & failures.keys():
@@ -61,9 +47,8 @@ def make_outcomes_by_element(
         }
         for element in sorted(ELEMENTS, key=lambda symbol: Element(symbol).Z)
     ]
-    write_csv(csv, list(rows[0]), rows)
     shares = {element: failures[element].total() / total[element] for element in ELEMENTS if total[element] >= _FEWEST}
-    save_figure(_draw(shares, total), png, pdf)
+    return Drawing(_draw(shares, total), rows)
 
 
 def _draw(shares: dict[str, float], total: Counter[str]) -> Figure:

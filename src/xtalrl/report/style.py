@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from xtalrl.rl.algorithms import ALGORITHMS
+from xtalrl.rl.policies import PolicySpec
+
+Policies = Mapping[str, PolicySpec | None]
+"""Policies by name, in the order of rows and legends; None for a set of crystals that others designed."""
 
 # Okabe and Ito's palette, told apart by the colour-blind (doi:10.1038/nmeth.1618). Targets take the conditional colours in turn.
 _RANDOM, _BC, _UNCONDITIONAL = "#767676", "#000000", "#0072B2"
@@ -47,57 +49,27 @@ class PolicyStyle:
     filled: bool
 
 
-def policy_styles(policies: Iterable[str]) -> dict[str, PolicyStyle]:
-    """The style of each policy by its name (`ccql-1.12ev-w5`); targets and ω are told from all the names together.
-
-    A name that is no policy's is a set of external crystals.
-    """
-    parts = {name: _parse(name) for name in policies}
-    targets = sorted({part.target for part in parts.values() if part.target is not None})
-    omegas = sorted({part.omega for part in parts.values() if part.omega is not None})
-    external = [name for name, part in parts.items() if part.kind not in ALGORITHMS]
+def policy_styles(policies: Policies) -> dict[str, PolicyStyle]:
+    """The style of each policy by its name; a name without a policy is a set of external crystals."""
+    specs = {name: spec for name, spec in policies.items() if spec}
+    targets = sorted({spec.target_ev for spec in specs.values() if spec.target_ev is not None})
+    omegas = sorted({spec.omega for spec in specs.values() if spec.omega is not None})
+    external = [name for name in policies if name not in specs]
     styles = {}
-    for name, (kind, pretrained, target, omega, setting) in parts.items():
-        if name in external:
+    for name in policies:
+        spec = specs.get(name)
+        if spec is None:
             color, marker = _EXTERNAL[external.index(name) % len(_EXTERNAL)]
             styles[name] = PolicyStyle(name, color, marker, filled=True)
             continue
-        if target is not None:
-            color = _CONDITIONAL[targets.index(target) % len(_CONDITIONAL)]
+        if spec.target_ev is not None:
+            color = _CONDITIONAL[targets.index(spec.target_ev) % len(_CONDITIONAL)]
         else:
-            color = {"random": _RANDOM, "bc": _BC}.get(kind, _UNCONDITIONAL)
-        label = ALGORITHMS[kind].label + (f" {pretrained}" if pretrained else "")
-        label += f" {target:g} eV" if target is not None else ""
-        label += f", ω = {omega:g}" if omega is not None else ""
-        label += f", {setting}" if setting else ""
-        styles[name] = PolicyStyle(label, color, ALGORITHMS[kind].marker, filled=omega is None or omega == omegas[-1])
+            color = {"random": _RANDOM, "bc": _BC}.get(spec.kind, _UNCONDITIONAL)
+        label = spec.algorithm.label + (f" {spec.pretrained}" if spec.pretrained else "")
+        label += f" {spec.target_ev:g} eV" if spec.target_ev is not None else ""
+        label += f", ω = {spec.omega:g}" if spec.omega is not None else ""
+        label += f", {spec.reward.setting}" if spec.in_sweep and spec.reward else ""
+        filled = spec.omega is None or spec.omega == omegas[-1]
+        styles[name] = PolicyStyle(label, color, spec.algorithm.marker, filled)
     return styles
-
-
-class _Parts(NamedTuple):
-    kind: str
-    pretrained: str
-    target: float | None
-    omega: float | None
-    setting: str
-
-
-_NUMBER = r"\d[\d.]*(?:e[+-]?\d+)?"
-_POLICY = re.compile(
-    rf"({'|'.join(sorted(ALGORITHMS, key=len, reverse=True))})(?:-([a-z]{{2,}}\d*))?(?:-({_NUMBER})ev)?"
-    rf"(?:-w({_NUMBER}))?(?:-a({_NUMBER})-({_NUMBER})-b({_NUMBER}))?"
-)
-
-
-def _parse(name: str) -> _Parts:
-    match = _POLICY.fullmatch(name)
-    if match is None:
-        return _Parts(name, "", None, None, "")
-    kind, pretrained, target, omega, *setting = match.groups()
-    return _Parts(
-        kind,
-        pretrained or "",
-        float(target) if target else None,
-        float(omega) if omega else None,
-        "-".join(setting) if all(setting) else "",
-    )

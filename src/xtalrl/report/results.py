@@ -1,0 +1,109 @@
+"""The result files of a run, as its tables and figures see them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xtalrl.config import Config
+from xtalrl.metrics.designs import Labels, PolicyDesigns, read_compositions, read_labels, read_policies
+from xtalrl.metrics.scoring import Scoring
+from xtalrl.report.contents import settings_of
+from xtalrl.report.style import Policies
+from xtalrl.rl.policies import PolicySpec
+
+
+@dataclass(frozen=True)
+class Results:
+    """Files of one run by name (`evaluation`, `labels`, …) and what was run; tables are read when they are first asked for.
+
+    A file that the run does not have is an empty list.
+    """
+
+    files: Mapping[str, str | Path | Sequence[str | Path]]
+    policies: Policies
+    training_steps: int = 0
+    """Gradient steps of the policies of this run."""
+    snapshot_steps: tuple[int, ...] = ()
+    """Steps at which weights were kept, one for each file of `snapshots`."""
+
+    @classmethod
+    def of(cls, config: Config, files: Mapping[str, str | Path | Sequence[str | Path]]) -> Results:
+        """The results of a run with this configuration."""
+        policies: dict[str, PolicySpec | None] = {**config.policy_specs(), **dict.fromkeys(config.external)}
+        return cls(files, policies, config.training.steps, tuple(config.training.snapshot_steps))
+
+    def file(self, name: str) -> Path | None:
+        """The file of this name; None where the run does not have it."""
+        path = self.files.get(name) or None
+        if path is not None and not isinstance(path, str | Path):
+            raise TypeError(f"{name} is several files")
+        return None if path is None else Path(path)
+
+    def path(self, name: str) -> Path:
+        """The file of this name, which the run must have."""
+        path = self.file(name)
+        if path is None:
+            raise KeyError(name)
+        return path
+
+    def paths(self, name: str) -> list[Path]:
+        """The files of this name."""
+        files = self.files[name]
+        return [Path(files)] if isinstance(files, str | Path) else [Path(path) for path in files]
+
+    @functools.cached_property
+    def designs(self) -> dict[str, PolicyDesigns]:
+        """The designs of every policy with their properties, by name."""
+        return self.designs_in(self.path("evaluation"), self.policies)
+
+    def designs_in(self, evaluation: Path, policies: Policies) -> dict[str, PolicyDesigns]:
+        """The designs of these policies in an `EVALUATION` table of this run, by name."""
+        found = read_policies(evaluation, self.file("labels"), self.file("stability"), policies)
+        return {designs.policy: designs for designs in found}
+
+    @functools.cached_property
+    def compositions(self) -> dict[str, PolicyDesigns]:
+        """The designs of every policy before any SCF, by name."""
+        return {designs.policy: designs for designs in read_compositions(self.path("assessments"), self.policies)}
+
+    @functools.cached_property
+    def labels(self) -> Labels:
+        """Labels of the validation crystals."""
+        path = self.file("labels")
+        return read_labels(path) if path else Labels()
+
+    @property
+    def ordinary(self) -> Policies:
+        """The policies without those of the sweep, which have tables and figures of their own."""
+        return {name: spec for name, spec in self.policies.items() if not (spec and spec.in_sweep)}
+
+    def settings_at(self, target_ev: float) -> dict[str, PolicySpec]:
+        """The policies without a target, then those of this one in the order of their settings, α1, α2, β and ω rising."""
+
+        def rank(item: tuple[str, PolicySpec]) -> tuple[float, ...]:
+            reward, omega = item[1].reward, item[1].omega
+            if item[1].kind != "ccql" or reward is None or omega is None:
+                return (-1.0,)
+            return reward.alpha1, reward.alpha2, reward.beta2, omega
+
+        chosen = {
+            name: spec
+            for name, spec in self.policies.items()
+            if spec and (spec.kind in ("random", "bc", "ucql") or (spec.kind == "ccql" and spec.target_ev == target_ev))
+        }
+        return dict(sorted(chosen.items(), key=rank))
+
+
+def scoring_of(config: Config) -> Scoring:
+    """How the designs of a run with this configuration are scored."""
+    settings = settings_of(config)
+    return Scoring(
+        settings["bootstrap_samples"],
+        settings["confidence"],
+        settings["window_ev"],
+        tuple(settings["targets_ev"]),
+        settings["stable_ev_per_atom"],
+    )
