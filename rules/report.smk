@@ -16,13 +16,20 @@ rule make_report:
             if POLICIES and not cfg.labels.path
             else []
         ),
+        crystals=f"{RESULTS}/structures/crystals.parquet",
+        external_crystals=external_sets(f"{RESULTS}/external/{{set}}/crystals.parquet"),
         external_rejected=external_sets(f"{RESULTS}/external/{{set}}/rejected.parquet"),
         references=reference_energies,
+        reference_outcomes=(
+            f"{RESULTS}/references/outcomes.parquet"
+            if POLICIES and not cfg.references.energies
+            else []
+        ),
         labels=true_labels,
         evaluation=f"{RESULTS}/evaluation/evaluation.parquet",
         stability=f"{RESULTS}/evaluation/stability.parquet",
         design_outcomes=f"{RESULTS}/evaluation/outcomes.parquet",
-        tables=table_files("csv"),
+        tables=[table_files("csv"), table_files("md")],
         figures=figure_files("png"),
         training=trained_runs(
             f"{RESULTS}/policies/{{policy}}/seed{{seed}}/training.csv"
