@@ -9,29 +9,39 @@ import shlex
 import stat
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from xtalrl import config, doctor
-from xtalrl.cluster import Request, _minutes, check_cluster, load_profile, request_of
+from xtalrl.cluster import check_cluster, load_profile
 from xtalrl.dft.engines import find_engine
 from xtalrl.dft.pseudopotentials import describe_family
 from xtalrl.doctor import Check, State
 from xtalrl.errors import XtalrlError
+from xtalrl.submissions import OTHER_JOBS, Submission
 
 SETTINGS = "AccountingStorageType   = {accounting}\nMinJobAge               = {age} sec\n"
 SQUEUE = {"executor": "slurm", "slurm-status-command": "squeue"}
 SACCT = {"executor": "slurm", "slurm-status-command": "sacct"}
 
 
-def stand_ins(folder: Path, accounting: str = "accounting_storage/none", age: int = 300, sacct: str = "exit 0") -> None:
+def stand_ins(
+    folder: Path,
+    accounting: str = "accounting_storage/none",
+    age: int = 300,
+    sacct: str = "exit 0",
+    sbatch: str = "exit 0",
+    sacctmgr: str = "exit 1",
+) -> None:
     """scontrol, sinfo and sbatch as on a cluster with the partition `cpu` and a limit of one day."""
     for name, text in {
         "scontrol": f"cat <<END\n{SETTINGS.format(accounting=accounting, age=age)}END",
         "sinfo": 'case "$*" in *%l*) echo "cpu 1-00:00:00";; *) echo "cpu*";; esac',
-        "sbatch": "exit 0",
+        "sbatch": sbatch,
         "sacct": sacct,
+        "sacctmgr": sacctmgr,
     }.items():
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(stat.S_IRWXU)
@@ -42,20 +52,15 @@ def checks(
     folder: Path,
     profile: dict[str, object],
     settings: dict[str, object] | None = None,
+    attempts: Sequence[str] = ("-t 60 --mem 2000 --cpus-per-task=1",),
     **cluster: object,
 ) -> dict[str, Check]:
+    """The checks where Snakemake asks this of sbatch at each attempt of a job; what it really asks is in test_submissions.py."""
     stand_ins(folder, **cluster)  # type: ignore[arg-type]
+    asked = [Submission(OTHER_JOBS, tuple(options.split())) for options in attempts]
+    monkeypatch.setattr("xtalrl.cluster.ask_snakemake", lambda profile, rules: {OTHER_JOBS: asked})
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     return {check.name: check for check in check_cluster(config.validate(settings or {}), profile)}
-
-
-def test_what_the_profile_asks_for_grows_with_the_attempts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(root)
-    profile = load_profile("slurm")
-    assert request_of(profile, "run_scf_shard", 1) == Request("run_scf_shard", None, None, None, 16, 32000, 720)
-    assert request_of(profile, "run_scf_shard", 2) == Request("run_scf_shard", None, None, None, 16, 64000, 1440)
-    assert request_of(profile, "train_policy", 1).gres == "gpu:1"
-    assert request_of(profile, "read_crystals", 3) == Request("read_crystals", None, None, None, 1, 6000, 180)
 
 
 def test_every_rule_of_the_profile_exists(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,14 +87,6 @@ def test_every_entry_of_the_slurm_profile_has_a_comment(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "minutes"),
-    [("infinite", None), ("1-00:00:00", 1440), ("12:00:00", 720), ("30:00", 30), ("2-12:30:00", 3630), ("n/a", None)],
-)
-def test_time_limits_of_slurm(limit: str, minutes: int | None) -> None:
-    assert _minutes(limit) == minutes
-
-
-@pytest.mark.parametrize(
     ("profile", "cluster", "state", "mend"),
     [
         (SQUEUE, {}, State.OK, ""),
@@ -101,12 +98,7 @@ def test_time_limits_of_slurm(limit: str, minutes: int | None) -> None:
             "slurm-status-command: sacct",
         ),
         (SACCT, {}, State.MISSING, "slurm-status-command: squeue"),
-        (
-            SACCT,
-            {"accounting": "accounting_storage/slurmdbd"},
-            State.OPTIONAL,
-            "slurm-status-command: squeue",
-        ),
+        (SACCT, {"accounting": "accounting_storage/slurmdbd"}, State.OK, ""),
         (SACCT, {"accounting": "accounting_storage/slurmdbd", "age": 60}, State.OK, ""),
         (
             SACCT,
@@ -124,10 +116,9 @@ def test_how_snakemake_hears_of_the_end_of_jobs(
 
 
 def test_a_wall_time_that_outgrows_the_partition(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    profile = {**SQUEUE, "retries": 2, "default-resources": {"runtime": "720 * attempt", "mem_mb": 1000}}
-    check = checks(monkeypatch, tmp_path, profile)["the other jobs"]
-    assert check.state is State.MISSING
-    assert "2160 min at the last attempt, and cpu allows 1440" in check.finding
+    check = checks(monkeypatch, tmp_path, SQUEUE, attempts=["-t 720", "-t 1440", "-t 2160"])["the other jobs"]
+    assert (check.state, check.mend) == (State.MISSING, "runtime: at most 1440 in the profile")
+    assert "2160 min at the last attempt, and the limit of partition cpu is 1440 min" in check.finding
 
 
 def test_a_partition_that_is_a_word_of_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -148,28 +139,53 @@ def test_mistakes_in_a_profile_get_a_sentence(root: Path, monkeypatch: pytest.Mo
     (tmp_path / "config.yaml").write_text("jobs: [")
     with pytest.raises(XtalrlError, match="not a valid profile"):
         load_profile(str(tmp_path))
-    with pytest.raises(XtalrlError, match=r"`mem_mb` of train_policy .* 'lots'"):
-        request_of({"default-resources": {"mem_mb": "lots"}}, "train_policy", 1)
 
 
 def test_a_partition_that_does_not_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    profile = {**SQUEUE, "default-resources": {"slurm_partition": "gpu"}}
-    check = checks(monkeypatch, tmp_path, profile)["the other jobs"]
+    check = checks(monkeypatch, tmp_path, SQUEUE, attempts=["-p gpu -t 60"])["the other jobs"]
     assert (check.state, check.mend) == (State.MISSING, "slurm_partition: cpu")
     assert check.finding == "there is no partition gpu; there are: cpu"
 
 
-def test_an_account_that_slurm_does_not_know(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    stand_ins(tmp_path)
-    # As SLURM 22.05 with slurmdbd says it.
-    refusal = "allocation failure: Invalid account or account/partition combination specified"
-    (tmp_path / "sbatch").write_text(f"#!/bin/sh\necho '{refusal}' >&2; exit 1\n")
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    profile = {**SQUEUE, "default-resources": {"slurm_account": "wrong"}}
-    check = {check.name: check for check in check_cluster(config.validate({}), profile)}["the other jobs"]
+@pytest.mark.parametrize(
+    ("refusal", "mend"),
+    [  # as SLURM 22.05 with slurmdbd says it
+        ("Invalid account or account/partition combination specified", "sacctmgr show associations user=$USER format=account,partition"),
+        ("Invalid qos specification", "sacctmgr show associations user=$USER format=account,qos"),
+        ("Invalid feature specification", "sinfo --format='%P %f'"),
+        ("Requested reservation is invalid", "scontrol show reservation"),
+        ("Invalid generic resource (gres) specification", "sinfo --format='%P %G'"),
+        ("Requested node configuration is not available", "sinfo --format='%P %c %m %G %l'"),
+    ],
+)  # fmt: skip
+def test_what_slurm_refuses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refusal: str, mend: str) -> None:
+    sbatch = f"echo 'allocation failure: {refusal}' >&2; exit 1"
+    check = checks(monkeypatch, tmp_path, SQUEUE, sbatch=sbatch)["the other jobs"]
     assert check.state is State.MISSING
-    assert "Invalid account" in check.finding
-    assert check.mend.startswith("sacctmgr show associations user=$USER format=account,partition  ")
+    assert check.finding == f"1 CPU, 2 GB: {refusal}"
+    assert check.mend.partition("  ")[0] == mend
+
+
+@pytest.mark.parametrize(
+    ("jobs", "limit", "state", "mend"),
+    [
+        (200, "150", State.OPTIONAL, "jobs: 150"),
+        ("unlimited", "150", State.OPTIONAL, "jobs: 150"),
+        (150, "150", State.OK, ""),
+        (200, "", State.OK, ""),
+    ],
+)
+def test_jobs_are_compared_with_the_limits_of_slurm(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, jobs: object, limit: str, state: State, mend: str
+) -> None:
+    sacctmgr = f'case "$*" in *Partition*) echo "proj|me||{limit}|||normal";; esac'
+    check = checks(monkeypatch, tmp_path, {**SQUEUE, "jobs": jobs}, sacctmgr=sacctmgr)["number of jobs"]
+    assert (check.state, check.mend) == (state, mend)
+
+
+def test_no_limits_are_known_without_an_accounting_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    check = checks(monkeypatch, tmp_path, {**SQUEUE, "jobs": 200}, sacctmgr="exit 1")["number of jobs"]
+    assert (check.state, check.finding) == (State.OK, "`jobs: 200`; SLURM names no limit")
 
 
 @pytest.mark.parametrize(

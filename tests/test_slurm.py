@@ -111,7 +111,7 @@ def one_shard(root: Path, folder: Path) -> Run:
 
 def wait_for_scf(run: Run) -> None:
     log = run.results / "logs/run_scf_shard.scf.0000.log"
-    wait_for(lambda: log.exists() and "running" in log.read_text(), "the job's first SCF")
+    wait_for(lambda: log.exists() and "running" in log.read_text(), "the job's first SCF", 400)
 
 
 def finish(run: Run, process: subprocess.Popen[bytes], folder: Path) -> None:

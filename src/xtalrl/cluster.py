@@ -1,6 +1,7 @@
 """What a run on a SLURM cluster needs, checked before anything is submitted: `xtalrl doctor --profile slurm`.
 
-Each kind of job is shown to SLURM with `sbatch --test-only`, which says whether it could ever start and submits nothing.
+Each kind of job is shown to SLURM with `sbatch --test-only`, which says whether it could ever start and submits nothing. The options are
+those that Snakemake gives to sbatch.
 """
 
 from __future__ import annotations
@@ -8,8 +9,7 @@ from __future__ import annotations
 import builtins
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +20,12 @@ from xtalrl.dft.engines import EMBEDDED
 from xtalrl.doctor import Check, State
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import format_seconds
+from xtalrl.slurm_limits import Limit, ask, limits_of, to_minutes
+from xtalrl.submissions import OTHER_JOBS, Submission, ask_snakemake
 
 LONGEST_PAUSE_S = 180
-"""Snakemake's SLURM plugin asks for its jobs at least this often; squeue must remember finished jobs for longer."""
-_FROM_SACCT = "from sacct, where Snakemake waits for ever for a job that somebody cancels"
-"""The state is then `CANCELLED by <user id>`, which the plugin (2.8.0) does not know."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the jobs of a rule ask for at one attempt."""
-
-    rule: str
-    partition: str | None
-    account: str | None
-    gres: str | None
-    threads: int
-    mem_mb: int
-    runtime_min: int
-
-    def options(self) -> list[str]:
-        """As options of sbatch."""
-        options = [f"--cpus-per-task={self.threads}", f"--mem={self.mem_mb}", f"--time={self.runtime_min}"]
-        for name in ("partition", "account", "gres"):
-            if value := getattr(self, name):
-                options.append(f"--{name}={value}")
-        return options
+"""Snakemake asks for its jobs at least this often; squeue must remember finished jobs for longer."""
+_KIND = {OTHER_JOBS: "the other jobs"}
 
 
 def load_profile(name: str) -> dict[str, Any]:
@@ -70,10 +50,10 @@ def load_profile(name: str) -> dict[str, Any]:
 def check_cluster(config: Config, profile: Mapping[str, Any]) -> Iterator[Check]:
     """Whether SLURM would take and run the jobs of this profile, and Snakemake would hear of their end."""
     try:
-        settings = dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", _ask("scontrol", "show", "config"), re.MULTILINE))
-        limits = dict(line.split() for line in _ask("sinfo", "--noheader", "--format=%R %l").splitlines())
+        settings = dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", ask("scontrol", "show", "config"), re.MULTILINE))
+        limits = dict(line.split() for line in ask("sinfo", "--noheader", "--format=%R %l").splitlines())
         default = next(
-            (name[:-1] for name in _ask("sinfo", "--noheader", "--format=%P").split() if name.endswith("*")), None
+            (name[:-1] for name in ask("sinfo", "--noheader", "--format=%P").split() if name.endswith("*")), None
         )
     except XtalrlError as error:
         yield Check("SLURM", State.MISSING, str(error), "scontrol ping; log in to the cluster")
@@ -82,35 +62,29 @@ def check_cluster(config: Config, profile: Mapping[str, Any]) -> Iterator[Check]
     yield from _check_launcher(config)
     yield _check_status_command(profile, settings)
     yield from _check_names(profile)
-    rules = {"the other jobs", *profile.get("set-resources", {})}
-    last = int(profile.get("retries", 0)) + 1
-    for rule in sorted(rules):
-        yield _check_request(request_of(profile, rule, attempt=1), request_of(profile, rule, last), limits, default)
-    yield _check_downloads(config)
-
-
-def request_of(profile: Mapping[str, Any], rule: str, attempt: int) -> Request:
-    """What the profile asks for a rule's jobs.
-
-    Raises:
-        XtalrlError: an entry is no number.
-    """
-    threads = int(profile.get("set-threads", {}).get(rule, 1))
-    entries = {**profile.get("default-resources", {}), **profile.get("set-resources", {}).get(rule, {})}
-    names = {"attempt": attempt, "threads": threads, "min": min, "max": max}
-
-    def number(key: str) -> int:
+    rules = sorted({*profile.get("set-resources", {}), *profile.get("set-threads", {})})
+    try:
+        asked = ask_snakemake(profile, [*rules, OTHER_JOBS])
+    except XtalrlError as error:
+        yield Check("profile", State.MISSING, str(error), "snakemake --profile profiles/slurm --dry-run  (says where)")
+        return
+    tightest: Limit | None = None
+    for rule, submissions in asked.items():
+        name = _KIND.get(rule, rule)
+        if isinstance(submissions, str):
+            yield Check(name, State.MISSING, submissions, _mend(submissions))
+            continue
+        partition = submissions[-1].value("-p", "--partition") or default or ""
         try:
-            return int(eval(str(entries.get(key, 1)), {"__builtins__": {}}, names))  # as Snakemake does
-        except Exception as error:
-            raise XtalrlError(f"`{key}` of {rule} in the profile is {entries[key]!r}: {error}.") from None
-
-    def word(key: str) -> str | None:
-        return str(entries[key]).strip("'\"") if entries.get(key) else None
-
-    return Request(
-        rule, word("slurm_partition"), word("slurm_account"), word("gres"), threads, number("mem_mb"), number("runtime")
-    )
+            counts, minutes = limits_of(submissions[-1], partition.split(",")[0])
+        except XtalrlError:  # no accounting database, and no limits of users
+            counts, minutes = [], []
+        if (partition_minutes := to_minutes(limits.get(partition, "infinite"))) is not None:
+            minutes.append(Limit(partition_minutes, f"the limit of partition {partition}"))
+        tightest = min([*counts, *([tightest] if tightest else [])], key=lambda limit: limit.value, default=None)
+        yield _check_submissions(name, submissions, minutes, limits, default)
+    yield _check_number(profile, settings, tightest)
+    yield _check_downloads(config)
 
 
 def _check_status_command(profile: Mapping[str, Any], settings: Mapping[str, str]) -> Check:
@@ -127,12 +101,10 @@ def _check_status_command(profile: Mapping[str, Any], settings: Mapping[str, str
         return Check("job states", State.MISSING, finding, mend)
     if accounting:
         try:
-            _ask("sacct", "--allocations", "--noheader", "--starttime=now")
+            ask("sacct", "--allocations", "--noheader", "--starttime=now")
         except XtalrlError as error:
             return Check("job states", State.MISSING, str(error), "slurm-status-command: squeue  (in the profile)")
-        if squeue_works:
-            return Check("job states", State.OPTIONAL, _FROM_SACCT, "slurm-status-command: squeue")
-        return Check("job states", State.OK, f"{_FROM_SACCT}: Ctrl-C, and the same command again")
+        return Check("job states", State.OK, "from sacct")
     return Check(
         "job states",
         State.MISSING,
@@ -159,36 +131,73 @@ def _check_names(profile: Mapping[str, Any]) -> Iterator[Check]:
                 yield Check("profile", State.MISSING, finding, f"{key}: \"'{entries[key]}'\"")
 
 
-def _check_request(first: Request, last: Request, limits: Mapping[str, str], default: str | None) -> Check:
-    if first.partition and (unknown := set(first.partition.split(",")) - set(limits)):
-        finding = f"there is no partition {', '.join(sorted(unknown))}; there are: {', '.join(limits)}"
-        return Check(first.rule, State.MISSING, finding, f"slurm_partition: {default or next(iter(limits), '')}")
-    size = f"{first.threads} CPU{'s' if first.threads > 1 else ''}, {first.mem_mb / 1000:g} GB{', ' + first.gres if first.gres else ''}"
+def _check_submissions(
+    name: str,
+    submissions: Sequence[Submission],
+    minutes: Sequence[Limit],
+    partitions: Mapping[str, str],
+    default: str | None,
+) -> Check:
+    first, last = submissions[0], submissions[-1]
+    if unknown := set(filter(None, first.value("-p", "--partition").split(","))) - set(partitions):
+        finding = f"there is no partition {', '.join(sorted(unknown))}; there are: {', '.join(partitions)}"
+        return Check(name, State.MISSING, finding, f"slurm_partition: {default or next(iter(partitions), '')}")
+    size = _size(first)
     if complaint := _refusal(first):
-        mend = "sinfo; then the lines of your cluster at the top of the profile"
-        if "account" in complaint:
-            mend = (
-                "sacctmgr show associations user=$USER format=account,partition  (then `slurm_account` in the profile)"
-            )
-        elif first.gres:
-            mend += " (no GPU nodes: delete `gres`)"
-        return Check(first.rule, State.MISSING, f"{size}: {complaint}", mend)
-    partition = last.partition or default or ""
-    limit_min = _minutes(limits.get(partition, "infinite"))
-    if limit_min is not None and last.runtime_min > limit_min:
-        finding = f"{last.runtime_min} min at the last attempt, and {partition} allows {limit_min}: the job would wait for ever"
-        return Check(first.rule, State.MISSING, finding, f"runtime: at most {limit_min} in the profile")
-    size += f", {format_seconds(first.runtime_min * 60)} on {partition}"
-    if complaint := _refusal(last):
-        finding = f"{size}; but the last attempt with {last.mem_mb / 1000:g} GB: {complaint}"
-        return Check(first.rule, State.OPTIONAL, finding, "fewer threads, or a limit on mem_mb, in the profile")
-    return Check(first.rule, State.OK, size)
+        return Check(name, State.MISSING, f"{size}: {complaint}", _mend(complaint))
+    runtime_min = to_minutes(last.value("-t", "--time"))
+    tightest = min(minutes, key=lambda limit: limit.value, default=None)
+    if runtime_min is not None and tightest and runtime_min > tightest.value:
+        finding = f"{runtime_min} min at the last attempt, and {tightest.name} is {tightest.value} min: the job would wait for ever"
+        return Check(name, State.MISSING, finding, f"runtime: at most {tightest.value} in the profile")
+    runtime_min = to_minutes(first.value("-t", "--time"))
+    size += f", {format_seconds(runtime_min * 60)}" if runtime_min is not None else ""
+    size += f" on {first.value('-p', '--partition') or default}"
+    if len(submissions) > 1 and (complaint := _refusal(last)):
+        return Check(
+            name, State.OPTIONAL, f"{size}; but the last attempt, {_size(last)}: {complaint}",
+            "fewer threads, or a limit on mem_mb, in the profile",
+        )  # fmt: skip
+    return Check(name, State.OK, size)
 
 
-def _refusal(request: Request) -> str:
+def _size(submission: Submission) -> str:
+    """What a job asks for, in a few words."""
+    cpus = submission.value("-c", "--cpus-per-task")
+    words = [f"{cpus} CPU{'s' if cpus != '1' else ''}"] if cpus else []
+    for option, per in (("--mem", ""), ("--mem-per-cpu", " per CPU")):
+        if (memory := submission.value(option)).isdigit():
+            words.append(f"{int(memory) / 1000:g} GB{per}")
+    if gpus := submission.value("--gpus"):
+        words.append(f"gpus:{gpus}")
+    words += filter(None, (submission.value("--gres"), submission.value("-C", "--constraint")))
+    for option in ("--qos", "--reservation", "--clusters"):
+        if value := submission.value(option):
+            words.append(f"{option[2:]} {value}")
+    return ", ".join(words)
+
+
+def _mend(complaint: str) -> str:
+    """Where to look for what SLURM knows instead."""
+    for word, command in (
+        (
+            "account",
+            "sacctmgr show associations user=$USER format=account,partition  (then `slurm_account` in the profile)",
+        ),
+        ("qos", "sacctmgr show associations user=$USER format=account,qos  (then `qos` in the profile)"),
+        ("feature", "sinfo --format='%P %f'  (features of the nodes; then `constraint` in the profile)"),
+        ("reservation", "scontrol show reservation"),
+        ("generic resource", "sinfo --format='%P %G'  (then `gres` in the profile; no GPU nodes: delete it)"),
+    ):
+        if word in complaint.lower():
+            return command
+    return "sinfo --format='%P %c %m %G %l'  (CPUs, memory, GPUs and time of the nodes; then the top of the profile)"
+
+
+def _refusal(submission: Submission) -> str:
     """Why SLURM would never start such a job; empty if it would."""
     tested = subprocess.run(
-        ["sbatch", "--test-only", *request.options(), "--wrap=true"], capture_output=True, text=True, timeout=60
+        ["sbatch", "--test-only", *submission.options, "--wrap=true"], capture_output=True, text=True, timeout=60
     )
     if tested.returncode == 0:
         return ""
@@ -196,16 +205,19 @@ def _refusal(request: Request) -> str:
     return lines[-1].removeprefix("allocation failure: ").removeprefix("sbatch: error: ")
 
 
-def _minutes(limit: str) -> int | None:
-    """Minutes of a SLURM time limit (days-hours:minutes:seconds); None for infinite."""
-    days, _, clock = limit.rpartition("-")
-    parts = clock.split(":")
-    if not all(part.isdigit() for part in parts):
-        return None
-    seconds = 0
-    for part in parts:
-        seconds = 60 * seconds + int(part)
-    return (seconds // 60 if len(parts) > 1 else seconds) + 1440 * int(days or 0)
+def _check_number(profile: Mapping[str, Any], settings: Mapping[str, str], tightest: Limit | None) -> Check:
+    """Whether SLURM takes as many jobs at a time as the profile submits."""
+    known = [tightest] if tightest else []
+    if (most := settings.get("MaxJobCount", "")).isdigit():
+        known.append(Limit(int(most), "MaxJobCount of the cluster"))
+    if not known:
+        return Check("number of jobs", State.OK, f"`jobs: {profile.get('jobs')}`; SLURM names no limit")
+    limit = min(known, key=lambda limit: limit.value)
+    jobs = str(profile.get("jobs", ""))
+    if not jobs.isdigit() or int(jobs) > limit.value:
+        finding = f"`jobs: {jobs}` in the profile, and {limit.name} is {limit.value}: sbatch refuses the others, which wait outside the queue"
+        return Check("number of jobs", State.OPTIONAL, finding, f"jobs: {limit.value}")
+    return Check("number of jobs", State.OK, f"`jobs: {jobs}`; {limit.name} is {limit.value}")
 
 
 def _check_downloads(config: Config) -> Check:
@@ -223,14 +235,3 @@ def _check_downloads(config: Config) -> Check:
         "made on this node when the run starts; compute nodes need no network",
         f"snakemake --profile profiles/local {' '.join(lacking)}  (to make them now)",
     )
-
-
-def _ask(*command: str) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-    except FileNotFoundError:
-        raise XtalrlError(f"{command[0]} is not on PATH: this is no login node of a SLURM cluster.") from None
-    except subprocess.CalledProcessError as error:
-        raise XtalrlError(f"`{' '.join(command)}` fails: {error.stderr.strip().splitlines()[-1]}") from None
-    except subprocess.TimeoutExpired:
-        raise XtalrlError(f"`{' '.join(command)}` does not answer within 30 s.") from None
