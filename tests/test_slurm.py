@@ -85,13 +85,21 @@ def test_jobs_ask_for_what_the_profile_says(root: Path, cluster: None, tmp_path:
         ("train_policy", {"gres": "tpu:1"}, "Invalid generic resource"),
         ("run_scf_shard", {"mem_mb": 900_000}, "Requested node configuration is not available"),
         ("run_scf_shard", {"runtime": "1440 * attempt"}, "the job would wait for ever"),
+        ("run_scf_shard", {"runtime": "12h"}, None),
+        ("run_scf_shard", {"mem": "999GB", "mem_mb": None}, "Requested node configuration is not available"),
+        ("default-resources", {"constraint": "zen9"}, "Invalid feature specification"),
+        ("train_policy", {"gpu": 99, "gres": None}, "Requested node configuration is not available"),
+        ("build_graphs", {"slurm_extra": "'--reservation=nope'"}, "Requested reservation is invalid"),
     ],
 )
 def test_doctor_asks_slurm(
     root: Path, cluster: None, section: str, entry: dict[str, object], expected: str | None
 ) -> None:
     profile = yaml.safe_load((root / "profiles/slurm/config.yaml").read_text())
-    (profile if section == "default-resources" else profile["set-resources"])[section].update(entry)
+    entries = (profile if section == "default-resources" else profile["set-resources"])[section]
+    entries.update(entry)
+    for name in [name for name, value in entry.items() if value is None]:
+        del entries[name]
     wrong = [check for check in check_cluster(validate({}), profile) if check.state is State.MISSING]
     assert bool(wrong) == bool(expected)
     assert all(expected in check.finding for check in wrong if expected)
