@@ -36,6 +36,7 @@ SPECS = {
     "ucql": PolicySpec("ucql", omega=5.0, reward=Reward().without_gap()),
     "ccql": PolicySpec("ccql", omega=1.0, target_ev=1.12, reward=Reward()),
 }
+CHECKPOINTS = {"checkpoint.safetensors", "checkpoint.previous.safetensors"}
 SETTINGS = TrainingSettings(steps=12, batch_size=16, device="cpu", checkpoint_every=5, log_every=4)
 
 
@@ -56,7 +57,7 @@ def train(
 @pytest.mark.parametrize("kind", SPECS)
 def test_files(tmp_path: Path, dataset: dict[str, Path], kind: str, focus: str) -> None:
     files = train(tmp_path, dataset, kind, focus=focus)
-    assert set(files) - {"checkpoint.safetensors"} == {"policy.json", "weights.safetensors", "training.csv"}
+    assert set(files) - CHECKPOINTS == {"policy.json", "weights.safetensors", "training.csv"}
     record = json.loads(files["policy.json"])
     assert PolicySpec.from_dict(record["spec"]) == SPECS[kind]
     weights = load_file(tmp_path / "weights.safetensors")
@@ -104,7 +105,7 @@ def test_resumed_run_is_bit_for_bit_the_whole_one(
     with killed_at(stop, monkeypatch):
         train(tmp_path / "killed", dataset, kind)
     update = Learner.update
-    assert {path.name for path in (tmp_path / "killed").iterdir()} == {"checkpoint.safetensors", "training.csv"}
+    assert {path.name for path in (tmp_path / "killed").iterdir()} - CHECKPOINTS == {"training.csv"}
     # Snakemake removes the outputs of a failed job.
     (tmp_path / "killed" / "training.csv").unlink()
     steps_done = []
@@ -187,7 +188,7 @@ def test_a_killed_run_loses_no_snapshot(
             train(tmp_path / "killed", dataset, **SNAPSHOTS)
     # Snakemake removes the outputs of a failed job.
     for path in (tmp_path / "killed").iterdir():
-        if path.name != "checkpoint.safetensors":
+        if path.name not in CHECKPOINTS:
             path.unlink()
     steps_done.clear()
     train(tmp_path / "killed", dataset, **SNAPSHOTS)
@@ -255,7 +256,7 @@ def test_a_finished_policy_goes_on_when_more_steps_are_wanted(
     tmp_path: Path, dataset: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(tmp_path / "whole", dataset, steps=15)
-    train(tmp_path / "more", dataset, steps=11)
+    at_11 = train(tmp_path / "more", dataset, steps=11)["weights.safetensors"]
     update = Learner.update
     steps_done = []
     monkeypatch.setattr(Learner, "update", lambda self, batch: steps_done.append(self.step) or update(self, batch))
@@ -263,9 +264,11 @@ def test_a_finished_policy_goes_on_when_more_steps_are_wanted(
     assert steps_done == [11, 12, 13, 14]
     assert more["weights.safetensors"] == whole["weights.safetensors"]
     assert without_speed(more["training.csv"]) == without_speed(whole["training.csv"])
-    # Fewer steps than it has made cannot be had from it.
-    fewer = train(tmp_path / "more", dataset, steps=11)
-    assert steps_done[4:] == list(range(11))
+    # Fewer steps than it has made are in the checkpoint before, or cannot be had from it.
+    assert train(tmp_path / "more", dataset, steps=11)["weights.safetensors"] == at_11
+    assert steps_done[4:] == []
+    fewer = train(tmp_path / "more", dataset, steps=10)
+    assert steps_done[4:] == list(range(10))
     assert fewer["weights.safetensors"] != whole["weights.safetensors"]
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
 from xtalrl.errors import XtalrlError
+from xtalrl.files import seal_json, unseal_json, write_whole
 from xtalrl.resources import RESOURCES
 
 logger = logging.getLogger(__name__)
@@ -37,14 +37,14 @@ def read_pretrained(name: str, folder: Path = FOLDER) -> tuple[dict[str, Any], P
             f"{', '.join(pretrained_policies(folder)) or 'none'}."
         )
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
+        if (version := dict(json.loads(path.read_bytes())).get("format")) != FORMAT:
+            raise XtalrlError(
+                f"The pretrained policy {name!r} is of format {version!r}, and this version of xtalrl reads format {FORMAT}: "
+                f"take the policy that came with this version, or train `rvs` yourself (`policies.pretrained: null`)."
+            )
+        record = unseal_json(path.read_bytes())
+    except (TypeError, ValueError, RecursionError) as error:
         raise XtalrlError(f"{path} is not readable ({error}): get it again, `git checkout {path}`.") from None
-    if record.get("format") != FORMAT:
-        raise XtalrlError(
-            f"The pretrained policy {name!r} is of format {record.get('format')!r}, and this version of xtalrl reads format {FORMAT}: "
-            f"take the policy that came with this version, or train `rvs` yourself (`policies.pretrained: null`)."
-        )
     weights = path.with_name("weights.safetensors")
     digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "missing"
     if digest != record["sha256"]:
@@ -62,9 +62,9 @@ def take_pretrained(name: str, policy: str | Path, weights: str | Path) -> None:
         XtalrlError: as in `read_pretrained`.
     """
     record, source = read_pretrained(name)
-    shutil.copyfile(source, weights)
+    write_whole(weights, source.read_bytes())
     record["spec"]["pretrained"] = name
-    Path(policy).write_text(json.dumps(record, indent=2) + "\n")
+    write_whole(policy, seal_json(record).encode())
     logger.info(
         "The policy %s is the one that was shipped, trained for %s steps", name, f"{record['settings']['steps']:,}"
     )
@@ -75,7 +75,8 @@ def ship_policy(trained: str | Path, name: str, folder: Path = FOLDER) -> None:
     target = folder / name
     target.mkdir(parents=True, exist_ok=True)
     weights = Path(trained) / "weights.safetensors"
-    record = json.loads((Path(trained) / "policy.json").read_text())
-    record |= {"format": FORMAT, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
-    shutil.copyfile(weights, target / "weights.safetensors")
-    (target / "policy.json").write_text(json.dumps(record, indent=2) + "\n")
+    record = unseal_json((Path(trained) / "policy.json").read_bytes())
+    content = weights.read_bytes()
+    record |= {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest()}
+    write_whole(target / "weights.safetensors", content)
+    write_whole(target / "policy.json", seal_json(record).encode())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import json
 import logging
 import math
 from collections import Counter
@@ -18,17 +17,19 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from torch import Tensor
 
 from xtalrl import tables
 from xtalrl.elements import ATOMIC_NUMBERS, ELEMENTS, N_ELEMENTS, UNFILLED
 from xtalrl.errors import XtalrlError
+from xtalrl.files import unseal_json
 from xtalrl.progress import Progress
 from xtalrl.rl.graphs import MAX_SITES, CrystalGraphs, send
 from xtalrl.rl.network import Architecture, QNetwork, network_type
 from xtalrl.rl.neutrality import NeutralCompletions
 from xtalrl.rl.policies import PolicySpec
 from xtalrl.rl.replay import Orders, read_trajectories
+from xtalrl.rl.tensor_files import DamagedError, read_tensors
 from xtalrl.rl.training import find_device, keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -97,8 +98,8 @@ def rollout_policy(
         XtalrlError: a file is missing or malformed, there is no such device, or no element may be placed.
     """
     keep_freed_memory()
-    record = _read_record(Path(folder) / "policy.json")
-    spec, seed = PolicySpec.from_dict(record["spec"]).at(target_ev), record["seed"]
+    record, trained = _read_record(Path(folder) / "policy.json")
+    spec, seed = trained.at(target_ev), record["seed"]
     weights = Path(folder) / ("weights.safetensors" if snapshot is None else f"snapshots/{snapshot}.safetensors")
     table = read_trajectories(trajectories, "val")
     table = table.filter(pc.equal(table["trajectory"], 0))
@@ -109,7 +110,7 @@ def rollout_policy(
         _check_target(spec, record)
         backend = record["settings"].get("backend", "native")
         network = network_type(backend)(Architecture(**record["network"]))
-        network.load_state_dict(load_file(weights))
+        _load_weights(network, weights, record.get("sha256"))
         network.to(skeletons.device)
         # Behavioural cloning learns probabilities, not values that a discount belongs to.
         discount = record["settings"]["discount"] if spec.algorithm.has_values else 1.0
@@ -361,11 +362,40 @@ def _best(
     return new[chosen_skeleton] + row, action
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def _read_record(path: Path) -> tuple[dict[str, Any], PolicySpec]:
+    """What policy.json says, and the policy that it describes."""
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
+        record = unseal_json(path.read_bytes())
+        spec = PolicySpec.from_dict(record["spec"])
+        if spec.is_learned:
+            Architecture(**record["network"])
+        int(record["seed"])
+        dict(record["settings"])
     except FileNotFoundError:
         raise XtalrlError(f"{path} does not exist: train the policy first (`snakemake {path}`).") from None
-    except json.JSONDecodeError as error:
-        raise XtalrlError(f"{path} is not readable ({error}): delete it and run `snakemake {path}` again.") from None
-    return record
+    except PermissionError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        what = f"{type(error).__name__}: {error}" if isinstance(error, KeyError | TypeError | AttributeError) else error
+        raise XtalrlError(f"{path} is damaged ({what}): delete it and run `snakemake {path}` again.") from None
+    return record, spec
+
+
+def _load_weights(network: torch.nn.Module, path: Path, sha256: str | None) -> None:
+    """Load the weights of a file, which for a policy that ships with xtalrl has the checksum of its record.
+
+    Raises:
+        XtalrlError: the file is missing or damaged, or holds the weights of another network.
+    """
+    try:
+        tensors: dict[str, Tensor] = read_tensors(path)[0]
+        if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            raise DamagedError("it is not the file that ships with xtalrl")
+        network.load_state_dict(tensors)
+    except FileNotFoundError:
+        raise XtalrlError(f"{path} does not exist: train the policy first (`snakemake {path}`).") from None
+    except (DamagedError, RuntimeError) as error:  # RuntimeError of torch: other names or shapes.
+        raise XtalrlError(
+            f"{path} cannot be used ({' '.join(str(error).split())[:200]}): delete it and run `snakemake {path}` again; a training goes on "
+            "from its last checkpoint."
+        ) from None

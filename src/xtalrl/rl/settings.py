@@ -86,7 +86,7 @@ class TrainingSettings:
         return min(self.weight_averaging or 0.0, (1 + step) / (10 + step))
 
     def of_the_result(self) -> TrainingSettings:
-        """Without what a checkpoint does not depend on: how far training goes, in what company, and how one looks at it.
+        """Without what a checkpoint does not depend on: how far training goes, in what company, how one looks at it, and on what it runs.
 
         A schedule that ends at the last step depends on how far training goes.
         """
@@ -99,6 +99,8 @@ class TrainingSettings:
             log_every=1,
             trackers=(),
             preset="paper",
+            device="auto",
+            compile=False,
         )
 
 

@@ -2,7 +2,8 @@
 
 Reproducible: initial weights and batches depend on the seed alone, and on a CPU the same seed gives the same weights bit for bit,
 whether or not the run was killed and resumed, and whatever other policies were trained with it. That holds for one number of threads,
-because a sum split over threads is rounded differently; so the number is set here, not left to the machine. On a GPU sums are made by
+because a sum split over threads is rounded differently; so the number is set here, not left to the machine. A run may go on with another
+number, or on another machine: that changes the last bits. On a GPU sums are made by
 atomic additions in no fixed order, and products of a stack of policies are rounded otherwise than those of one.
 """
 
@@ -10,32 +11,32 @@ from __future__ import annotations
 
 import csv
 import ctypes
-import functools
 import hashlib
 import importlib.metadata
+import io
 import json
 import logging
 import math
-import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from xtalrl import __version__
 from xtalrl.errors import XtalrlError
+from xtalrl.files import seal_json, whole_file, write_whole
 from xtalrl.progress import Progress
+from xtalrl.rl.code_digest import digest_of_code
 from xtalrl.rl.learner import STATISTICS, Learner, PolicyState, Stack, activation_bytes
 from xtalrl.rl.policies import PolicySpec
 from xtalrl.rl.replay import Replay
 from xtalrl.rl.settings import TrainingSettings, snapshot_steps
+from xtalrl.rl.tensor_files import DamagedError, read_tensors, save_tensors, tensors_to_bytes
 from xtalrl.rl.trackers import Tracker, open_trackers
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,11 @@ logger = logging.getLogger(__name__)
 LOG_COLUMNS = ("step", *STATISTICS, "steps_per_s")
 """Columns of training.csv; `xtalrl.rl.learner.STATISTICS` says what they are. Steps per second are those of all policies of a pass
 together: each makes so many."""
+_CHECKPOINT_FORMAT = 1
+"""To be raised when what a checkpoint holds, or the loop that fills it, changes; `digest_of_code` covers what is learned."""
+_OF_THE_MACHINE = ("threads", "device", "versions")
+"""Of a policy's record: where it was trained changes the last bits of a result, and is no reason to train it again. torch and numpy are
+held against a checkpoint, because their random numbers may be others."""
 _SNAPSHOT = "snapshot-"
 """Before the step, in the name of a snapshot's weights in a checkpoint."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -195,7 +201,7 @@ class _Run:
     """A policy in training: its folder, its state, its log, and its checkpoint.
 
     The checkpoint holds the whole state in one safetensors file, written all or nothing; resuming from it changes no bit of the result.
-    The snapshots are in it until the policy is finished: Snakemake deletes the outputs of a job that was killed.
+    The one before is kept beside it. The snapshots are in it until the policy is finished: Snakemake deletes the outputs of a job that was killed.
     """
 
     def __init__(self, spec: PolicySpec, record: dict[str, Any], folder: Path, stack: Stack, seed: int) -> None:
@@ -203,8 +209,15 @@ class _Run:
         self.spec, self.folder, self.settings = spec, folder, stack.settings
         self.record = {**record, "network": asdict(stack.architecture(conditional=spec.is_conditional))}
         self.path = folder / "checkpoint.safetensors"
-        identity = {**self.record, "settings": asdict(self.settings.of_the_result()), "code": _digest_of_code()}
-        self.identity = json.dumps(identity, sort_keys=True)
+        self.previous = folder / "checkpoint.previous.safetensors"
+        identity = {name: value for name, value in self.record.items() if name not in _OF_THE_MACHINE} | {
+            "settings": asdict(self.settings.of_the_result()),
+            "torch": record["versions"]["torch"],
+            "numpy": record["versions"]["numpy"],
+            "code": digest_of_code(),
+            "format": _CHECKPOINT_FORMAT,
+        }
+        self.identity: dict[str, Any] = json.loads(json.dumps(identity))
         self.rows: list[list[float]] = []
         self.snapshot_steps = snapshot_steps(self.settings.steps, self.settings.snapshots)
         self.snapshots: dict[int, Tensor] = {}
@@ -224,9 +237,13 @@ class _Run:
             self.snapshots[state.step] = state.result.clone()
         snapshots = {f"{_SNAPSHOT}{step}": weights for step, weights in self.snapshots.items()}
         log = torch.tensor(self.rows, dtype=torch.float64).reshape(-1, len(LOG_COLUMNS))
-        # Two keys of metadata in one: safetensors writes several in no fixed order.
-        metadata = {"run": json.dumps({"identity": self.identity, "step": state.step})}
-        _save_tensors(self.path, {**state.tensors, **snapshots, "log": log}, metadata)
+        content = tensors_to_bytes(
+            {**state.tensors, **snapshots, "log": log}, {"identity": self.identity, "step": state.step}
+        )
+        with whole_file(self.path) as temporary:
+            temporary.write_bytes(content)
+            if self.path.exists():
+                self.path.replace(self.previous)
         _write_log(self.folder, self.rows)
 
     def finish(self, stack: Stack) -> None:
@@ -246,31 +263,70 @@ class _Run:
             tracker.close()
 
     def _load(self) -> PolicyState | None:
-        if not self.path.exists():
-            return None
-        with safe_open(self.path, "pt") as file:
-            run = json.loads(file.metadata().get("run", "{}"))
-            if run.get("identity") != self.identity:
-                logger.info("%s is of a run with other data, settings or versions: starting anew", self.path)
-                return None
-            if run["step"] > self.settings.steps:
-                logger.info("%s is already at step %s: starting anew", self.path, f"{run['step']:,}")
-                return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        """The state in the newest checkpoint that is whole and of this run."""
+        there = False
+        for path in (self.path, self.previous):
+            try:
+                tensors, about = read_tensors(path)
+            except FileNotFoundError:
+                continue
+            except DamagedError as error:
+                there = True
+                aside = next(
+                    name for n in range(1, 10_000) if not (name := path.with_name(f"{path.stem}.damaged-{n}")).exists()
+                )
+                path.replace(aside)
+                logger.warning("%s is damaged (%s): set aside as %s", path, error, aside.name)
+                continue
+            there = True
+            if reason := self._is_of_another_run(about):
+                logger.info("%s is not used: %s", path, reason)
+            elif (state := self._state_in(path, tensors, about["step"])) is not None:
+                return state
+        if there:
+            logger.info("%s: starting from the beginning", self.spec.name)
+        return None
+
+    def _is_of_another_run(self, about: Mapping[str, Any]) -> str:
+        """Why a checkpoint cannot be gone on from; empty where it can."""
+        if "identity" not in about:
+            return "it was written by an older version of xtalrl"
+        if different := [_shown(*difference) for difference in _differences(about["identity"], self.identity)]:
+            return f"it is of a run with other {', '.join(different)}"
+        if about["step"] > self.settings.steps:
+            return f"it is already at step {about['step']:,}, and `training.steps` is {self.settings.steps:,}"
+        return ""
+
+    def _state_in(self, path: Path, tensors: dict[str, Tensor], step: int) -> PolicyState | None:
+        """Take log, snapshots and state from the tensors of a checkpoint; nothing if it lacks a snapshot."""
         kept = {int(name.removeprefix(_SNAPSHOT)): name for name in tensors if name.startswith(_SNAPSHOT)}
-        snapshots = {step: tensors.pop(name) for step, name in kept.items()} | {
-            run["step"]: PolicyState(run["step"], tensors).result.clone()
+        snapshots = {number: tensors.pop(name) for number, name in kept.items()} | {
+            step: PolicyState(step, tensors).result.clone()
         }
-        passed = [step for step in self.snapshot_steps if step <= run["step"]]
-        if lost := [step for step in passed if step not in snapshots]:
-            logger.info("%s kept no weights of step %s for a snapshot: starting anew", self.path, f"{lost[0]:,}")
+        passed = [number for number in self.snapshot_steps if number <= step]
+        if lost := [number for number in passed if number not in snapshots]:
+            logger.info("%s is not used: it kept no weights of step %s for a snapshot", path, f"{lost[0]:,}")
             return None
-        self.snapshots = {step: snapshots[step] for step in passed}
+        self.snapshots = {number: snapshots[number] for number in passed}
         # The last row of a run that is now asked for more steps would not be there had it been asked at once.
         rows = tensors.pop("log").tolist()
         self.rows = [row for row in rows if row[0] % self.settings.log_every == 0 or row[0] == self.settings.steps]
-        logger.info("%s: resuming from %s at step %s", self.spec.name, self.path, f"{run['step']:,}")
-        return PolicyState(run["step"], tensors)
+        logger.info("%s: resuming from %s at step %s", self.spec.name, path, f"{step:,}")
+        return PolicyState(step, tensors)
+
+
+def _differences(theirs: Any, ours: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Name and both values of each entry in which two nested dicts differ."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in sorted({*theirs, *ours}):
+            yield from _differences(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
+    elif theirs != ours:
+        yield name, theirs, ours
+
+
+def _shown(name: str, theirs: Any, ours: Any) -> str:
+    """A difference for people; digests say nothing."""
+    return name if name == "code" or name.startswith("data.") else f"{name} ({theirs} there, {ours} here)"
 
 
 def find_device(name: str) -> torch.device:
@@ -307,45 +363,20 @@ def _write_policy(
     rows: list[list[float]],
 ) -> None:
     _write_log(folder, rows)
-    # One key of metadata: safetensors writes several in no fixed order, and equal weights shall give equal files.
-    metadata = {"policy": f"{record['name']}, seed {record['seed']}"}
+    about = {"policy": f"{record['name']}, seed {record['seed']}"}
     for step, its_weights in snapshots.items():
-        (folder / "snapshots").mkdir(exist_ok=True)
-        _save_tensors(folder / f"snapshots/{step}.safetensors", its_weights, metadata)
-    _save_tensors(folder / "weights.safetensors", weights, metadata)
-    _write_whole(folder / "policy.json", lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
+        save_tensors(folder / f"snapshots/{step}.safetensors", its_weights, about)
+    save_tensors(folder / "weights.safetensors", weights, about)
+    write_whole(folder / "policy.json", seal_json(record).encode())
 
 
 def _write_log(folder: Path, rows: list[list[float]]) -> None:
-    def write(path: Path) -> None:
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(LOG_COLUMNS)
-            for step, *values in rows:
-                writer.writerow([int(step), *("" if math.isnan(value) else f"{value:.6g}" for value in values)])
-
-    _write_whole(folder / "training.csv", write)
-
-
-def _save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    _write_whole(path, lambda temporary: save_file(contiguous, temporary, metadata))
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@functools.cache
-def _digest_of_code() -> str:
-    """Of this package: what other code has learnt, were it of the same version, is not taken for what this would learn."""
-    sources = sorted(Path(__file__).parent.rglob("*.py"))
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(LOG_COLUMNS)
+    for step, *values in rows:
+        writer.writerow([int(step), *("" if math.isnan(value) else f"{value:.6g}" for value in values)])
+    write_whole(folder / "training.csv", text.getvalue().encode())
 
 
 def _sha256(path: str | Path) -> str:
