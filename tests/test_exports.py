@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
 import sqlite3
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import ase.db
 import ase.io
 import numpy as np
+import pyarrow as pa
 import pytest
+from ase.io.cif import parse_cif
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
-from pymatgen.io.cif import CifFile
 from pymatgen.io.optimade import OptimadeStructureAdapter
 from report_data import write_results
 from typer.testing import CliRunner
@@ -26,7 +33,18 @@ from xtalrl import tables
 from xtalrl.cli import app
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError
-from xtalrl.exports import FIELDS, Design, Selection, export_designs, read_designs
+from xtalrl.exports import (
+    _WRITERS,
+    FIELDS,
+    Design,
+    Selection,
+    _cif_value,
+    export_designs,
+    read_cif_values,
+    read_designs,
+    to_cif,
+)
+from xtalrl.structures.external import read_designs as read_external
 
 EVERYTHING = Selection()
 Read = dict[str, tuple[Structure, dict[str, Any]]]
@@ -46,13 +64,7 @@ def designs(run: Config) -> dict[str, Design]:
 def read_cifs(folder: Path) -> Read:
     found: Read = {}
     for path in folder.glob("*.cif"):
-        (block,) = CifFile.from_file(path).data.values()
-        values = {
-            key.removeprefix("_xtalrl_"): value for key, value in block.data.items() if key.startswith("_xtalrl_")
-        }
-        for name, value in values.items():
-            if "string" not in str(FIELDS[name].type):
-                values[name] = json.loads(value)
+        values = read_cif_values(path.read_text())
         found[f"{values['policy']}/seed{values['seed']}/{values['material_id']}"] = (Structure.from_file(path), values)
     return found
 
@@ -254,3 +266,92 @@ def test_a_database_can_be_queried(run: Config, tmp_path: Path) -> None:
     database = ase.db.connect(tmp_path / "a.db")
     assert all(row.band_gap > 1 for row in database.select("band_gap>1"))
     assert 0 < database.count("band_gap>1") < database.count()
+
+
+ANY_TEXT = st.one_of(
+    st.text(max_size=40),
+    st.text(alphabet=" \"'\\\\{}[]=;#_,\n\r\tTFe15.-ab\u2028\x85\x00", max_size=12),
+    st.sampled_from(["", "T", "F", "true", "5", "1e5", "nan", "-inf", "1 2 3", "T F", "_JSON [1]", "None", "null", "?", ".", "data_x",
+                     "loop_", "_eof", "a\\", "\\", "\\\\", "x #y", "a 'b\" c", "it's", '"q"', "'q'", ";", "\n;", "a\nb", " a ", "Å 晶 🙂",
+                     "$x_{2}$", "<sub>2</sub>"]),
+)  # fmt: skip
+STRINGS = [name for name, field in FIELDS.items() if pa.types.is_string(field.type)]
+FLOATS = [name for name, field in FIELDS.items() if pa.types.is_floating(field.type)]
+
+
+@given(
+    texts=st.lists(st.dictionaries(st.sampled_from(STRINGS), ANY_TEXT), min_size=1, max_size=3),
+    number=st.floats(allow_nan=False, allow_infinity=False, width=32),
+)
+@settings(
+    max_examples=int(os.environ.get("XTALRL_EXPORTS", "20")),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_any_text_returns_from_every_format(texts: list[dict[str, str]], number: float, tmp_path: Path) -> None:
+    """At full size: `XTALRL_EXPORTS=1000 pytest tests/test_exports.py`."""
+    made = [
+        Design(
+            name=f"{n}/{'/'.join(values.values())}",
+            species=["Na", "Cl"],
+            lattice=np.diag([3.0, 4.0, 5.0]),
+            frac_coords=np.array([[0, 0, 0], [0.5, 0.5, 0.5]]),
+            values=values | dict.fromkeys(FLOATS, number) | {"valid": True, "seed": 3},
+        )
+        for n, values in enumerate(texts)
+    ]
+    for name, read in (("a.extxyz", read_extxyz), ("a.db", read_whole_database), ("a.json", read_optimade)):
+        path = tmp_path / name
+        path.unlink(missing_ok=True)
+        _WRITERS[path.suffix](made, path)
+        assert {key: values for key, (_, values) in read(path).items()} == {
+            design.name: design.values for design in made
+        }
+        if path.suffix != ".json":
+            found, rejected = read_external(path, 20)
+            assert (len(found), rejected) == (len(made), [])
+            assert len({design.id for design in found}) == len(made)
+    for design in made:
+        cif = to_cif(design)
+        assert read_cif_values(cif) == design.values
+        assert Structure.from_str(cif, fmt="cif").composition.formula == "Na1 Cl1"
+        (block,) = parse_cif(io.StringIO(cif), reader="ase")
+        for key, value in design.values.items():
+            of_ase = block[f"_xtalrl_{key}"]
+            if isinstance(value, str):
+                assert of_ase == value or unquote(of_ase[1:-1]) == value
+            elif key != "valid":
+                assert of_ase == value
+
+
+def read_whole_database(path: Path) -> Read:
+    return {
+        row.data["xtalrl"]["name"]: (
+            AseAtomsAdaptor.get_structure(row.toatoms()),
+            {key: value for key, value in row.data["xtalrl"].items() if key != "name"} | {"total_energy": row.energy},
+        )
+        for row in ase.db.connect(path).select()
+    }
+
+
+def test_plain_texts_stand_in_a_cif_as_they_are() -> None:
+    for text in (
+        "ccql-2ev-w5",
+        "not converged in 100 steps",
+        "it's",
+        'a "b" c',
+        "a 'b' and \"c\" d",
+        "5",
+        "1e5",
+        ";x",
+        "?",
+        "data_x",
+    ):
+        assert json.dumps(text)[1:-1] not in ("", "x") and text in _cif_value(text), text
+    assert _cif_value("Å\n'\"#%") == """'"%C3%85%0A%27%22%23%25"'"""
+
+
+def test_long_names_and_namesakes_are_files_of_their_own(tmp_path: Path) -> None:
+    base = Design("", ["Na"], np.eye(3) * 3, np.zeros((1, 3)), {})
+    names = ["x" * 300, "X" * 300, "x" * 300 + "y", "a/b", "a b", "a_b__2", "A/b"]
+    _WRITERS[""]([replace(base, name=name) for name in names], tmp_path / "cifs")
+    assert len({file.name.lower() for file in (tmp_path / "cifs").iterdir()}) == len(names)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import io
+import itertools
 import json
 import logging
 import math
 import os
 import re
 import shutil
+import urllib.parse
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ase
 import ase.db
@@ -23,9 +27,11 @@ import ase.io
 import numpy as np
 import pyarrow as pa
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.cif import parse_cif
+from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
 from numpy.typing import NDArray
 from pymatgen.core.structure import Structure
-from pymatgen.io.cif import CifWriter
+from pymatgen.io.cif import CifBlock, CifFile, CifWriter
 
 from xtalrl import tables
 from xtalrl.config import Config
@@ -38,6 +44,8 @@ OPTIMADE_VERSION = "1.2.0"
 PREFIX = "_xtalrl_"
 """Of our own fields in CIF and OPTIMADE, as both demand of fields that their standards do not have."""
 CIF_FIGURES = 10
+MAX_FILE_NAME = 200
+"""Characters; file systems take 255 bytes."""
 _OF_EVALUATION = (
     "policy", "seed", "sample", "material_id", "true_formula", "valid", "validity_rule", "novel", "n_correct", "outcome", "detail",
     "band_gap", "band_gap_raw", "formation_energy_per_atom", "strategy", "recovered", "true_band_gap",
@@ -185,13 +193,60 @@ def to_atoms(design: Design) -> ase.Atoms:
 
 
 def to_cif(design: Design) -> str:
-    """A CIF without symmetry, every site listed; our fields have the prefix `_xtalrl_`."""
+    """A CIF without symmetry, every site listed; our fields have the prefix `_xtalrl_` (see `read_cif_values`)."""
     structure = Structure(design.lattice, design.species, design.frac_coords)
     (block,) = CifWriter(structure, significant_figures=CIF_FIGURES).cif_file.data.values()
     block.header = _file_name(design)
-    for name, value in design.values.items():
-        block.data[PREFIX + name] = value if isinstance(value, str) else json.dumps(value)
-    return f"{block}\n"
+    fields = [f"{PREFIX}{name}   {_cif_value(value)}\n" for name, value in design.values.items()]
+    return "".join([f"{block}\n", *fields])
+
+
+def read_cif_values(text: str) -> dict[str, Any]:
+    """What `to_cif` wrote beside the crystal, by the names of `FIELDS`.
+
+    A text that the CIF readers of ASE and pymatgen give back as it is stands as it is. Any other is percent-encoded UTF-8 between quotation
+    marks: CIF is ASCII, and to ASE a backslash begins a Greek letter, and two hyphens are a dash. What is no text is JSON.
+    """
+    (block,) = CifFile.from_str(text).data.values()
+    values = {key.removeprefix(PREFIX): value for key, value in block.data.items() if key.startswith(PREFIX)}
+    return {
+        name: json.loads(value)
+        if not pa.types.is_string(FIELDS[name].type)
+        else urllib.parse.unquote(value[1:-1])
+        if value.startswith('"')
+        else value
+        for name, value in values.items()
+    }
+
+
+def _cif_value(value: Any) -> str:
+    """A value as a CIF holds it."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if value.isascii() and value.isprintable() and not value.startswith('"'):
+        for written in (f"'{value}'", f'"{value}"', f"\n;{value}\n;"):
+            cif = f"data_x\n_x {written}\n"
+            with contextlib.suppress(Exception), warnings.catch_warnings():  # of a reader, on what is no CIF
+                warnings.simplefilter("ignore")
+                blocks: Any = (CifBlock.from_str(cif), next(parse_cif(io.StringIO(cif), reader="ase")))
+                if all(block["_x"] == value for block in blocks):
+                    return written
+    return f"""'"{urllib.parse.quote(value, safe=" ()*,./:;=@").replace("~", "%7E").replace("-", "%2D")}"'"""
+
+
+def _extxyz_value(value: Any) -> Any:
+    """What ASE must be given so that it reads the value from the comment line again: a text that it takes for something else is JSON."""
+    if not isinstance(value, str):
+        return value
+    info = {"x": value, "y": 1}
+    write, read = cast(Any, key_val_dict_to_str), cast(Any, key_val_str_to_dict)
+    if value.isascii() and value.isprintable():
+        back = read(write(info))
+        if back.keys() == info.keys() and isinstance(back["x"], str) and back["x"] == value:
+            return value
+    # ASE takes a backslash away when it reads, and adds none but before the quotation marks when it writes.
+    escaped = json.dumps(value)[1:-1].replace('\\"', "\\u0022").replace("\\", "\\\\")
+    return f'_JSON "{escaped}"'
 
 
 def to_optimade(design: Design) -> dict[str, Any]:
@@ -234,22 +289,23 @@ def _formula(counts: Mapping[str, int]) -> str:
 
 
 def _file_name(design: Design) -> str:
-    return re.sub(r"[^A-Za-z0-9.+-]+", "_", design.name)
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", design.name)[:MAX_FILE_NAME]
 
 
 def _named_cifs(designs: Iterable[Design]) -> Iterator[tuple[str, str]]:
-    names: Counter[str] = Counter()
+    names: set[str] = set()
     for design in designs:
         name = _file_name(design)
-        names[name.lower()] += 1  # Some file systems do not tell a from A.
-        number = names[name.lower()]
-        yield f"{name}.cif" if number == 1 else f"{name}__{number}.cif", to_cif(design)
+        numbered = itertools.chain((name,), (f"{name}__{number}" for number in itertools.count(2)))
+        free = next(candidate for candidate in numbered if candidate.lower() not in names)
+        names.add(free.lower())  # Some file systems do not tell a from A.
+        yield f"{free}.cif", to_cif(design)
 
 
 def _write_cif_folder(designs: Iterable[Design], path: Path) -> None:
     path.mkdir()
     for name, text in _named_cifs(designs):
-        (path / name).write_text(text)
+        (path / name).write_text(text, encoding="utf-8")
 
 
 def _write_cif_zip(designs: Iterable[Design], path: Path) -> None:
@@ -259,9 +315,11 @@ def _write_cif_zip(designs: Iterable[Design], path: Path) -> None:
 
 
 def _write_extxyz(designs: Iterable[Design], path: Path) -> None:
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for design in designs:
-            ase.io.write(file, to_atoms(design), format="extxyz")
+            atoms = to_atoms(design)
+            atoms.info = {name: _extxyz_value(value) for name, value in atoms.info.items()}
+            ase.io.write(file, atoms, format="extxyz")
 
 
 def _write_database(designs: Iterable[Design], path: Path) -> None:
@@ -294,7 +352,7 @@ def _write_optimade(designs: Iterable[Design], path: Path) -> None:
             f"{PREFIX}fields": {PREFIX + name: _described(field) for name, field in FIELDS.items()},
         },
     }
-    path.write_text(json.dumps(response, ensure_ascii=False, allow_nan=False))
+    path.write_text(json.dumps(response, ensure_ascii=False, allow_nan=False), encoding="utf-8")
 
 
 def _described(field: pa.Field) -> dict[str, str]:
