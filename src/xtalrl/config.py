@@ -42,6 +42,8 @@ LABELS_OF_SOURCE = "source"
 
 MAX_TRAININGS = 10_000
 """Policies times seeds."""
+_SHOWN = 20
+"""Mistakes that a message names before it only counts them."""
 
 
 class _Section(BaseModel):
@@ -733,9 +735,12 @@ def validate(config: Mapping[str, Any]) -> Config:
     except ValidationError as error:
         # Where the items of a list are wrong, pydantic also calls it too short.
         lines = [_sentence(item) for item in error.errors() if not (item["type"] == "too_short" and item["input"])]
+        count = len(lines)
+        if count > _SHOWN:
+            lines[_SHOWN:] = [f"and {count - _SHOWN:,} more."]
         raise XtalrlError(
             "The configuration has "
-            + ("a mistake" if len(lines) == 1 else f"{len(lines)} mistakes")
+            + ("a mistake" if count == 1 else f"{count:,} mistakes")
             + ":\n  "
             + "\n  ".join(lines)
             + "\nAll keys are described in docs/configuration.md."
