@@ -7,7 +7,7 @@ VENV_DGL := .venv-dgl
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-dgl engine oracles dgl lint format docs lock clean
+.PHONY: help demo test test-slow harness test-dgl engine oracles dgl lint format docs lock clean
 
 $(VENV)/.complete: requirements/lock.txt pyproject.toml tools/make_venv.py
 	@$(PYTHON) tools/make_venv.py
@@ -38,6 +38,10 @@ test-slow: $(VENV)/.complete  ## Run the slow tests: a miniature real run, real 
 test-dgl: $(VENV_DGL)/.complete  ## Run the tests that need DGL, in an environment with it
 	@$(VENV_DGL)/bin/python -c 'import dgl, matgl.layers'  # else they would skip
 	@$(VENV_DGL)/bin/python -m pytest tests/test_rl_dgl.py
+
+harness: $(VENV)/.complete  ## Try damaged files, strange configurations, hostile servers and kills at full size
+	@XTALRL_FLIPS=400 XTALRL_CONFIGS=5000 XTALRL_CIFS=3000 XTALRL_RUNS=4 XTALRL_CRYSTALS=47 XTALRL_KILLS=6 python -m pytest \
+		tests/test_*_integrity.py tests/test_structures_cif.py tests/test_dft_claims.py
 
 engine: $(VENV)/.complete  ## Fetch the embedded pw.x and pseudopotentials that tests and demo use
 	@snakemake results/cache/engine/engine.json results/cache/families/pseudo-dojo-0.4-pbe-sr-standard/family.json \

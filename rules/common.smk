@@ -4,7 +4,7 @@ import sys
 
 from snakemake.exceptions import WorkflowError
 
-from xtalrl.config import LABELS_OF_SOURCE, MATERIALS_PROJECT, validate
+from xtalrl.config import LABELS_OF_SOURCE, MATERIALS_PROJECT, check_inputs, validate
 from xtalrl.dft.protocols import CONFIRMING, load_protocol
 from xtalrl.dft.pseudopotentials import describe_family
 from xtalrl.energies import CHECKED_ELEMENTS
@@ -44,6 +44,8 @@ configfile: DEFAULTS
 try:
     cfg = validate(config)
     check_folders(cfg)
+    if workflow.is_main_process:
+        check_inputs(cfg)
     check_sets(cfg.external, cfg.policy_specs())
     load_protocol(cfg.dft.protocol)
     describe_family(cfg.dft.family)

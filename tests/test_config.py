@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xtalrl.config import Config, load, validate
+from xtalrl.config import Config, check_inputs, load, validate
 from xtalrl.config_docs import render_markdown, render_yaml
 from xtalrl.elements import ACTION
 from xtalrl.errors import XtalrlError
@@ -165,6 +165,20 @@ def test_splits_that_no_policy_needs_may_be_left_out() -> None:
     off = {"random": False, "bc": False, "ucql": False, "targets_ev": []}
     validate({"structures": {"splits": ["train"]}, "policies": off})
     validate({"structures": {"splits": ["val"]}, "policies": off | {"random": True}})
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "structures.path", "structures.magnetizations", "dft.pseudopotentials", "references.crystals", "references.energies", "labels.path",
+        "evaluation.formulas",
+    ],
+)  # fmt: skip
+def test_a_file_that_is_not_there_is_named_with_its_key(tmp_path: Path, key: str) -> None:
+    section, name = key.split(".")
+    with pytest.raises(XtalrlError, match=f"`{key}` is '/nonexistent', which does not exist. It may be: .*"):
+        check_inputs(validate({"cache": str(tmp_path), section: {name: "/nonexistent"}}))
+    check_inputs(validate({"cache": str(tmp_path), section: {name: str(tmp_path)}}))
 
 
 def test_more_trainings_than_anybody_wants_are_refused() -> None:

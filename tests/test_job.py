@@ -16,7 +16,7 @@ from dft_data import is_alive
 
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError, explain_os_error
-from xtalrl.workflow import check_folders
+from xtalrl.workflow import check_folders, make_cache_folders
 
 
 def run_job(tmp_path: Path, body: str) -> tuple[int, str, str]:
@@ -64,6 +64,40 @@ def test_a_folder_that_cannot_be_made_is_named_with_its_key(tmp_path: Path) -> N
     with pytest.raises(XtalrlError, match=r"The cache folder '.*file/cache' cannot be written"):
         check_folders(Config(results=str(tmp_path / "results"), cache=str(tmp_path / "file" / "cache")))
     assert list((tmp_path / "results").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("results", "cache", "sentence"),
+    [
+        (".", "cache", "`results` is '.', the folder of the checkout or one above it"),
+        ("/", "cache", "`results` is '/', the folder of the checkout"),
+        ("x/..", "cache", "`results` is 'x/..', the folder of the checkout"),
+        ("results", "..", "`cache` is '..', the folder of the checkout"),
+        ("results", "results/", "a run needs a folder outside of it"),
+        ("results/cache/x", "results/cache", "a run needs a folder outside of it"),
+    ],
+)
+def test_results_keep_to_a_folder_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, results: str, cache: str, sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(XtalrlError) as error:
+        check_folders(Config(results=results, cache=cache))
+    assert sentence in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folders_of_a_shared_cache_take_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o2775)
+    old = os.umask(0o077)
+    try:
+        make_cache_folders(Config(results=str(tmp_path / "results"), cache=str(tmp_path / "cache")))
+    finally:
+        os.umask(old)
+    folders = {path.name: path.stat().st_mode & 0o7777 for path in (tmp_path / "cache").rglob("*")}
+    assert set(folders) == {"benchmarks", "engine", "families", Config().dft.family, "logs", "mp20"}
+    assert set(folders.values()) == {0o2775}
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux has /proc")

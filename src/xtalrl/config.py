@@ -724,6 +724,28 @@ class Config(_Section):
         return {spec.name: spec for spec in specs}
 
 
+def check_inputs(config: Config) -> None:
+    """Check that the files and folders that the configuration names are there.
+
+    Raises:
+        XtalrlError: one is missing; the sentence names its key, and says what may stand there.
+    """
+    is_fetched = Path(config.cache, "families", config.dft.family, "family.json").exists()
+    for section, names in {
+        "structures": ["path", "magnetizations"],
+        "dft": [] if is_fetched else ["pseudopotentials"],
+        "references": ["crystals", "energies"],
+        "labels": ["path"],
+        "evaluation": ["formulas"],
+    }.items():
+        for name in names:
+            model = getattr(config, section)
+            value = getattr(model, name)
+            if value not in (None, MATERIALS_PROJECT, LABELS_OF_SOURCE) and not Path(value).exists():
+                what = type(model).model_fields[name].description
+                raise XtalrlError(f"`{section}.{name}` is {value!r}, which does not exist. It may be: {what}")
+
+
 def validate(config: Mapping[str, Any]) -> Config:
     """Check a configuration as Snakemake or a YAML file gives it.
 
