@@ -79,6 +79,7 @@ def test_a_mistake_gets_a_sentence(config: dict, expected: list[str]) -> None:
 REFUSED_VALUES = [
     ("results", "", "must name a file or folder"),
     ("results", "  ", "must name a file or folder"),
+    ("dft.pseudopotentials", "https://tom:word@host/x?key=1", "'https://***@host/x?***': it is an address"),
     ("results", "~/x", "known to the shell alone"),
     ("results", "$SCRATCH/x", "known to the shell alone"),
     ("results", "results/{policy}x", "{ } cannot be part of a path"),

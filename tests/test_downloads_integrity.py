@@ -212,6 +212,7 @@ def test_without_locks_each_has_a_part_of_its_own(
     server.answer = RIGHT["plain"]
     downloads.download(server.url, tmp_path / "file.bin", CHECKSUM)
     assert (tmp_path / "file.bin").read_bytes() == BODY
+    assert names(tmp_path) == ["file.bin"]
 
 
 def test_a_folder_in_the_place_of_the_file(server: Server, tmp_path: Path) -> None:

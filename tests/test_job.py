@@ -87,6 +87,12 @@ def test_results_keep_to_a_folder_of_their_own(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_link_to_itself_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(XtalrlError, match="cannot be written"):
+        check_folders(Config(results=str(tmp_path / "loop"), cache=str(tmp_path / "cache")))
+
+
 def test_the_folders_of_a_shared_cache_take_its_mode(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(0o2775)

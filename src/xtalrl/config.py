@@ -29,7 +29,7 @@ from pydantic import (
 )
 
 from xtalrl.elements import ACTION
-from xtalrl.errors import XtalrlError
+from xtalrl.errors import XtalrlError, without_secrets
 from xtalrl.rl.policies import PolicySpec, Reward
 from xtalrl.rl.settings import PRESET_DEFAULTS, PRESETS, snapshot_steps
 from xtalrl.yaml_files import read_merged
@@ -64,6 +64,8 @@ def _usable_path(path: str, refused: str = "{}*?[]") -> str:
     """A path that Snakemake, the shell and every file system take as it stands."""
     if not path.strip():
         raise ValueError("it must name a file or folder")
+    if "://" in path:
+        raise ValueError("it is an address, and a file or folder of this machine is needed")
     if path.startswith("~") or re.search(r"\$\w", path):
         raise ValueError("`~` and variables are known to the shell alone: write the folder in full")
     if found := sorted(set(path) & set(refused)):
@@ -789,7 +791,7 @@ def _sentence(item: Any) -> str:
 
 def _shown(value: Any) -> str:
     try:
-        text = repr(value)
+        text = without_secrets(repr(value))
     except ValueError:  # Python writes no whole number of more than 4,300 digits.
         return "a number of more than 4,300 digits"
     return text if len(text) <= 200 else f"{text[:150]} … ({len(text):,} characters)"

@@ -139,6 +139,8 @@ def _locked_part(path: Path) -> Iterator[Path | None]:
         except OSError as error:
             # Then each run has a part of its own.
             logger.info("%s has no locks (%s)", path.parent, error.strerror)
+            if not part.stat().st_size:
+                part.unlink()
             part = part.with_name(f"{part.name}-{os.uname().nodename}-{os.getpid()}")
             part.touch()
         else:

@@ -106,7 +106,7 @@ def check_folders(config: Config) -> None:
     Raises:
         XtalrlError: a folder cannot be made or written, holds the checkout, or results and cache are one.
     """
-    results, cache = Path(config.results).resolve(), Path(config.cache).resolve()
+    results, cache = (Path(os.path.realpath(folder)) for folder in (config.results, config.cache))
     for key, folder in (("results", results), ("cache", cache)):
         if Path.cwd().is_relative_to(folder):
             raise XtalrlError(
