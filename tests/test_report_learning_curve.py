@@ -41,7 +41,7 @@ def test_a_row_for_every_policy_that_learns_and_every_step(run: tuple[Path, Conf
         assert row["n_crystals"] == "100"
         assert bool(row["nu_at_least_pct"]) == row["policy"].startswith("ccql")
     assert "Validity rule: `cdvae-smact14`" in (folder / "table.md").read_text()
-    assert (folder / "table.tex").read_text().count(r"\begin{table*}") == 1
+    assert (folder / "table.tex").read_text().count(r"\begin{table}") == 1
 
 
 @pytest.mark.parametrize("policy", ["bc", "ccql-3ev-w5"])

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+from tabulate import tabulate
+
 from xtalrl.metrics.intervals import Estimate
 from xtalrl.report.files import write_csv, write_text
 
@@ -28,45 +31,22 @@ class TextTable:
 
     def markdown(self) -> str:
         """A pipe table, aligned so that it can be read as it is."""
-        widths = [max(3, *map(len, column)) for column in zip(self.headings, *self.rows, strict=True)]
-        lines = [
-            "| "
-            + " | ".join(
-                cell.ljust(width) if index < self.n_keys else cell.rjust(width)
-                for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            + " |"
-            for row in (self.headings, *self.rows)
-        ]
-        rule = "".join(
-            "|" + ("-" * (width + 2) if index < self.n_keys else "-" * (width + 1) + ":")
-            for index, width in enumerate(widths)
-        )
-        return "\n".join([f"**{self.title}** {self.caption}", "", lines[0], f"{rule}|", *lines[1:], ""])
+        sides = ["left" if index < self.n_keys else "right" for index in range(len(self.headings))]
+        table = tabulate(self.rows, self.headings, tablefmt="pipe", colalign=sides, disable_numparse=True)
+        return f"**{self.title}** {self.caption}\n\n{table}\n"
 
     def latex(self) -> str:
-        """A floating table in booktabs style, or a longtable where it does not fit on a page."""
-        caption = rf"\caption{{{_latex_text(self.title)} {_latex_text(self.caption)}}}"
-        columns = "l" * self.n_keys + "r" * (len(self.headings) - self.n_keys)
-        heading = " & ".join(map(_latex_text, self.headings)) + r" \\"
-        body = [" & ".join(map(_latex_text, row)) + r" \\" for row in self.rows]
-        if len(self.rows) > _ROWS_OF_A_PAGE:
-            lines = [
-                r"% needs \usepackage{booktabs,longtable}",
-                rf"\begin{{longtable}}{{{columns}}}",
-                caption + r"\\",
-                r"\toprule", heading, r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot",
-                *body,
-                r"\end{longtable}",
-            ]  # fmt: skip
-        else:
-            lines = [
-                r"% needs \usepackage{booktabs}",
-                r"\begin{table*}", r"\centering", caption, rf"\begin{{tabular}}{{{columns}}}",
-                r"\toprule", heading, r"\midrule", *body, r"\bottomrule",
-                r"\end{tabular}", r"\end{table*}",
-            ]  # fmt: skip
-        return "\n".join([*lines, ""])
+        """A table in booktabs style, or a longtable where it does not fit on a page."""
+        is_long = len(self.rows) > _ROWS_OF_A_PAGE
+        rows = [[_latex_text(cell) for cell in row] for row in self.rows]
+        text: str = pd.DataFrame(rows, columns=[_latex_text(heading) for heading in self.headings]).to_latex(
+            index=False,
+            escape=False,
+            longtable=is_long,
+            column_format="l" * self.n_keys + "r" * (len(self.headings) - self.n_keys),
+            caption=f"{_latex_text(self.title)} {_latex_text(self.caption)}",
+        )
+        return f"% needs \\usepackage{{booktabs{',longtable' if is_long else ''}}}\n{text}"
 
 
 @dataclass(frozen=True)
