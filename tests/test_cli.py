@@ -176,7 +176,7 @@ def test_evaluate_prints_the_command_and_runs_it(
 @pytest.mark.parametrize(
     ("path", "name", "expected"),
     [
-        ("nowhere", "x", "nowhere does not exist: name a folder or .zip of CIFs"),
+        ("nowhere", "x", "nowhere does not exist: name a CIF, a folder or .zip of CIFs"),
         ("docs", "x", "The folder docs holds no crystals"),
         ("README.md", "x", "README.md is of no known kind"),
         (".", "bc", "`external.bc` has the name of a policy"),
