@@ -140,12 +140,14 @@ def test_files_are_laid_over_each_other_as_snakemake_does(files: list[dict]) -> 
         (["--configfile=a", "--configfile=b"], True),
         (["--configfiles", "a", "-n", "--configfile", "b"], True),
         (["--config", "a=1", "-C", "b=2"], True),
+        (["--config", "a=1", "b={a: 1}", "--cores", "a=1"], False),
+        (["all", "-C", "a=1", "b=2", "a=3"], True),
     ],
 )
 def test_an_option_that_would_replace_the_first_is_refused(arguments: list[str], is_refused: bool) -> None:
     if not is_refused:
         return refuse_second_options(arguments)
-    with pytest.raises(XtalrlError, match=r"given twice.* after one `--config"):
+    with pytest.raises(XtalrlError, match=r"given twice.* after one `--config|sets 'a' twice"):
         refuse_second_options(arguments)
     return None
 

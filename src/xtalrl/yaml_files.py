@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -117,10 +118,10 @@ def update(base: dict[str, Any], over: Mapping[str, Any]) -> None:
 
 
 def refuse_second_options(arguments: Sequence[str]) -> None:
-    """Refuse a command of snakemake or xtalrl that gives an option twice whose last use silently replaces the first.
+    """Refuse a command of snakemake or xtalrl in which one part silently replaces another.
 
     Raises:
-        XtalrlError: `--configfile` or `--config` is there twice.
+        XtalrlError: `--configfile` or `--config` is given twice, or a key of `--config`.
     """
     for names, what in (
         (
@@ -131,6 +132,11 @@ def refuse_second_options(arguments: Sequence[str]) -> None:
     ):
         if sum(argument.partition("=")[0] in names for argument in arguments) > 1:
             raise XtalrlError(f"`{names[0]}` is given twice, and Snakemake would use the last alone: name all {what}.")
+    after = itertools.dropwhile(lambda word: word not in ("--config", "-C"), arguments)
+    entries = itertools.takewhile(lambda word: not word.startswith("-"), itertools.islice(after, 1, None))
+    keys = [entry.partition("=")[0] for entry in entries]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise XtalrlError(f"`--config` sets {twice[0]!r} twice: keep one of them.")
 
 
 def _read_text(path: Path, what: str) -> str:
