@@ -21,6 +21,7 @@ COMMANDS = (
     "submissions",
     "status",
     "rerun",
+    "design",
     "evaluate",
     "exports",
     "config_docs",

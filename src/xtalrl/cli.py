@@ -157,6 +157,37 @@ def evaluate(
     sys.exit(subprocess.run([sys.executable, "-m", *command]).returncode)
 
 
+@_command
+def design(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="Skeletons: a CIF, a folder or .zip of CIFs, .xyz or .extxyz file, or ASE database (.db); their elements are replaced."
+        ),
+    ],
+    gap: Annotated[float, typer.Option(help="Wanted band gap in eV.")],
+    best: Annotated[int, typer.Option(min=1, max=1000, help="Designs per skeleton, best first.")] = 5,
+    allow: Annotated[list[str] | None, typer.Option(help="Only this element; may be repeated.")] = None,
+    deny: Annotated[list[str] | None, typer.Option(help="Never this element; may be repeated.")] = None,
+    neutral: Annotated[bool, typer.Option(help="Only charge-neutral compositions.")] = True,
+    even_electrons: Annotated[bool, typer.Option(help="Only even numbers of electrons.")] = True,
+    policy: Annotated[str, typer.Option(help="Policy of resources/pretrained.")] = "mp20",
+    output: Annotated[Path | None, typer.Option(help="File for the crystals: .extxyz, .cif or .db.")] = None,
+) -> None:
+    """Fill skeletons of your own with elements for a wanted gap: no run, no DFT, seconds."""
+    from xtalrl.design import print_designs
+    from xtalrl.rl.rollout import RolloutSettings
+
+    settings = RolloutSettings(
+        designs=best,
+        neutral=neutral,
+        even_electrons=even_electrons,
+        allow=tuple(allow or ()),
+        deny=tuple(deny or ()),
+    )
+    print_designs(path, gap, policy, settings, output)
+
+
 @partial(_command, name="export")
 def export_run(
     output: Annotated[

@@ -98,30 +98,18 @@ def rollout_policy(
         XtalrlError: a file is missing or malformed, there is no such device, or no element may be placed.
     """
     keep_freed_memory()
-    record, trained = _read_record(Path(folder) / "policy.json")
-    spec, seed = trained.at(target_ev), record["seed"]
+    record, trained = read_record(Path(folder) / "policy.json")
+    spec = trained.at(target_ev)
     weights = Path(folder) / ("weights.safetensors" if snapshot is None else f"snapshots/{snapshot}.safetensors")
     table = read_trajectories(trajectories, "val")
     table = table.filter(pc.equal(table["trajectory"], 0))
     skeletons = CrystalGraphs.read(graphs, table["material_id"].to_pylist(), find_device(device))
-    orders = Orders(skeletons, table, trajectories)
-    if spec.is_learned:
-        settings = _for_policy(settings, spec, record)
-        _check_target(spec, record)
-        backend = record["settings"].get("backend", "native")
-        network = network_type(backend)(Architecture(**record["network"]))
-        _load_weights(network, weights, record.get("sha256"))
-        network.to(skeletons.device)
-        # Behavioural cloning learns probabilities, not values that a discount belongs to.
-        discount = record["settings"]["discount"] if spec.algorithm.has_values else 1.0
-        filled = fill_skeletons(network, orders, spec.target_ev, settings, discount=discount, seed=seed)
-    else:
-        filled = fill_skeletons(None, orders, None, replace(settings, select="softmax"), seed=seed)
+    filled = design_skeletons(record, spec, weights, Orders(skeletons, table, trajectories), settings)
     rows = (
         {
             "material_id": material_id,
             "policy": spec.name,
-            "seed": seed,
+            "seed": record["seed"],
             "sample": sample,
             "order": order,
             "species": [ELEMENTS[element] for element in elements],
@@ -132,6 +120,33 @@ def rollout_policy(
         for sample, elements in enumerate(of_skeleton)
     )
     tables.write_rows(rows, tables.DESIGNS, designs)
+
+
+def design_skeletons(
+    record: dict[str, Any], spec: PolicySpec, weights: Path, orders: Orders, settings: RolloutSettings
+) -> list[NDArray[np.int64]]:
+    """Fill skeletons with the policy of a record, as `fill_skeletons` does.
+
+    Args:
+        record: what policy.json says (`read_record`).
+        spec: the policy, with its target gap if it serves several.
+        weights: file of its weights; not read for a policy that does not learn.
+        orders: of the skeletons, on the device to use.
+        settings: how elements are chosen; a policy that does not learn draws uniformly whatever they say.
+
+    Raises:
+        XtalrlError: the weights are missing or damaged, or a setting needs what the policy was not trained for.
+    """
+    if not spec.is_learned:
+        return fill_skeletons(None, orders, None, replace(settings, select="softmax"), seed=record["seed"])
+    settings = _for_policy(settings, spec, record)
+    _check_target(spec, record)
+    network = network_type(record["settings"].get("backend", "native"))(Architecture(**record["network"]))
+    _load_weights(network, weights, record.get("sha256"))
+    network.to(orders.graphs.device)
+    # Behavioural cloning learns probabilities, not values that a discount belongs to.
+    discount = record["settings"]["discount"] if spec.algorithm.has_values else 1.0
+    return fill_skeletons(network, orders, spec.target_ev, settings, discount=discount, seed=record["seed"])
 
 
 def _for_policy(settings: RolloutSettings, spec: PolicySpec, record: dict[str, Any]) -> RolloutSettings:
@@ -362,8 +377,12 @@ def _best(
     return new[chosen_skeleton] + row, action
 
 
-def _read_record(path: Path) -> tuple[dict[str, Any], PolicySpec]:
-    """What policy.json says, and the policy that it describes."""
+def read_record(path: Path) -> tuple[dict[str, Any], PolicySpec]:
+    """What policy.json says, and the policy that it describes.
+
+    Raises:
+        XtalrlError: the file is missing or damaged.
+    """
     try:
         record = unseal_json(path.read_bytes())
         spec = PolicySpec.from_dict(record["spec"])

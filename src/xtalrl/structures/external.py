@@ -113,7 +113,7 @@ def import_designs(
         if match and (samples_are_seeds or not sample[match[0]]):
             material_id, species = match
         else:
-            crystal_rows.append(_crystal_row(design, f"{name}/{design.id}"))
+            crystal_rows.append(crystal_row(design, f"{name}/{design.id}"))
             material_id, species = crystal_rows[-1]["material_id"], crystal_rows[-1]["species"]
         design_rows.append(
             {
@@ -137,7 +137,8 @@ def import_designs(
     tables.write_rows(rejections, tables.REJECTED, rejected)
 
 
-def _crystal_row(design: ExternalDesign, material_id: str) -> dict[str, Any]:
+def crystal_row(design: ExternalDesign, material_id: str) -> dict[str, Any]:
+    """A row of `tables.CRYSTALS`: the Niggli cell of an external crystal."""
     reduced = design.reduced
     try:
         with warnings.catch_warnings():

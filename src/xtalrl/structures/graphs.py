@@ -89,7 +89,7 @@ def build_graphs(
                 if key not in known:
                     known.add(key, edges)
                 counts[row["split"]] += 1
-                yield _graph(row, edges)
+                yield graph_row(row, edges)
             progress.advance()
 
     try:
@@ -139,7 +139,8 @@ def edge_columns(crystal: dict[str, Any]) -> dict[str, Any] | str:
     }
 
 
-def _graph(crystal: dict[str, Any], edges: dict[str, Any]) -> dict[str, Any]:
+def graph_row(crystal: dict[str, Any], edges: dict[str, Any]) -> dict[str, Any]:
+    """A row of `tables.GRAPHS` of a row of `tables.CRYSTALS` and its `edge_columns`."""
     return {
         "material_id": crystal["material_id"],
         "split": crystal["split"],
