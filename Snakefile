@@ -12,6 +12,7 @@ min_version("9.27")
 
 include: "rules/common.smk"
 include: "rules/slurm.smk"
+include: "rules/unchanged.smk"
 include: "rules/materials_project.smk"
 include: "rules/structures.smk"
 include: "rules/scf.smk"
@@ -26,6 +27,11 @@ include: "rules/tables.smk"
 include: "rules/figures.smk"
 include: "rules/learning_curve.smk"
 include: "rules/report.smk"
+
+
+TABLE_FILES = [table_files(kind) for kind in ("csv", "md", "tex")]
+FIGURE_FILES = [figure_files(kind) for kind in ("png", "pdf", "csv")]
+of_report = settled(TABLE_FILES, FIGURE_FILES, rules.make_report.output)
 
 
 localrules:
@@ -48,72 +54,76 @@ localrules:
 rule all:
     default_target: True
     input:
-        f"{RESULTS}/report.html",
+        settled(f"{RESULTS}/report.html"),
 
 
 rule structures:
     input:
-        f"{RESULTS}/structures/crystals.parquet",
-        f"{RESULTS}/structures/graphs.parquet",
+        settled(
+            f"{RESULTS}/structures/crystals.parquet",
+            f"{RESULTS}/structures/graphs.parquet",
+        ),
 
 
 rule scf:
     input:
-        f"{RESULTS}/scf/outcomes.parquet",
+        settled(f"{RESULTS}/scf/outcomes.parquet"),
 
 
 rule references:
     input:
-        f"{RESULTS}/references.parquet",
+        settled(f"{RESULTS}/references.parquet"),
 
 
 rule labels:
     input:
-        f"{RESULTS}/labels.parquet",
+        settled(f"{RESULTS}/labels.parquet"),
 
 
 rule trajectories:
     input:
-        f"{RESULTS}/trajectories.parquet",
+        settled(f"{RESULTS}/trajectories.parquet"),
 
 
 rule train:
     input:
-        trained_runs(f"{RESULTS}/policies/{{policy}}/seed{{seed}}/policy.json"),
+        settled(trained_runs(f"{RESULTS}/policies/{{policy}}/seed{{seed}}/policy.json")),
 
 
 rule rollout:
     input:
-        f"{RESULTS}/designs/assessments.parquet",
-        rules.make_table1_composition.output,
+        settled(
+            f"{RESULTS}/designs/assessments.parquet",
+            rules.make_table1_composition.output,
+        ),
 
 
 rule evaluate:
     input:
-        f"{RESULTS}/evaluation/evaluation.parquet",
+        settled(f"{RESULTS}/evaluation/evaluation.parquet"),
 
 
 rule confirm:
     input:
-        f"{RESULTS}/confirmation/confirmation.parquet",
-        rules.make_confirmation.output,
+        settled(
+            f"{RESULTS}/confirmation/confirmation.parquet",
+            rules.make_confirmation.output,
+        ),
 
 
 rule tables:
     input:
-        [table_files(kind) for kind in ("csv", "md", "tex")],
+        settled(TABLE_FILES),
 
 
 rule figures:
     input:
-        [figure_files(kind) for kind in ("png", "pdf", "csv")],
+        settled(FIGURE_FILES),
 
 
 rule report:
     input:
-        rules.tables.input,
-        rules.figures.input,
-        rules.make_report.output,
+        of_report,
 
 
 rule sweep:

@@ -65,13 +65,14 @@ except XtalrlError as error:
 
 RESULTS = cfg.results
 CACHE = cfg.cache
+# A changed parameter runs a job again. What changes no result is no parameter: scripts find it in `snakemake.config`, with all defaults.
+config.update(cfg.model_dump())
 POLICIES = cfg.policy_specs()
 TRAINED_POLICIES = cfg.trained_specs()
 LEARNED_POLICIES = {name: spec for name, spec in POLICIES.items() if spec.is_learned}
 TRAIN_TOGETHER = trains_together(cfg)
 # What tables and figures depend on beside their files.
 SETTINGS = settings_of(cfg)
-ROLLOUT = cfg.rollout.model_dump() | {"even_electrons": cfg.even_electrons}
 TARGET_OF_POLICY = {name: spec.target_ev for name, spec in POLICIES.items()}
 FAMILY = f"{CACHE}/families/{cfg.dft.family}/family.json"
 ENGINE = f"{CACHE}/engine/engine.json"
@@ -122,11 +123,6 @@ def known_formulas(wildcards):
     return cfg.evaluation.formulas or []
 
 
-def cache_folder(wildcards):
-    """Downloads and finished SCFs, shared by all runs: no output of any rule, so Snakemake never deletes it."""
-    return CACHE
-
-
 def shard_outcomes(wildcards):
     """The outcomes of every shard of a stage. Their number is fixed by the config, so no checkpoint is needed."""
     count = getattr(cfg.dft.shards, wildcards.stage)
@@ -170,7 +166,7 @@ def sweep_results(wildcards):
         raise WorkflowError(
             "There is no sweep: `sweep.settings` is empty. Run `snakemake sweep --configfile config/sweep.yaml`."
         )
-    return rules.report.input
+    return of_report(wildcards)
 
 
 def of_trained(name):
@@ -188,6 +184,12 @@ def trained_specs(wildcards):
     return [TRAINED_POLICIES[name].to_dict() for name in names]
 
 
+def training_settings(wildcards):
+    """For each policy of a training job, the settings whose change trains it again."""
+    names = [wildcards.policy] if "policy" in wildcards.keys() else TRAINED_POLICIES
+    return [cfg.training_of(TRAINED_POLICIES[name]) for name in names]
+
+
 def policy_files(wildcards, weights):
     """The record and weights of the policy that designs: that of the same name, or the one that serves all targets."""
     folder = f"{RESULTS}/policies/{POLICIES[wildcards.policy].trained.name}/seed{wildcards.seed}"
@@ -202,6 +204,11 @@ def trained_policy(wildcards):
 def snapshot_of_policy(wildcards):
     """The files of a policy as it was at a step of its training."""
     return policy_files(wildcards, f"snapshots/{wildcards.step}.safetensors")
+
+
+def rollout_settings(wildcards):
+    """How the policy designs."""
+    return cfg.rollout_of(POLICIES[wildcards.policy])
 
 
 def target_gap(wildcards):
@@ -263,7 +270,7 @@ def matching_references(wildcards):
 
 def compared_references(wildcards):
     """Imported energies with a stated protocol: three elements are computed and compared before the crystals are."""
-    return ancient(f"{RESULTS}/references.parquet") if cfg.references.protocol else []
+    return f"{RESULTS}/references.parquet" if cfg.references.protocol else []
 
 
 def label_tables(wildcards):

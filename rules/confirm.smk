@@ -7,7 +7,7 @@ localrules:
     confirm_hits,
 
 
-rule find_hits:
+checkpoint find_hits:
     input:
         evaluation=f"{RESULTS}/evaluation/evaluation.parquet",
     output:
@@ -27,8 +27,9 @@ rule find_hits:
         "../workflow/scripts/find_hits.py"
 
 
-rule plan_confirmation_scf:
+checkpoint plan_confirmation_scf:
     input:
+        ENGINE,
         hits=f"{RESULTS}/confirmation/hits.parquet",
         crystals=f"{RESULTS}/structures/crystals.parquet",
         external_crystals=external_sets(f"{RESULTS}/external/{{set}}/crystals.parquet"),
@@ -50,7 +51,7 @@ rule plan_confirmation_scf:
         "../workflow/scripts/plan_confirmation_scf.py"
 
 
-rule confirm_hits:
+checkpoint confirm_hits:
     input:
         hits=f"{RESULTS}/confirmation/hits.parquet",
         outcomes=f"{RESULTS}/confirmation/outcomes.parquet",

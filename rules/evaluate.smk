@@ -5,8 +5,9 @@ localrules:
     plan_design_scf,
 
 
-rule plan_design_scf:
+checkpoint plan_design_scf:
     input:
+        ENGINE,
         assessments=f"{RESULTS}/designs/assessments.parquet",
         crystals=f"{RESULTS}/structures/crystals.parquet",
         external_crystals=external_sets(f"{RESULTS}/external/{{set}}/crystals.parquet"),
@@ -31,7 +32,7 @@ rule plan_design_scf:
         "../workflow/scripts/plan_design_scf.py"
 
 
-rule evaluate_designs:
+checkpoint evaluate_designs:
     input:
         assessments=f"{RESULTS}/designs/assessments.parquet",
         outcomes=f"{RESULTS}/evaluation/outcomes.parquet",
@@ -53,7 +54,7 @@ rule evaluate_designs:
         "../workflow/scripts/evaluate_designs.py"
 
 
-rule assess_stability:
+checkpoint assess_stability:
     input:
         evaluation=f"{RESULTS}/evaluation/evaluation.parquet",
         outcomes=f"{RESULTS}/evaluation/outcomes.parquet",

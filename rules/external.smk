@@ -1,7 +1,7 @@
 """Crystals that others designed, as sets of designs beside the policies' (`external` in the config)."""
 
 
-rule import_designs:
+checkpoint import_designs:
     input:
         crystals=f"{RESULTS}/structures/crystals.parquet",
     output:

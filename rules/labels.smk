@@ -5,7 +5,7 @@ if cfg.references.energies:
     localrules:
         import_references,
 
-    rule import_references:
+    checkpoint import_references:
         input:
             energies=cfg.references.energies,
             family=FAMILY if cfg.references.protocol else [],
@@ -34,7 +34,7 @@ else:
     localrules:
         assemble_references,
 
-    rule assemble_references:
+    checkpoint assemble_references:
         input:
             outcomes=f"{RESULTS}/references/outcomes.parquet",
         output:
@@ -56,7 +56,7 @@ if cfg.labels.path == LABELS_OF_SOURCE:
     localrules:
         take_source_labels,
 
-    rule take_source_labels:
+    checkpoint take_source_labels:
         input:
             crystals=f"{RESULTS}/structures/crystals.parquet",
         output:
@@ -77,7 +77,7 @@ elif cfg.labels.path:
     localrules:
         import_labels,
 
-    rule import_labels:
+    checkpoint import_labels:
         input:
             crystals=f"{RESULTS}/structures/crystals.parquet",
             tables=label_tables,
@@ -106,7 +106,7 @@ else:
     localrules:
         label_crystals,
 
-    rule label_crystals:
+    checkpoint label_crystals:
         input:
             crystals=f"{RESULTS}/structures/crystals.parquet",
             outcomes=f"{RESULTS}/scf/outcomes.parquet",

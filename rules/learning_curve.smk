@@ -15,8 +15,7 @@ rule rollout_snapshot:
     conda:
         "../envs/train.yaml"
     params:
-        device=cfg.training.device,
-        settings=ROLLOUT,
+        settings=rollout_settings,
         target_ev=target_gap,
     message:
         "Designing with {wildcards.policy}, seed {wildcards.seed}, as it was at step {wildcards.step}"

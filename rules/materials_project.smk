@@ -10,7 +10,7 @@ localrules:
     fetch_formulas,
 
 
-rule fetch_magnetizations:
+checkpoint fetch_magnetizations:
     input:
         **STRUCTURE_CSVS,
     output:
@@ -21,8 +21,6 @@ rule fetch_magnetizations:
         f"{RESULTS}/benchmarks/fetch_magnetizations.tsv"
     conda:
         "../envs/workflow.yaml"
-    params:
-        cache=cache_folder,
     message:
         "Asking the Materials Project for magnetizations"
     script:
@@ -38,8 +36,6 @@ rule fetch_elemental_crystals:
         f"{CACHE}/benchmarks/fetch_elemental_crystals.tsv"
     conda:
         "../envs/workflow.yaml"
-    params:
-        cache=cache_folder,
     message:
         "Asking the Materials Project for the ground states of the elements"
     script:
@@ -55,8 +51,6 @@ rule fetch_formulas:
         f"{CACHE}/benchmarks/fetch_formulas.tsv"
     conda:
         "../envs/workflow.yaml"
-    params:
-        cache=cache_folder,
     message:
         "Asking the Materials Project for its formulas"
     script:

@@ -43,7 +43,7 @@ rule make_report:
     conda:
         "../envs/workflow.yaml"
     params:
-        config=cfg.model_dump(mode="json"),
+        config=cfg.of_the_result(),
     message:
         "Writing {output.report}"
     script:

@@ -15,8 +15,7 @@ rule rollout_policy:
     conda:
         "../envs/train.yaml"
     params:
-        device=cfg.training.device,
-        settings=ROLLOUT,
+        settings=rollout_settings,
         target_ev=target_gap,
     message:
         "Designing with {wildcards.policy}, seed {wildcards.seed}"
@@ -24,7 +23,7 @@ rule rollout_policy:
         "../workflow/scripts/rollout_policy.py"
 
 
-rule assess_designs:
+checkpoint assess_designs:
     input:
         designs=[
             *policy_runs(f"{RESULTS}/designs/{{policy}}/seed{{seed}}.parquet"),

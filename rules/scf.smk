@@ -1,6 +1,7 @@
 """Every SCF of the workflow: of the crystals (stage `scf`), the elements (`references`), the designs (`evaluation`) and their hits again (`confirmation`)."""
 
 
+# The plan of a stage waits for a pw.x, its shards for the plan: another pw.x that leaves the plan the same runs no shard again.
 # Minutes at most, on a few Parquet files; the downloads need a network that compute nodes may lack: where Snakemake runs.
 localrules:
     fetch_pseudopotentials,
@@ -10,7 +11,7 @@ localrules:
     gather_scf,
 
 
-rule fetch_pseudopotentials:
+checkpoint fetch_pseudopotentials:
     output:
         family=FAMILY,
     log:
@@ -21,15 +22,13 @@ rule fetch_pseudopotentials:
         "../envs/workflow.yaml"
     params:
         family=cfg.dft.family,
-        location=cfg.dft.pseudopotentials,
-        cache=cache_folder,
     message:
         "Getting the pseudopotentials {params.family}"
     script:
         "../workflow/scripts/fetch_pseudopotentials.py"
 
 
-rule fetch_engine:
+checkpoint fetch_engine:
     output:
         engine=ENGINE,
     log:
@@ -40,16 +39,16 @@ rule fetch_engine:
         "../envs/workflow.yaml"
     params:
         command=cfg.dft.command,
-        cache=cache_folder,
     message:
         "Finding pw.x, or fetching the embedded one"
     script:
         "../workflow/scripts/fetch_engine.py"
 
 
-rule plan_crystal_scf:
+checkpoint plan_crystal_scf:
     input:
         compared_references,
+        ENGINE,
         crystals=f"{RESULTS}/structures/crystals.parquet",
         family=FAMILY,
     output:
@@ -69,8 +68,9 @@ rule plan_crystal_scf:
         "../workflow/scripts/plan_crystal_scf.py"
 
 
-rule plan_reference_scf:
+checkpoint plan_reference_scf:
     input:
+        ENGINE,
         crystals=f"{RESULTS}/structures/crystals.parquet",
         elemental_crystals=elemental_crystals,
         family=FAMILY,
@@ -96,7 +96,6 @@ rule run_scf_shard:
     input:
         requests=f"{RESULTS}/{{stage}}/requests.parquet",
         family=FAMILY,
-        engine=ancient(ENGINE),  # Found again for another run's command, it changes nothing here.
         mark=rerun_mark,
     output:
         outcomes=f"{RESULTS}/{{stage}}/shards/{{shard}}.parquet",
@@ -110,16 +109,14 @@ rule run_scf_shard:
         protocol=stage_protocol,
         recovery=cfg.dft.recovery,
         time_limits_min=stage_time_limits,
-        command=cfg.dft.command,
         accept_not_saved=cfg.dft.accept_not_saved,
-        cache=cache_folder,
     message:
         "Running SCF shard {wildcards.shard} of the stage {wildcards.stage}, {threads} at a time"
     script:
         "../workflow/scripts/run_scf_shard.py"
 
 
-rule gather_scf:
+checkpoint gather_scf:
     input:
         requests=f"{RESULTS}/{{stage}}/requests.parquet",
         shards=shard_outcomes,

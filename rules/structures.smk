@@ -42,7 +42,7 @@ rule fetch_mp20:
         "../workflow/scripts/fetch_mp20.py"
 
 
-rule read_crystals:
+checkpoint read_crystals:
     input:
         **STRUCTURE_CSVS,
         magnetizations=magnetizations,
@@ -66,7 +66,7 @@ rule read_crystals:
         "../workflow/scripts/read_crystals.py"
 
 
-rule build_graphs:
+checkpoint build_graphs:
     input:
         crystals=f"{RESULTS}/structures/crystals.parquet",
     output:
@@ -79,8 +79,6 @@ rule build_graphs:
     conda:
         "../envs/workflow.yaml"
     threads: 4
-    params:
-        cache=cache_folder,
     message:
         "Building CrystalNN graphs on {threads} cores"
     script:

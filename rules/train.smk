@@ -28,7 +28,7 @@ rule train_policy:
     threads: 4
     params:
         specs=trained_specs,
-        training=cfg.training.model_dump(),
+        training=training_settings,
     message:
         f"Training {'all policies' if TRAIN_TOGETHER else '{wildcards.policy}'}, seed {{wildcards.seed}}"
     script:

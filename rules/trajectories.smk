@@ -1,7 +1,7 @@
 """Breadth-first orders of the labelled crystals."""
 
 
-rule build_trajectories:
+checkpoint build_trajectories:
     input:
         graphs=f"{RESULTS}/structures/graphs.parquet",
         labels=f"{RESULTS}/labels.parquet",

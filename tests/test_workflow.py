@@ -45,7 +45,7 @@ def test_format(root: Path) -> None:
 
 def test_every_rule_has_log_benchmark_message_and_environment(root: Path) -> None:
     for path in (root / "rules").glob("*.smk"):
-        for rule in re.split(r"^ *rule ", path.read_text(), flags=re.MULTILINE)[1:]:
+        for rule in re.split(r"^ *(?:rule|checkpoint) ", path.read_text(), flags=re.MULTILINE)[1:]:
             name = rule.split(":")[0]
             for directive in ("log:", "benchmark:", "message:", "conda:", "script:"):
                 if (name, directive) == ("run_scf_shard", "benchmark:"):

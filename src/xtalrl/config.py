@@ -12,7 +12,7 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -22,6 +22,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -31,7 +32,7 @@ from pydantic import (
 from xtalrl.elements import ACTION
 from xtalrl.errors import XtalrlError, without_secrets
 from xtalrl.rl.policies import PolicySpec, Reward
-from xtalrl.rl.settings import PRESET_DEFAULTS, PRESETS, snapshot_steps
+from xtalrl.rl.settings import PRESET_DEFAULTS, PRESETS, TrainingSettings, snapshot_steps
 from xtalrl.yaml_files import read_merged
 
 MATERIALS_PROJECT = "materials-project"
@@ -46,8 +47,20 @@ _SHOWN = 20
 """Mistakes that a message names before it only counts them."""
 
 
+CHANGES_NO_RESULT: dict[str, JsonValue] = {"changes_result": False}
+"""Mark of a key that says where, how fast or with what a result is made, or how one looks at it: what is there stays when it changes."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def of_the_result(self) -> dict[str, Any]:
+        """Plain data without the keys that change no result."""
+        return {
+            name: value.of_the_result() if isinstance(value, _Section) else value
+            for name, value in self
+            if type(self).model_fields[name].json_schema_extra != CHANGES_NO_RESULT
+        }
 
     @field_validator("*", mode="before")
     @classmethod
@@ -202,10 +215,16 @@ Jobs = Annotated[int, Field(ge=1, le=20_000)]
 class Shards(_Section):
     """Number of jobs the SCFs of a stage are divided into; 50 to 150 crystals a job are a good size: the default is for 12,000 to 36,000."""
 
-    scf: Jobs = Field(230, description="Data crystals.")
-    references: Jobs = Field(8, description="Elemental references.")
-    evaluation: Jobs = Field(230, description="Distinct valid designs of all policies.")
-    confirmation: Jobs = Field(20, description="Distinct designs that hit their target (`snakemake confirm`).")
+    scf: Jobs = Field(230, description="Data crystals.", json_schema_extra=CHANGES_NO_RESULT)
+    references: Jobs = Field(8, description="Elemental references.", json_schema_extra=CHANGES_NO_RESULT)
+    evaluation: Jobs = Field(
+        230, description="Distinct valid designs of all policies.", json_schema_extra=CHANGES_NO_RESULT
+    )
+    confirmation: Jobs = Field(
+        20,
+        description="Distinct designs that hit their target (`snakemake confirm`).",
+        json_schema_extra=CHANGES_NO_RESULT,
+    )
 
 
 class DftConfig(_Section):
@@ -220,14 +239,17 @@ class DftConfig(_Section):
     pseudopotentials: FilePath | None = Field(
         None,
         description="Folder or archive that holds the family's files, or a folder with such an archive; null downloads them.",
+        json_schema_extra=CHANGES_NO_RESULT,
     )
     command: Annotated[str, AfterValidator(_usable_command)] | None = Field(
         None,
         description="Command that runs pw.x, e.g. `srun --overlap -n 1 pw.x`; `embedded` is the embedded pw.x; null takes the pw.x on PATH, else the embedded one.",
+        json_schema_extra=CHANGES_NO_RESULT,
     )
     shards: Shards = Shards()
     recovery: Literal["paper", "extended"] = Field(
-        "paper", description="`paper` drops the designs the paper dropped; `extended` tries to recover them."
+        "paper",
+        description="`paper` drops the crystals and designs that the paper dropped; `extended` tries to recover them.",
     )
     time_limits: TimeLimits = TimeLimits()
     accept_not_saved: bool = Field(
@@ -395,19 +417,26 @@ class TrainingConfig(_Section):
         False,
         description="Have torch compile the activation, which takes a few seconds and a C++ compiler; for CPUs. docs/policies-and-rollout.md "
         "tells what it saves.",
+        json_schema_extra=CHANGES_NO_RESULT,
     )
     backend: Literal["native", "dgl"] = Field(
         "native",
         description="What passes the messages. `dgl`: DGL 1.1.3 in an environment that has it (`make dgl`), on CPUs; it learns and designs the "
         "same up to rounding, more slowly.",
+        json_schema_extra=CHANGES_NO_RESULT,
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a GPU where there is one.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="`auto` takes a GPU where there is one.", json_schema_extra=CHANGES_NO_RESULT
+    )
     policies_per_pass: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_TRAININGS)] = Field(
         "auto",
         description="Most policies of a seed that one job trains together, sharing batches and graphs; 1 makes a job of each. `auto`: "
         "1 on a CPU, and where `device` is `cuda`, or a GPU is in this machine, as many as its memory holds.",
+        json_schema_extra=CHANGES_NO_RESULT,
     )
-    checkpoint_every: Count = Field(10_000, description="Steps between checkpoints.")
+    checkpoint_every: Count = Field(
+        10_000, description="Steps between checkpoints.", json_schema_extra=CHANGES_NO_RESULT
+    )
     snapshots: int = Field(
         0,
         ge=0,
@@ -415,10 +444,13 @@ class TrainingConfig(_Section):
         description="Evenly spaced steps at which the weights are kept and rolled out, for the learning curve of the designs; 0 makes "
         "none. A policy trained without them is trained again from the start to get them.",
     )
-    log_every: Count = Field(100, description="Steps between rows of the training log.")
+    log_every: Count = Field(
+        100, description="Steps between rows of the training log.", json_schema_extra=CHANGES_NO_RESULT
+    )
     trackers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], AfterValidator(_distinct)] = Field(
         (),
         description="Beside training.csv, curves for TensorBoard (files in the policy's folder) or Weights & Biases.",
+        json_schema_extra=CHANGES_NO_RESULT,
     )
     state_features: Literal["auto", "raw", "standardised"] = Field(
         "auto",
@@ -593,8 +625,14 @@ class EvaluationConfig(_Section):
 class Config(_Section):
     """Everything that changes a result."""
 
-    results: FilePath = Field("results/mp20", description="Folder of everything this run produces.")
-    cache: FilePath = Field("results/cache", description="Downloads and finished SCFs, shared by all runs.")
+    results: FilePath = Field(
+        "results/mp20", description="Folder of everything this run produces.", json_schema_extra=CHANGES_NO_RESULT
+    )
+    cache: FilePath = Field(
+        "results/cache",
+        description="Downloads and finished SCFs, shared by all runs.",
+        json_schema_extra=CHANGES_NO_RESULT,
+    )
     structures: StructuresConfig = StructuresConfig()
     dft: DftConfig = DftConfig()
     references: ReferencesConfig = ReferencesConfig()
@@ -687,6 +725,25 @@ class Config(_Section):
         """Whether no design is completed with an odd number of electrons."""
         wanted = self.rollout.even_electrons
         return self.training.preset == "modern" if wanted is None else wanted
+
+    def training_of(self, spec: PolicySpec) -> dict[str, Any]:
+        """The settings whose change trains a policy again."""
+        if not spec.is_learned:
+            return {}
+        settings = TrainingSettings(**self.training.model_dump())
+        return asdict(settings.of_the_result(spec.algorithm)) | {"steps": settings.steps}
+
+    def rollout_of(self, spec: PolicySpec) -> dict[str, Any]:
+        """The settings with which a policy designs; those that it does not look at are as by default, so that a change of them plans nothing."""
+        settings = self.rollout.model_dump() | {"even_electrons": self.even_electrons}
+        idle = {
+            "select": not spec.is_learned,
+            "epsilon": not spec.is_learned or self.rollout.select != "epsilon-greedy",
+            "temperature": not spec.is_learned or self.rollout.select != "softmax",
+            "guidance": not spec.algorithm.hides_target,
+            "target_energy": not spec.algorithm.hides_target,
+        }
+        return settings | {name: RolloutConfig.model_fields[name].default for name, is_idle in idle.items() if is_idle}
 
     @property
     def ties(self) -> Literal["index", "shuffled"]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from xtalrl.config import Config, TrainingConfig
+from xtalrl.config import CHANGES_NO_RESULT, Config, TrainingConfig
 from xtalrl.rl.settings import PRESET_DEFAULTS, PRESETS
 
 _WIDTH = 120
@@ -47,7 +47,7 @@ def render_markdown() -> str:
 def _yaml_section(model: type[BaseModel], lines: list[str], indent: str) -> None:
     for name, field in model.model_fields.items():
         section = _section(field)
-        text = (section.__doc__ or "").strip() if section else field.description or ""
+        text = (section.__doc__ or "").strip() if section else _description(field)
         lines += [f"{indent}# {line}" for line in textwrap.wrap(" ".join(text.split()), _WIDTH - len(indent) - 2)]
         if section:
             lines.append(f"{indent}{name}:")
@@ -68,7 +68,7 @@ def _markdown_section(model: type[BaseModel], path: str, lines: list[str]) -> No
         lines += ["| key | default | allowed | what it is |", "|---|---|---|---|"]
         for name, field in plain.items():
             key = f"{path}.{name}" if path else name
-            lines.append(f"| `{key}` | `{_json(field.default)}` | {_allowed(field)} | {field.description} |")
+            lines.append(f"| `{key}` | `{_json(field.default)}` | {_allowed(field)} | {_description(field)} |")
         lines.append("")
     for name, field in model.model_fields.items():
         if section := _section(field):
@@ -78,6 +78,11 @@ def _markdown_section(model: type[BaseModel], path: str, lines: list[str]) -> No
 def _section(field: FieldInfo) -> type[BaseModel] | None:
     annotation = field.annotation
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _description(field: FieldInfo) -> str:
+    changes_none = field.json_schema_extra == CHANGES_NO_RESULT
+    return f"{field.description or ''}{' Changes no result.' if changes_none else ''}"
 
 
 def _json(value: Any) -> str:

@@ -4,4 +4,4 @@ from xtalrl.structures.materials_project import fetch_elemental_crystals
 from xtalrl.workflow import job
 
 with job(snakemake.log[0]):
-    fetch_elemental_crystals(**snakemake.output, **snakemake.params)
+    fetch_elemental_crystals(**snakemake.output, cache=snakemake.config["cache"])

@@ -4,4 +4,4 @@ from xtalrl.dft.engines import prepare_engine
 from xtalrl.workflow import job
 
 with job(snakemake.log[0]):
-    prepare_engine(snakemake.params.command, snakemake.params.cache)
+    prepare_engine(snakemake.params.command, snakemake.config["cache"])

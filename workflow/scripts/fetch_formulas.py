@@ -4,4 +4,4 @@ from xtalrl.structures.materials_project import fetch_formulas
 from xtalrl.workflow import job
 
 with job(snakemake.log[0]):
-    fetch_formulas(**snakemake.output, **snakemake.params)
+    fetch_formulas(**snakemake.output, cache=snakemake.config["cache"])

@@ -4,4 +4,4 @@ from xtalrl.dft.pseudopotentials import fetch_family
 from xtalrl.workflow import job
 
 with job(snakemake.log[0]):
-    fetch_family(snakemake.params.family, snakemake.params.location, snakemake.params.cache)
+    fetch_family(snakemake.params.family, snakemake.config["dft"]["pseudopotentials"], snakemake.config["cache"])

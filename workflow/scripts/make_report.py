@@ -5,7 +5,7 @@ from xtalrl.workflow import job
 
 with job(snakemake.log[0]):
     make_report(
-        results=snakemake.params.config["results"],
-        config=snakemake.params.config,
+        results=snakemake.config["results"],
+        config=snakemake.config,
         report=snakemake.output.report,
     )

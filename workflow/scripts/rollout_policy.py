@@ -9,7 +9,7 @@ with job(snakemake.log[0]):
         graphs=snakemake.input.graphs,
         trajectories=snakemake.input.trajectories,
         designs=snakemake.output.designs,
-        device=snakemake.params.device,
+        device=snakemake.config["training"]["device"],
         settings=RolloutSettings(**snakemake.params.settings),
         target_ev=snakemake.params.target_ev,
         snapshot=snakemake.wildcards.get("step"),

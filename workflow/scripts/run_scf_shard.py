@@ -11,5 +11,7 @@ with job(snakemake.log[0]):
         outcomes=snakemake.output.outcomes,
         workers=snakemake.threads,
         runtime_min=snakemake.resources.get("runtime"),
+        command=snakemake.config["dft"]["command"],
+        cache=snakemake.config["cache"],
         **snakemake.params,
     )

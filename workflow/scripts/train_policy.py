@@ -9,7 +9,7 @@ from xtalrl.workflow import job
 with job(snakemake.log[0]):
     train_policies(
         [PolicySpec.from_dict(spec) for spec in snakemake.params.specs],
-        TrainingSettings(**snakemake.params.training),
+        TrainingSettings(**snakemake.config["training"]),
         seed=int(snakemake.wildcards.seed),
         threads=snakemake.threads,
         graphs=snakemake.input.graphs,

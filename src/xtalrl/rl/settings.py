@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from xtalrl.rl.algorithms import Algorithm
 
 Focus = Literal["index", "node"]
 EdgeFeatures = Literal["paper", "gaussian_basis"]
@@ -85,23 +88,31 @@ class TrainingSettings:
         """Share of the average that stays at the update after so many updates: little at first, when the weights move fast."""
         return min(self.weight_averaging or 0.0, (1 + step) / (10 + step))
 
-    def of_the_result(self) -> TrainingSettings:
-        """Without what a checkpoint does not depend on: how far training goes, in what company, how one looks at it, and on what it runs.
+    def of_the_result(self, algorithm: Algorithm) -> TrainingSettings:
+        """The settings that a checkpoint of an algorithm depends on; all others are as by default.
 
-        A schedule that ends at the last step depends on how far training goes.
+        It does not depend on how far training goes (but where a schedule ends with it), in what company, on what machine, how one looks
+        at it, and on what other algorithms learn by.
         """
-        return replace(
-            self,
-            steps=self.steps if self.schedule == "cosine" else 1,
-            policies_per_pass="auto",
-            checkpoint_every=1,
-            snapshots=0,
-            log_every=1,
-            trackers=(),
-            preset="paper",
-            device="auto",
-            compile=False,
-        )
+        idle = {
+            "compile",
+            "backend",
+            "device",
+            "policies_per_pass",
+            "checkpoint_every",
+            "snapshots",
+            "log_every",
+            "trackers",
+            "preset",
+        }
+        if self.schedule != "cosine":
+            idle |= {"steps"}
+        if not algorithm.has_values:
+            idle |= {"discount", "target_update_rate", "returns", "cloning_steps"}
+        if not algorithm.hides_target:
+            idle |= {"target_noise_ev", "hide_target"}
+        plain = TrainingSettings()
+        return replace(self, **{name: getattr(plain, name) for name in idle})
 
 
 def snapshot_steps(steps: int, snapshots: int) -> list[int]:

@@ -211,7 +211,7 @@ class _Run:
         self.path = folder / "checkpoint.safetensors"
         self.previous = folder / "checkpoint.previous.safetensors"
         identity = {name: value for name, value in self.record.items() if name not in _OF_THE_MACHINE} | {
-            "settings": asdict(self.settings.of_the_result()),
+            "settings": asdict(self.settings.of_the_result(spec.algorithm)),
             "torch": record["versions"]["torch"],
             "numpy": record["versions"]["numpy"],
             "code": digest_of_code(),

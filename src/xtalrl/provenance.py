@@ -1,0 +1,117 @@
+"""The configuration that a folder of results was made with, beside the one at hand."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from xtalrl.config import CHANGES_NO_RESULT, Config
+from xtalrl.errors import XtalrlError
+
+RECORD = "config.yaml"
+"""In the folder of results: the whole configuration of the latest run that made anything there."""
+_SHOWN = 5
+_IN_REPORT = re.compile(r"<summary>Configuration</summary><pre[^>]*>(.*?)</pre>", re.DOTALL)
+
+
+def write_record(config: Config) -> None:
+    """Note that what is made now is made with this configuration."""
+    path = Path(config.results) / RECORD
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    temporary = path.with_name(f".{RECORD}.{os.getpid()}")
+    temporary.write_text(f"# What these results were made with.\n{text}", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_record(results: str | Path) -> dict[str, Any] | None:
+    """The configuration that results were made with, by their record, or their report if there is none; None where neither tells."""
+    record, report = Path(results) / RECORD, Path(results) / "report.html"
+    try:
+        text = record.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        try:
+            found = _IN_REPORT.search(report.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        text = html.unescape(found[1]) if found else ""
+    try:
+        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise XtalrlError(
+            f"{record} is not valid YAML ({error}): what the results there were made with is not known any more. Delete it to go on."
+        ) from None
+    return content if isinstance(content, dict) else None
+
+
+def differences(config: Config) -> list[str]:
+    """How the configuration differs from the one that its results were made with: `training.steps` is 1000 there and 2000 here.
+
+    Keys that change no result do not count; a key that an older version did not have counts with its default. Empty also where nothing
+    tells what the results were made with.
+    """
+    recorded = read_record(config.results)
+    if recorded is None:
+        return []
+    here, there = (dict(_leaves(Config, data)) for data in (config.model_dump(mode="json"), recorded))
+    there = dict(_leaves(Config, Config().model_dump(mode="json"))) | there
+    return [
+        f"`{key}` is {_in_brief(there[key])} there and {_in_brief(value)} here"
+        for key, value in here.items()
+        if there[key] != value
+    ]
+
+
+def note_differences(config: Config) -> str:
+    """A sentence where results were made with another configuration, else nothing."""
+    found = differences(config)
+    return f"{config.results} was made with another configuration: {_listed(found)}." if found else ""
+
+
+def refuse_unknown(config: Config, unknown: Sequence[str]) -> None:
+    """Refuse to go on with files of which Snakemake does not know how they were made, if it was with another configuration.
+
+    Args:
+        unknown: the files.
+
+    Raises:
+        XtalrlError: they were made with another configuration.
+    """
+    if unknown and (found := differences(config)):
+        record = Path(config.results) / RECORD
+        raise XtalrlError(
+            f"Snakemake has no record of how {unknown[0]} {f'and {len(unknown) - 1} more were' if unknown[1:] else 'was'} made (copied "
+            f"without .snakemake?), so that it would take them for made with this configuration. They were not: {_listed(found)}. "
+            "Give the configuration that they were made with, or another folder with `results:`: no SCF that is in the cache is run again. Or "
+            "go on from them: once\n"
+            f"  snakemake --touch --forceall all --configfile {record}\n"
+            "makes Snakemake know them, and it then plans what this configuration changes."
+        )
+
+
+def _listed(found: Sequence[str]) -> str:
+    more = len(found) - _SHOWN
+    return "; ".join(found[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _in_brief(value: Any) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _leaves(model: type[BaseModel], data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Key and value of all that changes a result."""
+    for name, field in model.model_fields.items():
+        if name not in data or field.json_schema_extra == CHANGES_NO_RESULT:
+            continue
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield from _leaves(section, data[name] or {}, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", data[name]
