@@ -238,6 +238,29 @@ def test_pages(server: MaterialsProjectServer, tmp_path: Path, monkeypatch: pyte
     assert len(server.requests) == 1 + 30
 
 
+def test_an_entry_without_a_formula_costs_only_itself(server: MaterialsProjectServer, tmp_path: Path) -> None:
+    server.documents = [
+        {"material_id": "mp-1", "formula_pretty": None},
+        {"material_id": "mp-2", "formula_pretty": "LiF"},
+    ]
+    fetch_formulas(tmp_path / "formulas.txt", tmp_path / "cache")
+    assert (tmp_path / "formulas.txt").read_text().split() == ["LiF"]
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "much", [1.0], None])
+def test_a_magnetization_that_is_no_number_is_not_known(
+    server: MaterialsProjectServer, tmp_path: Path, value: object
+) -> None:
+    server.documents = [
+        {"material_id": "mp-1", "total_magnetization": value},
+        {"material_id": "mp-2", "total_magnetization": 2.0},
+    ]
+    csvs = write_csv(tmp_path / "train.csv", [("mp-1", 1.0), ("mp-2", 1.0)])
+    fetch_magnetizations(csvs, tmp_path / "m.parquet", tmp_path / "cache")
+    rows = {row["material_id"]: row["total_magnetization"] for row in pq.read_table(tmp_path / "m.parquet").to_pylist()}
+    assert rows == {"mp-1": None, "mp-2": 2.0}
+
+
 def test_a_full_size_list(server: MaterialsProjectServer, tmp_path: Path) -> None:
     server.documents = [
         {"material_id": f"mp-{n * 88 + m:06d}", "formula_pretty": f"{a}{n + 2}{b}"}

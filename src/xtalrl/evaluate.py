@@ -16,6 +16,8 @@ NO_POLICIES: dict[str, dict[str, object]] = {
     "sweep": {"settings": []},
 }
 """What turns off every policy of a configuration."""
+MAX_NAME = 60
+"""Characters of a set that is named after its file; the results folder has the name too."""
 
 
 def evaluation_command(
@@ -41,7 +43,7 @@ def evaluation_command(
     Raises:
         XtalrlError: there are no crystals at `path`, or the set has the name of a policy.
     """
-    name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().stem).lstrip("._-") or "external"
+    name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().stem).lstrip("._-")[:MAX_NAME] or "external"
     sets = {name: str(path)} if alone else {**config.external, name: str(path)}
     check_sets(sets, config.policy_specs())
     if not Path("Snakefile").is_file():

@@ -15,6 +15,7 @@ import functools
 import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,6 +64,23 @@ _GROUP_NAMES = (
 )
 _GROUP_KEYS = {*_GROUP_NUMBERS, *_GROUP_NAMES, "_symmetry_space_group_name_h_m"}
 _UNKNOWN = ("", "?", ".")
+_NAME = re.compile(r"(?<!\S)_[^\s'\"]+")
+_COMMENT = re.compile(r"(^|\s)#.*$", re.MULTILINE)
+_TEXT = re.compile(r"^;.*?^;", re.MULTILINE | re.DOTALL)
+_NAMES = {
+    name.lower(): name
+    for name in (
+        *(f"_cell_length_{edge}" for edge in "abc"),
+        *(f"_cell_angle_{angle}" for angle in ("alpha", "beta", "gamma")),
+        *(f"_atom_site_fract_{axis}" for axis in "xyz"),
+        *(f"_atom_site_{what}" for what in ("label", "type_symbol", "occupancy", "attached_hydrogens", "symmetry_multiplicity")),
+        *_OPERATIONS,
+        "_chemical_formula_sum", "_cell_formula_units_Z", "_symmetry_Int_Tables_number", "_space_group_IT_number",
+        "_symmetry_space_group_name_H-M", "_space_group_name_H-M_alt", "_space_group_name_Hall", "_symmetry_cell_setting",
+        "_atom_type_symbol", "_atom_type_oxidation_number",
+    )
+}  # fmt: skip
+"""Data names as pymatgen knows them, by the name in lower case: to CIF, capitals mean nothing, and a dot may stand for an underscore."""
 
 
 def split_blocks(text: str) -> list[tuple[str, str]]:
@@ -87,6 +105,8 @@ def split_blocks(text: str) -> list[tuple[str, str]]:
             continue
         elif found:
             line = f".{line}"  # pymatgen would begin a block there
+        elif not in_text:
+            line = _NAME.sub(lambda name: _NAMES.get(name[0].lower().replace(".", "_"), name[0]), line)
         if blocks:
             blocks[-1][1].append(line)
     if not blocks:
@@ -115,6 +135,9 @@ def read_block(text: str) -> Structure:
     Raises:
         Rejection: as `read_cif`.
     """
+    names = Counter(_NAME.findall(_COMMENT.sub("", _TEXT.sub("", text))))
+    if twice := [name for name in _NAMES.values() if names[name] > 1]:
+        raise Rejection(Reason.UNREADABLE_CIF, f"it has {twice[0]} {names[twice[0]]} times")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -300,16 +323,11 @@ class _Operations:
         return ""
 
     @property
-    def number(self) -> int | None:
-        """The number of the space group that is stated, None where it is not, or not known."""
-        for key in _GROUP_NUMBERS:
-            number = _number(self.lower.get(key, ""))
-            if number and number in range(1, 231):
-                return int(number)
-        for key in _GROUP_NAMES:
-            if number := _group_numbers().get(_squeezed(str(self.lower.get(key, "")))):
-                return number
-        return None
+    def numbers(self) -> set[int]:
+        """The numbers of the space groups that are stated: a name and a number may differ, where one was left as it is by default."""
+        of_numbers = (_number(self.lower.get(key)) for key in _GROUP_NUMBERS)
+        of_names = (_group_numbers().get(_squeezed(str(self.lower.get(key)))) for key in _GROUP_NAMES)
+        return {int(number) for number in (*of_numbers, *of_names) if number and number in range(1, 231)}
 
     def multiplicities_confirmed(self) -> bool:
         """Whether the file states the multiplicity of each site, and what was read has it.
@@ -319,7 +337,10 @@ class _Operations:
         Raises:
             Rejection: it has not.
         """
-        stated = [_number(value) for value in self.data.get("_atom_site_symmetry_multiplicity", ())]
+        found = (
+            self.lower.get(f"_atom_site_{name}") for name in ("symmetry_multiplicity", "site_symmetry_multiplicity")
+        )
+        stated = [_number(value) for value in next(filter(None, found), ())]
         if not stated or None in stated:
             return False
         if stated == self.orbits or all((m or 0) * n == self.count for m, n in zip(stated, self.orbits, strict=True)):
@@ -337,15 +358,15 @@ class _Operations:
         Raises:
             Rejection: it is not known, or it is not that of the crystal.
         """
-        if not self.name or self.number == 1:
+        if not self.name or self.numbers == {1}:
             return
-        if self.number is None:
+        if not self.numbers:
             if self.listed:
                 return
             raise Rejection(
                 Reason.NOT_AS_STATED, f"it lists no operations, and the space group {self.name!r} is not known"
             )
-        order, has_origins = _group(self.number)
+        order, has_origins = _group(max(self.numbers))
         if not self.listed and has_origins and not re.search(r":\s*[12]", self.name):
             raise Rejection(
                 Reason.NOT_AS_STATED, f"it lists no operations, and the space group {self.name!r} has two origins"
@@ -355,7 +376,7 @@ class _Operations:
         cell: Any = (structure.lattice.matrix, structure.frac_coords, [site.specie.Z for site in structure])
         found = [spglib.get_symmetry_dataset(cell, symprec=symprec) for symprec in SYMPRECS]
         numbers = [dataset.number for dataset in found if dataset]
-        if len(numbers) == len(found) and self.number not in numbers:
+        if len(numbers) == len(found) and not self.numbers & set(numbers):
             raise Rejection(
                 Reason.NOT_AS_STATED,
                 f"it names the space group {self.name!r} and lists {self.count} of its {order} operations; "

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -262,7 +263,7 @@ class _Client:
             # The server may write mp-149 as mp-aaaaaaft.
             found = {validate_ids([document["material_id"]])[0]: document for document in documents}
             yield [
-                {name: found.get(material_id, {}).get(name) for name in MAGNETIZATIONS.names}
+                {name: _finite(found.get(material_id, {}).get(name)) for name in MAGNETIZATIONS.names}
                 | {"material_id": material_id}
                 for material_id in chunk
             ]
@@ -295,12 +296,19 @@ class _Client:
 
     def formulas(self) -> list[str]:
         """All distinct reduced formulas, in alphabetical order."""
-        return sorted(
-            {document["formula_pretty"] for document in self._pages("formulas", ["formula_pretty"], criteria={})}
-        )
+        documents = self._pages("formulas", ["formula_pretty"], criteria={}, needed=())
+        formulas = [document.get("formula_pretty") for document in documents]
+        if without := sum(not formula for formula in formulas):
+            logger.info("%s of %s entries have no formula and are left out", f"{without:,}", f"{len(formulas):,}")
+        return sorted({formula for formula in formulas if formula})
 
     def _pages(
-        self, label: str, fields: Sequence[str], criteria: Mapping[str, Any], **search: Any
+        self,
+        label: str,
+        fields: Sequence[str],
+        criteria: Mapping[str, Any],
+        needed: Sequence[str] | None = None,
+        **search: Any,
     ) -> list[dict[str, Any]]:
         """All documents of a search. One request a page, so that a failure repeats a page and not the whole.
 
@@ -308,6 +316,7 @@ class _Client:
 
         Args:
             criteria: the search in the server's words, for the count.
+            needed: fields that no document may lack; None for all that are asked for.
             search: the same in mp-api's.
         """
         common = {"deprecated": False, "batch_id_not_eq": "gnome_r2scan_statics", "_limit": 1, "_fields": "material_id"}
@@ -316,7 +325,7 @@ class _Client:
         documents: list[dict[str, Any]] = []
         for page in range(1, -(-total // PAGE) + 1):
             answer = self._search(
-                fields,
+                fields if needed is None else needed,
                 fields=list(fields),
                 deprecated=False,
                 include_gnome=False,
@@ -409,6 +418,15 @@ class _Client:
                 f"{self._instead}"
             )
         return key
+
+
+def _finite(value: Any) -> float | None:
+    """A number that the server sent, None where it sent none: JSON has no NaN, and it may be there as text."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _check_status(response: requests.Response, *_: Any, **__: Any) -> None:

@@ -166,7 +166,9 @@ const unpack = async (id) => {
       });
     }
     save(name) {
-      const quote = (value) => (value === null ? "" : /[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
+      // A text that a spreadsheet would take for a formula gets an apostrophe before it.
+      const guard = (value) => (typeof value === "string" && /^[=+\-@\t\r]/.test(value) && isNaN(value) ? `'${value}` : String(value));
+      const quote = (value) => (value === null ? "" : /[",\r\n]/.test(value) ? `"${guard(value).replaceAll('"', '""')}"` : guard(value));
       const lines = [this.columns.map((column) => column.key).join(",")];
       for (const row of this.rows) lines.push(this.columns.map((column) => quote(this.value(column, row))).join(","));
       const link = make("a", { download: `${name}.csv`, href: URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" })) });
