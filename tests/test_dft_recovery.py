@@ -285,7 +285,7 @@ def test_a_gapless_run_without_spin_is_searched_where_an_element_may_have_spin()
 
 @pytest.mark.parametrize("known", [None, 0.0])
 @pytest.mark.parametrize(
-    "first", [converged(-505.0, -1.0), Result(Outcome.TIME_LIMIT, "352 iterations done"), Result(Outcome.NOT_CONVERGED)]
+    "first", [converged(-505.0, -1.0), Result(Outcome.TIME_LIMIT, iterations=352), Result(Outcome.NOT_CONVERGED)]
 )
 def test_an_antiferromagnet_is_searched_even_if_its_moment_is_known(known: float | None, first: Result) -> None:
     s = situation(MN2O2, "extended", known)
@@ -331,10 +331,10 @@ def test_a_found_moment_is_tried_before_it_is_called_a_metal() -> None:
 
 
 def test_a_run_that_is_stuck_is_not_given_more_time() -> None:
-    stuck = Result(Outcome.TIME_LIMIT, f"{STUCK_ITERATIONS} iterations done")
+    stuck = Result(Outcome.TIME_LIMIT, iterations=STUCK_ITERATIONS)
     assert climb(situation(recovery="extended"), stuck)[1].strategy == "smear_to_find_moment"
     assert climb(situation(), stuck)[1].strategy == "more_time"
-    slow = Result(Outcome.TIME_LIMIT, f"{STUCK_ITERATIONS - 1} iterations done")
+    slow = Result(Outcome.TIME_LIMIT, iterations=STUCK_ITERATIONS - 1)
     assert climb(situation(recovery="extended"), slow)[1].strategy == "more_time"
 
 

@@ -25,12 +25,13 @@ from pymatgen.core import Lattice, Structure
 
 from xtalrl import tables
 from xtalrl.dft.engines import Engine, find_engine
+from xtalrl.dft.outcome_rows import count_outcomes, credited_gap, gather_outcomes
 from xtalrl.dft.outcomes import Outcome, Result, Run
 from xtalrl.dft.protocols import load_protocol
 from xtalrl.dft.pseudopotentials import load_family, md5_of
 from xtalrl.dft.recovery import Situation
 from xtalrl.dft.requests import cell_of, cost_of, plan_crystal_scf, plan_design_scf, plan_reference_scf
-from xtalrl.dft.shards import TimeLimits, _credited_gap, count_outcomes, gather_outcomes, run_shard
+from xtalrl.dft.shards import run_shard
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
 
@@ -307,17 +308,10 @@ def test_a_crystal_that_only_smearing_converges_is_a_metal(place: Place) -> None
 def test_a_smeared_insulator_keeps_its_gap() -> None:
     s = Situation(SILICON, "crystal", load_protocol("paper-fast"), sssp(), "extended", None)
     smeared = Result(Outcome.CONVERGED, total_energy_ry=-1.0, band_gap_raw_ev=6.09, smearing=True)
-    assert (_credited_gap(s, smeared), smeared.is_metallic) == (6.09, False)
+    assert (credited_gap(s, smeared), smeared.is_metallic) == (6.09, False)
     metal = replace(smeared, band_gap_raw_ev=None)
-    assert (_credited_gap(s, metal), metal.is_metallic) == (0.0, True)
-    assert _credited_gap(replace(s, form="elemental"), metal) is None
-
-
-def test_the_limits_of_a_design_add_up() -> None:
-    one, two = TimeLimits((60.0,), in_all=True), TimeLimits((60.0, 20.0), in_all=True)
-    assert [one.of([]), one.of([45.0])] == [60.0, 15.0]
-    assert [two.of([]), two.of([45.0]), two.of([60.0, 15.0])] == [60.0, 20.0, 5.0]
-    assert TimeLimits((60.0, 20.0), in_all=False).of([60.0, 20.0, 20.0]) == 20.0
+    assert (credited_gap(s, metal), metal.is_metallic) == (0.0, True)
+    assert credited_gap(replace(s, form="elemental"), metal) is None
 
 
 def test_the_limit_of_a_design_is_for_all_attempts(place: Place) -> None:

@@ -17,13 +17,13 @@ from test_dft_engines import fetched_cache, needs_embedded
 from test_dft_shards import LIMITS, Place, crystal
 
 from xtalrl import tables
-from xtalrl.dft import shards, unfinished
+from xtalrl.dft import pw_job, unfinished
 from xtalrl.dft.exchange import cache_stats
 from xtalrl.dft.outcomes import Result, Run, classify
 from xtalrl.dft.pseudopotentials import fetch_family
 from xtalrl.dft.requests import plan_crystal_scf
 from xtalrl.dft.shards import run_shard
-from xtalrl.dft.unfinished import State, Unfinished
+from xtalrl.dft.unfinished import SavedState, Unfinished
 from xtalrl.errors import XtalrlError
 
 JOB_MIN = 0.05
@@ -33,8 +33,8 @@ JOB_MIN = 0.05
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """As in a real job, but everything takes a hundredth of the time."""
-    monkeypatch.setattr(shards, "SAVE_MARGIN_S", 0.3)
-    monkeypatch.setattr(shards, "KEEP_MARGIN_S", 0.3)
+    monkeypatch.setattr(pw_job, "SAVE_MARGIN_S", 0.3)
+    monkeypatch.setattr(pw_job, "KEEP_MARGIN_S", 0.3)
     place = Place(tmp_path)
     place.plan(crystal("argon", "Ar", "Ar"))
     return place
@@ -42,7 +42,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 def stop_the_clock(monkeypatch: pytest.MonkeyPatch, at_s: float) -> None:
     """How far the job is, whatever else this machine is doing."""
-    monkeypatch.setattr(shards, "time", SimpleNamespace(monotonic=lambda: at_s))
+    monkeypatch.setattr(pw_job, "time", SimpleNamespace(monotonic=lambda: at_s))
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_state_that_cannot_be_used_costs_only_time(cut: Place, harm: str, capl
         row = cut.run()["argon"]
     assert row["outcome"] == "converged"
     assert [attempt["restarted"] for attempt in row["attempts"]] == [False]
-    assert ("davcio: error reading file ./out/pw.wfc): begun anew" in caplog.text) == (harm == "torn")
+    assert ("davcio: error reading file ./out/pw.wfc): begun again from the start" in caplog.text) == (harm == "torn")
     assert states(cut) == []
 
 
@@ -132,7 +132,7 @@ def test_what_timed_out_at_the_end_of_a_job_is_saved_for_the_next_attempt(
 
     with monkeypatch.context() as patch:
         stop_the_clock(patch, 0.0)
-        patch.setattr(shards, "classify", classified)
+        patch.setattr(pw_job, "classify", classified)
         with pytest.raises(XtalrlError, match="what 1 more had reached"):
             place.run(runtime_min=60, time_limits_min=limits)
     stats = cache_stats(place.cache)
@@ -155,13 +155,13 @@ def test_a_state_is_kept_whole_and_for_its_calculation_only(tmp_path: Path) -> N
     (kept.folder / ".a.node-1-1/state.json").write_text('{"spent_s": 5.0, "engine": "engine"}')
     assert kept.restore("a", tmp_path / "a", "engine") is None
     assert kept.keys() == []
-    assert kept.keep("a", out, State(10.0, "engine"))
+    assert kept.keep("a", out, SavedState(10.0, "engine"))
     assert kept.restore("b", tmp_path / "b", "engine") is None
-    assert kept.restore("a", tmp_path / "a", "engine") == State(10.0, "engine")
+    assert kept.restore("a", tmp_path / "a", "engine") == SavedState(10.0, "engine")
     assert (tmp_path / "a/pw.wfc").read_bytes() == b"x" * 1000
-    assert kept.keep("a", out, State(20.0, "engine")), "a later state takes the place of an earlier one"
+    assert kept.keep("a", out, SavedState(20.0, "engine")), "a later state takes the place of an earlier one"
     shutil.rmtree(tmp_path / "a")
-    assert kept.restore("a", tmp_path / "a", "engine") == State(20.0, "engine")
+    assert kept.restore("a", tmp_path / "a", "engine") == SavedState(20.0, "engine")
     assert kept.keys() == ["a"]
 
 
@@ -173,10 +173,10 @@ def test_the_folder_of_states_is_limited(
     out.mkdir()
     (out / "pw.wfc").write_bytes(b"x" * 1000)
     kept = Unfinished(tmp_path)
-    assert [kept.keep(key, out, State(10.0, "engine")) for key in "abc"] == [True, True, False]
+    assert [kept.keep(key, out, SavedState(10.0, "engine")) for key in "abc"] == [True, True, False]
     old = time.time() - unfinished.OLDEST_S - 1
     os.utime(kept.folder / "a", (old, old))
-    assert kept.keep("c", out, State(10.0, "engine"))
+    assert kept.keep("c", out, SavedState(10.0, "engine"))
     assert sorted(path.name for path in kept.folder.iterdir()) == ["b", "c"]
 
 
@@ -187,7 +187,7 @@ def test_a_disk_without_room_for_a_state_costs_only_time(tmp_path: Path, monkeyp
     out = tmp_path / "out"
     out.mkdir()
     monkeypatch.setattr(shutil, "copytree", full)
-    assert not Unfinished(tmp_path).keep("a", out, State(10.0, "engine"))
+    assert not Unfinished(tmp_path).keep("a", out, SavedState(10.0, "engine"))
     assert list((tmp_path / "unfinished").iterdir()) == []
 
 
@@ -199,8 +199,8 @@ def test_a_crystal_in_two_jobs_has_the_energy_of_one(tmp_path: Path, monkeypatch
     fetched = fetched_cache()
     assert fetched is not None
     family = fetch_family(SSSP, str(SHARED / "sssp/SSSP_1.3.0_PBE_efficiency.tar.gz"), tmp_path)
-    monkeypatch.setattr(shards, "SAVE_MARGIN_S", 0.5)
-    monkeypatch.setattr(shards, "KEEP_MARGIN_S", 0.5)
+    monkeypatch.setattr(pw_job, "SAVE_MARGIN_S", 0.5)
+    monkeypatch.setattr(pw_job, "KEEP_MARGIN_S", 0.5)
     half = 5.653 / 2
     gallium_arsenide = crystal("GaAs", "Ga", "As") | {
         "lattice": [0, half, half, half, 0, half, half, half, 0],

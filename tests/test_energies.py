@@ -11,7 +11,8 @@ from dft_data import SHARED, needs_shared
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xtalrl.energies import RYDBERG_EV_PAPER, ReferenceTable, formation_energy_per_atom, reference_rows
+from xtalrl.dft.references import reference_rows
+from xtalrl.energies import RYDBERG_EV_PAPER, ReferenceTable, formation_energy_per_atom
 from xtalrl.errors import XtalrlError
 
 

@@ -85,28 +85,6 @@ class ReferenceTable:
         return formation_energy_per_atom(row["total_energy_ry"], row["species"], self._energies), ""
 
 
-def reference_rows(outcomes: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of `tables.REFERENCES` from the rows of `tables.SCF_OUTCOMES` whose kind is reference, by element."""
-    rows = []
-    for outcome in outcomes:
-        if outcome["kind"] != "reference":
-            continue
-        n_sites, energy = len(outcome["species"]), outcome["total_energy_ry"]
-        attempts = outcome["attempts"]
-        rows.append(
-            {
-                "element": outcome["species"][0],
-                "form": "none" if not attempts else "atom" if attempts[0]["strategy"] == "isolated_atom" else "crystal",
-                "n_sites": n_sites,
-                "source": outcome["source"],
-                "energy_per_atom": None if energy is None else energy / n_sites * RYDBERG_EV_PAPER,
-                "energy_per_atom_ry": None if energy is None else energy / n_sites,
-                **{name: outcome[name] for name in ("outcome", "detail", "protocol", "protocol_hash", "family")},
-            }
-        )
-    return sorted(rows, key=lambda row: row["element"])
-
-
 def _origin(row: Mapping[str, Any]) -> tuple[str | None, str | None, str | None]:
     return row["protocol_hash"], row["family"], row["protocol"]
 

@@ -1,6 +1,6 @@
 """Gather the outcomes of all shards."""
 
-from xtalrl.dft.shards import gather_outcomes
+from xtalrl.dft.outcome_rows import gather_outcomes
 from xtalrl.workflow import job
 
 with job(snakemake.log[0]):

@@ -120,6 +120,7 @@ class Record:
             self.band_gap_raw_ev,
             self.total_magnetization,
             self.smearing,
+            iterations_in(self.detail),
         )
 
     def answers(self, timeout_s: float, accept_not_saved: bool) -> bool:
@@ -247,6 +248,12 @@ class Cache:
         old = self._records.get(record.key)
         if old is None or record.says_more_than(old):
             self._records[record.key] = record
+
+
+def iterations_in(detail: str) -> int | None:
+    """`Result.iterations` of a record, whose line holds only the sentence that `outcomes.classify` made of the number."""
+    found = re.match(r"(\d+) iterations done", detail)
+    return int(found[1]) if found else None
 
 
 def records_folder(cache: str | Path) -> Path:

@@ -187,6 +187,8 @@ class Result:
     total_magnetization: float | None = None
     """µB per cell, of a spin-polarised run; of a noncollinear one the length of the vector."""
     smearing: bool = False
+    iterations: int | None = None
+    """SCF iterations that were completed by a run that was cut off; None for all others."""
 
     @property
     def is_metallic(self) -> bool | None:
@@ -303,13 +305,13 @@ def _failed(run: Run, output: str, scf: str, where: str) -> Result:
     noise = messages.name_noise("\n".join((run.stderr, *output.splitlines()[-_TAIL_LINES:])))
     if timed_out and not (noise and noise[0] in _MAKES_WAIT):
         if began:
-            return Result(Outcome.TIME_LIMIT, f"{_iterations(scf)} iterations done{where}")
+            return _cut_off(scf, where)
         if words := _last_line(run.stderr) or _last_line(output):
             # What waited was the launcher (srun: "step creation temporarily disabled"), not pw.x.
             return Result(Outcome.ENGINE_FAILED, f"pw.x did not start in time: {words}")
         return Result(Outcome.KILLED, "nothing was printed within the time limit")
     if _CPU_TIME_EXCEEDED in output:
-        return Result(Outcome.TIME_LIMIT, f"{_iterations(scf)} iterations done{where}")
+        return _cut_off(scf, where)
     if _STOP_REQUESTED in output:
         return Result(Outcome.KILLED, _line_with(output, _STOP_REQUESTED))
     if _EXX_STOPPED in scf:
@@ -330,6 +332,12 @@ def _failed(run: Run, output: str, scf: str, where: str) -> Result:
     if run.exit_code == 0:
         return Result(Outcome.OUTPUT_LOST, "the output ends in the middle although the exit code is 0")
     return Result(Outcome.KILLED, _last_line(run.stderr) or f"exit code {run.exit_code} without a message of pw.x")
+
+
+def _cut_off(scf: str, where: str) -> Result:
+    """The result of a run whose time was over; `cache.iterations_in` reads the number back from records, which hold the detail alone."""
+    iterations = _iterations(scf)
+    return Result(Outcome.TIME_LIMIT, f"{iterations} iterations done{where}", iterations=iterations)
 
 
 def _name(errors: Sequence[messages.Error]) -> Result:

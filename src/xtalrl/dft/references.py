@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from xtalrl import tables
 from xtalrl.dft.protocols import load_protocol
 from xtalrl.dft.pseudopotentials import Family, describe_family, load_family
+from xtalrl.dft.recovery import REFERENCE_STRATEGIES
 from xtalrl.elements import ELEMENTS
-from xtalrl.energies import RYDBERG_EV_PAPER, ReferenceTable, reference_rows
+from xtalrl.energies import RYDBERG_EV_PAPER, ReferenceTable
 from xtalrl.errors import XtalrlError
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,34 @@ def assemble_references(outcomes: str, references: str) -> None:
     logger.info("%d reference energies", len(rows) - len(failed))
     if failed:
         logger.info("Without a reference energy, and so every formation energy with them: %s", ", ".join(failed))
+
+
+def reference_rows(outcomes: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of `tables.REFERENCES` from the rows of `tables.SCF_OUTCOMES` whose kind is reference, by element."""
+    rows = []
+    for outcome in outcomes:
+        if outcome["kind"] != "reference":
+            continue
+        n_sites, energy = len(outcome["species"]), outcome["total_energy_ry"]
+        rows.append(
+            {
+                "element": outcome["species"][0],
+                "form": _form(outcome["attempts"]),
+                "n_sites": n_sites,
+                "source": outcome["source"],
+                "energy_per_atom": None if energy is None else energy / n_sites * RYDBERG_EV_PAPER,
+                "energy_per_atom_ry": None if energy is None else energy / n_sites,
+                **{name: outcome[name] for name in ("outcome", "detail", "protocol", "protocol_hash", "family")},
+            }
+        )
+    return sorted(rows, key=lambda row: row["element"])
+
+
+def _form(attempts: Sequence[Mapping[str, Any]]) -> str:
+    """What stands for an element; the first attempt tells, because an atom climbs from another rung than a crystal."""
+    if not attempts:
+        return "none"
+    return "atom" if attempts[0]["strategy"] == REFERENCE_STRATEGIES["atom"] else "crystal"
 
 
 def import_references(

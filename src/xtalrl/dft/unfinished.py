@@ -28,7 +28,7 @@ OLDEST_S = 30 * 86400.0
 
 
 @dataclass(frozen=True)
-class State:
+class SavedState:
     """A run that was cut off."""
 
     spent_s: float
@@ -43,7 +43,7 @@ class Unfinished:
     def __init__(self, cache: str | Path) -> None:
         self.folder = Path(cache) / "unfinished"
 
-    def keep(self, key: str, out: Path, state: State) -> bool:
+    def keep(self, key: str, out: Path, state: SavedState) -> bool:
         """Copy pw.x's `out/`, whole or not at all; whether it was kept."""
         try:
             self._delete_old()
@@ -68,11 +68,11 @@ class Unfinished:
             return False
         return True
 
-    def restore(self, key: str, out: Path, engine: str) -> State | None:
+    def restore(self, key: str, out: Path, engine: str) -> SavedState | None:
         """Copy the state of a calculation to pw.x's `out/`, which must not exist; None where there is none for this engine."""
         kept = self.folder / key
         try:
-            state = State(**json.loads((kept / "state.json").read_text()))
+            state = SavedState(**json.loads((kept / "state.json").read_text()))
             if state.engine != engine:
                 return None
             shutil.copytree(kept / "out", out)

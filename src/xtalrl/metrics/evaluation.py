@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from xtalrl import tables
-from xtalrl.energies import ReferenceTable, reference_rows
+from xtalrl.dft.references import reference_rows
+from xtalrl.energies import ReferenceTable
 from xtalrl.errors import XtalrlError
 
 logger = logging.getLogger(__name__)

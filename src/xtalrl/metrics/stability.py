@@ -17,8 +17,8 @@ import numpy as np
 from scipy.optimize import linprog
 
 from xtalrl import tables
+from xtalrl.dft.references import reference_rows
 from xtalrl.elements import ELEMENTS
-from xtalrl.energies import reference_rows
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.designs import PolicyDesigns
 from xtalrl.metrics.formulas import reduced_formula
