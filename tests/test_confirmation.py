@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import csv
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dft_data import sssp
+from pymatgen.core import Lattice, Structure
 
 from xtalrl import tables
 from xtalrl.config import validate
 from xtalrl.dft.inputs import Cell, settings_for
 from xtalrl.dft.protocols import load_protocol
+from xtalrl.dft.pseudopotentials import describe_family
+from xtalrl.dft.references import origin_of
 from xtalrl.dft.requests import plan_confirmation_scf, plan_design_scf
+from xtalrl.elements import ELEMENTS
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.confirmation import confirm_hits, find_hits
 from xtalrl.metrics.scoring import Scoring
@@ -170,3 +177,57 @@ def test_outcomes_of_other_hits_get_a_sentence(tmp_path: Path) -> None:
 def test_the_report_has_the_table_where_the_configuration_asks_for_it(asked: bool) -> None:
     names = [entry.name for entry in tables_of(validate({"evaluation": {"confirm": asked}}))]
     assert ("confirmation" in names) == asked
+
+
+@pytest.mark.slow
+def test_hits_are_confirmed_by_real_scfs_through_snakemake(root: Path, tmp_path: Path) -> None:
+    """The shipped policy fills the cell of NaF for three targets; the designs with a gap are hits, and each distinct one is computed once more."""
+    for split, pair, edge in (("train", ["Li", "F"], 4.03), ("val", ["Na", "F"], 4.62), ("test", ["Na", "H"], 4.88)):
+        cell = Structure.from_spacegroup("Fm-3m", Lattice.cubic(edge), pair, [[0, 0, 0], [0.5, 0.5, 0.5]])
+        with (tmp_path / f"{split}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(
+                [
+                    ("material_id", "band_gap", "formation_energy_per_atom", "spacegroup.number", "cif"),
+                    (split, 6, -1, 225, cell.get_primitive_structure().to(fmt="cif")),
+                ]
+            )
+    # Reference energies do not matter to a gap: invented ones, so that no element is computed.
+    origin = origin_of("demo", describe_family("pseudo-dojo-0.4-pbe-sr-standard"))
+    with (tmp_path / "references.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["element", "energy_per_atom_ry", *origin])
+        writer.writerows([element, -10, *origin.values()] for element in ELEMENTS)
+    for name in ("downloads", "engine"):
+        if (root / "results/cache" / name).is_dir():
+            shutil.copytree(root / "results/cache" / name, tmp_path / "cache" / name)
+    arguments = [
+        sys.executable, "-m", "snakemake", "confirm", "--profile", "profiles/local", "--cores", "1", "--configfile", "config/test.yaml",
+        "--config", f"results={tmp_path / 'run'}", f"cache={tmp_path / 'cache'}", f"structures={{source: mp20, path: {tmp_path}}}",
+        "labels={path: source}", f"references={{energies: {tmp_path / 'references.csv'}}}", "evaluation={window_ev: 4}",
+        "dft={time_limits: {design: [6], confirmation: [20]}}",
+        "policies={pretrained: mp20, random: false, bc: false, ucql: false, targets_ev: [], rvs_targets_ev: [5, 6, 7]}",
+    ]  # fmt: skip
+    result = subprocess.run(arguments, cwd=root, capture_output=True, text=True, timeout=1500)
+    assert result.returncode == 0, result.stdout + result.stderr
+    folder = tmp_path / "run/confirmation"
+    hits = tables.read_rows(folder / "hits.parquet", tables.HITS)
+    assert hits, "the policy was trained on fluorides and more; a change of the weights may need other targets"
+    requests = tables.read_rows(folder / "requests.parquet", tables.SCF_REQUESTS)
+    assert {row["request_id"] for row in requests} == {row["request_id"] for row in hits}
+    assert len(requests) == len({row["request_id"] for row in requests})
+    rows = tables.read_rows(folder / "confirmation.parquet", tables.CONFIRMATION)
+    assert len(rows) == len(hits)
+    for row in rows:
+        assert row["protocol"] == "confirm:demo"
+        assert row["outcome"] == "converged"
+        assert row["verdict"] == (
+            "hit confirmed" if abs(row["confirmed_band_gap"] - row["target_ev"]) < 4 else "hit withdrawn"
+        )
+        assert row["difference"] == pytest.approx(row["confirmed_band_gap"] - row["band_gap"])
+        assert 0 < abs(row["difference"]) < 1
+    table = (tmp_path / "run/tables/confirmation.csv").read_text()
+    assert table.count("rvs-mp20-") == 3
+    again = subprocess.run(
+        [*arguments[:4], "--dry-run", *arguments[4:]], cwd=root, capture_output=True, text=True, timeout=300
+    )
+    assert "Nothing to be done" in again.stdout + again.stderr
