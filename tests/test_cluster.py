@@ -5,6 +5,7 @@ What a real SLURM says to them is in test_slurm.py.
 
 from __future__ import annotations
 
+import re
 import shlex
 import stat
 import subprocess
@@ -69,7 +70,7 @@ def test_every_rule_of_the_profile_exists(root: Path, monkeypatch: pytest.Monkey
     for name in ("slurm", "local"):
         profile = load_profile(name)
         for rule in {*profile.get("set-resources", {}), *profile["set-threads"]}:
-            assert f"rule {rule}:" in rules, f"{name}: {rule}"
+            assert re.search(rf"^(rule|checkpoint) {rule}:", rules, re.MULTILINE), f"{name}: {rule}"
 
 
 def test_no_rule_has_retries(root: Path) -> None:

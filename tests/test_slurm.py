@@ -148,48 +148,65 @@ def test_a_controller_that_is_away(root: Path, cluster: None, tmp_path: Path) ->
     assert "failed" not in run.log()
 
 
-@pytest.mark.parametrize(
-    ("partition", "option"),
-    [("spare", "--slurm-requeue"), ("spare-requeue", "--slurm-requeue"), ("spare-requeue", "--slurm-no-requeue")],
-)
-def test_a_job_that_gives_way_to_another(
-    root: Path, cluster: None, tmp_path: Path, partition: str, option: str
-) -> None:
+@pytest.mark.parametrize("partition", ["spare", "spare-requeue"])
+def test_a_job_that_gives_way_to_another(root: Path, cluster: None, tmp_path: Path, partition: str) -> None:
     """Requeued or not, it runs again, and never twice at a time; no attempt is used up."""
     run = one_shard(root, tmp_path)
-    process = run.start(
-        "scf", options=["--set-resources", f"run_scf_shard:slurm_partition={partition}", "--retries=0", option]
-    )
+    options = ["--set-resources", f"run_scf_shard:slurm_partition={partition}", "--retries=0"]
+    process = run.start("scf", options=options)
     wait_for_scf(run)
     (first,) = jobs("RUNNING").values()
-    urgent = [
-        "sbatch",
-        "--wait",
-        "--partition=urgent",
-        "--cpus-per-task=64",
-        "--mem=1000",
-        "--output=/dev/null",
-        "--wrap=sleep 1",
-    ]
-    subprocess.run(urgent, check=True, timeout=120)
-    requeued = (partition, option) == ("spare-requeue", "--slurm-requeue")
+    urgent = ["--partition=urgent", "--cpus-per-task=64", "--mem=1000", "--output=/dev/null", "--wrap=sleep 1"]
+    subprocess.run(["sbatch", "--wait", *urgent], check=True, timeout=120)
     wait_for(lambda: jobs("RUNNING"), "it to run again", 400)  # after two minutes where SLURM requeues it
     assert len(jobs("RUNNING")) == 1
-    assert (list(jobs("RUNNING").values()) == [first]) == requeued
+    assert (list(jobs("RUNNING").values()) == [first]) == (partition == "spare-requeue")
+    finish(run, process, tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGKILL])
+def test_jobs_outlive_their_snakemake(root: Path, cluster: None, tmp_path: Path, number: signal.Signals) -> None:
+    """The next Snakemake waits for what is in the queue; what has changed since is cancelled and submitted again."""
+    run = one_shard(root, tmp_path)
+    process = run.start("scf")
+    wait_for_scf(run)
+    (first,) = jobs("RUNNING").values()
+    process.send_signal(number)
+    assert process.wait(timeout=60) != 0
+    if number == signal.SIGKILL:
+        run.snakemake("--unlock")
+    else:
+        assert "The jobs stay in the queue" in run.log()
+    process = run.start("scf")
+    wait_for(lambda: f"is in the queue already, as SLURM-job {first}" in run.log(), "the job to be found")
+    assert list(jobs("RUNNING", "PENDING").values()) == [first]
+    if number == signal.SIGKILL:
+        finish(run, process, tmp_path)
+        return
+    process.send_signal(number)
+    process.wait(timeout=60)
+    content = yaml.safe_load(run.config.read_text())
+    content["dft"]["time_limits"] = {"crystal": [77]}
+    run.config.write_text(yaml.safe_dump(content))
+    process = run.start("scf")
+    wait_for(lambda: f"SLURM-job {first}, which is cancelled" in run.log(), "the job to be found")
+    wait_for(lambda: jobs("RUNNING", "PENDING"), "another job")
+    assert first not in jobs("RUNNING", "PENDING", "COMPLETING").values()
     finish(run, process, tmp_path)
 
 
 def test_a_node_that_goes_down(root: Path, cluster: None, tmp_path: Path) -> None:
-    """A job that SLURM may requeue is requeued then, as one that gives way."""
     run = one_shard(root, tmp_path)
-    process = run.start("scf", options=["--slurm-no-requeue"])
+    process = run.start("scf")
     wait_for_scf(run)
+    (first,) = jobs("RUNNING").values()
     node = f"nodename={os.uname().nodename.split('.')[0]}"
     subprocess.run(["scontrol", "update", node, "state=down", "reason=test"], check=True)
     wait_for(lambda: not jobs("RUNNING", "COMPLETING"), "the end of the job")
     subprocess.run(["scontrol", "update", node, "state=resume"], check=False)  # slurmd may have registered again
-    wait_for(lambda: jobs("RUNNING"), "it to run again")
-    assert "SLURM status is: 'NODE_FAIL'" in run.log()
+    wait_for(lambda: jobs("RUNNING"), "it to run again", 400)
+    assert list(jobs("RUNNING").values()) == [first]
+    assert "NODE_FAIL" not in run.log()
     finish(run, process, tmp_path)
 
 

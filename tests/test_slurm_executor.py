@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import stat
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from snakemake_executor_plugin_slurm import Executor
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from workflow import slurm_executor
@@ -31,13 +34,16 @@ class Probe(PatientExecutor):
             status_command=command, init_seconds_before_status_checks=1, keep_successful_logs=False
         )
         self.workflow = SimpleNamespace(  # type: ignore[assignment]
+            dag=SimpleNamespace(),
             executor_settings=settings,
             remote_execution_settings=SimpleNamespace(seconds_between_status_checks=10),
         )
         self.logger = logging.getLogger("probe")
         self.run_uuid = "xtalrl_1"
+        self._main_event_loop = None
         self._next_seconds_between_status_checks = None
         self.status_rate_limiter = contextlib.nullcontext()  # type: ignore[assignment]
+        self._names, self._leaving = {self.run_uuid}, False
         self._seen, self._answered, self._last_remark_s = set(), True, float("-inf")
         self._stopping = threading.Event()
         self._job_submission_executor = ThreadPoolExecutor(1)
@@ -50,12 +56,17 @@ class Probe(PatientExecutor):
     def report_job_error(self, job_info: SubmittedJobInfo, msg: str | None = None, **kwargs: object) -> None:
         self.ends.append(f"error {msg}")
 
-    def run_job(self, job: object) -> None:
-        self.ends.append("submitted")
+    def report_job_submission(self, job_info: SubmittedJobInfo, register_job: bool = True) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Executor, "report_job_submission", lambda *_: None)
+            super().report_job_submission(job_info, register_job)
+        self.ends.append(f"watched {job_info.external_jobid}")
 
     def check(self, *numbers: str) -> list[str]:
         """The jobs that are still to be watched after asking once."""
-        jobs = [SubmittedJobInfo(None, number, {"slurm_logfile": Path("/nowhere/1.log")}) for number in numbers]  # type: ignore[arg-type]
+        jobs = [
+            SubmittedJobInfo(a_job(number), number, {"slurm_logfile": Path("/nowhere/1.log")}) for number in numbers
+        ]  # type: ignore[arg-type]
 
         async def collect() -> list[str]:
             return [str(job.external_jobid) async for job in self.check_active_jobs(jobs)]
@@ -64,6 +75,18 @@ class Probe(PatientExecutor):
         self._job_submission_executor.shutdown()
         self._job_submission_executor = ThreadPoolExecutor(1)
         return alive
+
+
+@pytest.fixture(autouse=True)
+def plugin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A plugin that submits nothing, in an empty folder."""
+    monkeypatch.setattr(Executor, "run_job", lambda self, job: self.ends.append("submitted"))
+    monkeypatch.chdir(tmp_path)
+
+
+def a_job(name: str = "a", folder: Path = Path(), **params: object) -> SimpleNamespace:
+    """What the executor looks at in a job of Snakemake."""
+    return SimpleNamespace(jobid=1, output=[f"{name}.out"], input=[str(folder / f"{name}.in")], params=params)
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, folder: Path, **commands: str) -> None:
@@ -166,14 +189,78 @@ def test_a_submission_that_slurm_refuses_for_now_is_no_failure(
 ) -> None:
     monkeypatch.setattr(slurm_executor, "PAUSE_AFTER_REFUSAL_S", 0)
     probe = Probe()
-    probe._main_event_loop = None
     if others_run:
-        probe.active_jobs.append(SubmittedJobInfo(None))  # type: ignore[arg-type]
-    probe._report_job_error_threadsafe(SubmittedJobInfo(None), message)  # type: ignore[arg-type]
+        probe.active_jobs.append(SubmittedJobInfo(a_job()))  # type: ignore[arg-type]
+    probe._report_job_error_threadsafe(SubmittedJobInfo(a_job()), message)  # type: ignore[arg-type]
     probe._job_submission_executor.shutdown()
     assert probe.ends == (["submitted"] if waits else [f"error {message}"])
     # At the end of Snakemake nothing waits any more.
     probe._stopping.set()
     probe.ends.clear()
-    probe._report_job_error_threadsafe(SubmittedJobInfo(None), message)  # type: ignore[arg-type]
+    probe._report_job_error_threadsafe(SubmittedJobInfo(a_job()), message)  # type: ignore[arg-type]
     assert probe.ends == [f"error {message}"]
+
+
+@pytest.mark.parametrize(
+    ("squeue", "change", "ends"),
+    [
+        ("echo 'RUNNING|xtalrl_0'", "", ["watched 7"]),
+        ("echo 'PENDING|xtalrl_0'", "", ["watched 7"]),
+        ("echo 'COMPLETING|xtalrl_0'", "", ["submitted"]),
+        ("exit 0", "", ["submitted"]),  # known, and at its end
+        ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", "", ["submitted"]),
+        ("echo 'RUNNING|of_somebody_else'", "", ["submitted"]),  # ids begin again when SLURM is set up anew
+        ("[ -e cancelled ] || echo 'RUNNING|xtalrl_0'", "params", ["submitted"]),
+        ("[ -e cancelled ] || echo 'RUNNING|xtalrl_0'", "input", ["submitted"]),
+    ],
+)
+def test_a_job_that_an_earlier_snakemake_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, squeue: str, change: str, ends: list[str]
+) -> None:
+    (tmp_path / "a.in").write_text("")
+    earlier = Probe()
+    earlier.run_uuid = "xtalrl_0"
+    earlier.report_job_submission(
+        SubmittedJobInfo(a_job(folder=tmp_path, steps=1), "7", {"slurm_logfile": Path("7.log")})
+    )  # type: ignore[arg-type]
+    answers(monkeypatch, tmp_path, squeue=squeue)
+    probe = Probe()
+    if change == "input":
+        later = time.time() + 10
+        os.utime(tmp_path / "a.in", (later, later))
+    job = a_job(folder=tmp_path, steps=2 if change == "params" else 1)
+    probe.run_job(job)  # type: ignore[arg-type]
+    assert probe.ends == ends
+    assert (tmp_path / "cancelled").exists() == bool(change)
+    if ends == ["watched 7"]:
+        # It is found by the name it has in SLURM, also by a third Snakemake.
+        assert probe._names == {"xtalrl_0", "xtalrl_1"}
+        third = Probe()
+        third.run_uuid = "xtalrl_2"
+        third.run_job(job)  # type: ignore[arg-type]
+        assert third.ends == ends
+
+
+def test_nothing_is_submitted_twice_because_squeue_is_silent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(slurm_executor, "PAUSE_AFTER_REFUSAL_S", 0)
+    earlier = Probe()
+    earlier.run_uuid = "xtalrl_0"
+    earlier.report_job_submission(SubmittedJobInfo(a_job(), "7", {"slurm_logfile": Path("7.log")}))  # type: ignore[arg-type]
+    silent = "[ -e asked ] && echo 'RUNNING|xtalrl_0' || { touch asked; echo 'Unable to contact slurm controller' >&2; exit 1; }"
+    answers(monkeypatch, tmp_path, squeue=silent)
+    probe = Probe()
+    probe.run_job(a_job())  # type: ignore[arg-type]
+    while not probe.ends:
+        time.sleep(0.01)
+    assert probe.ends == ["watched 7"]
+
+
+def test_leaving_cancels_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    answers(monkeypatch, tmp_path)
+    probe = Probe()
+    probe.lock, probe.wait = threading.Lock(), True
+    with pytest.raises(KeyboardInterrupt):
+        probe._leave(10, None)
+    probe.active_jobs.append(SubmittedJobInfo(a_job(), "7"))  # type: ignore[arg-type]
+    probe.cancel()
+    assert not probe.wait and not (tmp_path / "cancelled").exists()

@@ -1,17 +1,22 @@
 """Snakemake's SLURM executor without the waits that never end, and without the failures that are none.
 
-The plugin (2.8.0) takes a preempted job for a running one, `CANCELLED by 1000` of sacct too; it forgets its jobs when squeue fails for long,
-and it counts a submission that SLURM refuses for the moment as a failed attempt.
+The plugin (2.8.0) takes a preempted job for a running one, `CANCELLED by 1000` of sacct too; it forgets its jobs when squeue fails for long;
+it counts a submission that SLURM refuses for the moment as a failed attempt; and it knows nothing of the jobs of a Snakemake that is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import re
+import signal
 import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
+from types import FrameType
 
 from snakemake_executor_plugin_slurm import Executor
 from snakemake_executor_plugin_slurm.job_status_query import query_job_status_sacct, query_job_status_squeue
@@ -34,6 +39,8 @@ LONGEST_PAUSE_S = 180
 """As in the plugin. squeue must remember finished jobs for longer."""
 PAUSE_AFTER_REFUSAL_S = 30
 LOST = "forgotten by SLURM"
+SUBMITTED = Path(".snakemake/slurm_jobs")
+"""What was submitted and is not known to have ended: a file per job."""
 
 
 class PatientExecutor(Executor):  # type: ignore[misc]
@@ -42,7 +49,11 @@ class PatientExecutor(Executor):  # type: ignore[misc]
     def __post_init__(self, test_mode: bool = False) -> None:
         """Called by the plugin's constructor."""
         super().__post_init__(test_mode)
+        self._names = {self.run_uuid}
         self._seen: set[str] = set()
+        self._leaving = False
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGUSR1, self._leave)
         self._answered = True
         self._stopping = threading.Event()
         self._last_remark_s = float("-inf")
@@ -50,10 +61,11 @@ class PatientExecutor(Executor):  # type: ignore[misc]
     async def check_active_jobs(self, active_jobs: list[SubmittedJobInfo]) -> AsyncIterator[SubmittedJobInfo]:
         """Yields the jobs that are not at their end, and reports the others."""
         async with self.status_rate_limiter:
-            states = self._ask_for_states() if active_jobs else {}
+            states = self._ask_for_states() if active_jobs else None
         some_ended = False
         for job in active_jobs:
-            state = states.get(job.external_jobid, LOST if states and job.external_jobid in self._seen else "PENDING")
+            unnamed = LOST if states is not None and job.external_jobid in self._seen else "PENDING"
+            state = (states or {}).get(job.external_jobid, unnamed)
             if state in ALIVE:
                 yield job
                 continue
@@ -65,12 +77,13 @@ class PatientExecutor(Executor):  # type: ignore[misc]
             first_pause_s if some_ended or not active_jobs else min(longer_s, LONGEST_PAUSE_S)
         )
 
-    def _ask_for_states(self) -> dict[str, str]:
-        """The state of each of our jobs by its id; nothing if SLURM does not answer."""
+    def _ask_for_states(self) -> dict[str, str] | None:
+        """The state of each of our jobs by its id; None if SLURM does not answer."""
+        names = ",".join(sorted(self._names))
         if self.get_status_command() == "sacct":
-            command = query_job_status_sacct(self.run_uuid)
+            command = query_job_status_sacct(names)
         else:
-            command = query_job_status_squeue(self.run_uuid).replace("%T", "%T|%r")
+            command = query_job_status_squeue(names).replace("%T", "%T|%r")
         try:
             answer = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
             silent = answer.stderr.strip() if answer.returncode else ""
@@ -82,7 +95,7 @@ class PatientExecutor(Executor):  # type: ignore[misc]
             )
         self._answered = not silent
         if silent:
-            return {}
+            return None
         states = {}
         for line in answer.stdout.splitlines():
             number, state, *reason = line.split("|")
@@ -97,6 +110,7 @@ class PatientExecutor(Executor):  # type: ignore[misc]
     def _end(self, job: SubmittedJobInfo, state: str) -> None:
         """Report a job that is at its end, or submit it again if it was only preempted."""
         log = job.aux["slurm_logfile"]
+        _record_of(job.job).unlink(missing_ok=True)
         if state == "COMPLETED":
             self.report_job_success(job)
             if not self.workflow.executor_settings.keep_successful_logs:
@@ -144,15 +158,127 @@ class PatientExecutor(Executor):  # type: ignore[misc]
     def _submit_again(self, job: JobExecutorInterface) -> None:
         self._job_submission_executor.submit(self.run_job, job)
 
+    def run_job(self, job: JobExecutorInterface) -> None:
+        """Called in a thread that submits. A job that an earlier Snakemake left in the queue is waited for, not submitted again."""
+        try:
+            if earlier := self._left_in_the_queue(job):
+                self._names.add(earlier["name"])
+                self.logger.info(
+                    f"Job {job.jobid} is in the queue already, as SLURM-job {earlier['number']}: it is waited for."
+                )
+                aux = {"slurm_logfile": Path(earlier["log"])}
+                self._report_job_submission_threadsafe(SubmittedJobInfo(job, earlier["number"], aux))
+                return
+        except subprocess.SubprocessError as error:
+            self._report_job_error_threadsafe(SubmittedJobInfo(job), f"Unable to contact SLURM: {error}")
+            return
+        super().run_job(job)
+
+    def _left_in_the_queue(self, job: JobExecutorInterface) -> dict[str, str] | None:
+        """The record of this very job of an earlier Snakemake, if it is still in the queue. One that has changed since is cancelled.
+
+        Raises:
+            SubprocessError: squeue does not answer.
+        """
+        record = _record_of(job)
+        try:
+            earlier: dict[str, str] = json.loads(record.read_text())
+            since = record.stat().st_mtime
+        except (OSError, ValueError):
+            return None
+        if earlier["name"] == self.run_uuid or not _is_in_the_queue(earlier):
+            return None
+        if earlier["asks_for"] == _what_it_asks_for(job) and not _has_newer_input(job, since):
+            return earlier
+        self.logger.info(
+            f"Job {job.jobid} has changed since it was submitted as SLURM-job {earlier['number']}, which is cancelled."
+        )
+        subprocess.run(["scancel", earlier["number"]], capture_output=True, timeout=60)
+        end = time.monotonic() + 60
+        while _is_in_the_queue(earlier) and time.monotonic() < end:
+            time.sleep(1)
+        return None
+
+    def report_job_submission(self, job_info: SubmittedJobInfo, register_job: bool = True) -> None:
+        """Called when SLURM has taken a job, or had it already."""
+        record = _record_of(job_info.job)
+        content = {
+            "number": str(job_info.external_jobid),
+            "name": self.run_uuid,
+            "log": str(job_info.aux["slurm_logfile"]),
+            "asks_for": _what_it_asks_for(job_info.job),
+        }
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(record.read_text())["number"] == content["number"]:
+                content = {}  # of an earlier Snakemake, whose name it has in SLURM
+        if content:
+            record.parent.mkdir(parents=True, exist_ok=True)
+            record.write_text(json.dumps(content))
+        super().report_job_submission(job_info, register_job)
+
+    def _leave(self, number: int, frame: FrameType | None) -> None:
+        """End Snakemake and leave its jobs in the queue, for another Snakemake to take over: what SIGUSR1 asks for."""
+        self._leaving = True
+        raise KeyboardInterrupt
+
     def cancel(self) -> None:
         """Called on Ctrl-C."""
         self._stopping.set()
         super().cancel()
 
+    def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
+        """Called by `cancel`."""
+        if self._leaving:
+            self.logger.info("The jobs stay in the queue. The same command waits for them.")
+        else:
+            super().cancel_jobs(active_jobs)
+
     def shutdown(self) -> None:
         """Called at the end."""
         self._stopping.set()
-        super().shutdown()
+        if not self._leaving:
+            super().shutdown()
+            return
+        # What the plugin and Snakemake would delete now, the jobs in the queue need: a folder that they wait for when they start, and
+        # those of their outputs, which are empty yet.
+        self.workflow.dag.cleanup_workdir = lambda: None
+        self._job_submission_executor.shutdown(cancel_futures=True)
+        with self.lock:
+            self.wait = False
+
+
+def _record_of(job: JobExecutorInterface) -> Path:
+    outputs = "\0".join(str(path) for path in job.output)
+    return SUBMITTED / f"{hashlib.sha256(outputs.encode()).hexdigest()[:16]}.json"
+
+
+def _is_in_the_queue(earlier: dict[str, str]) -> bool:
+    """Whether a job of an earlier Snakemake waits or runs.
+
+    Raises:
+        SubprocessError: squeue does not answer.
+    """
+    command = ["squeue", "--noheader", "--format=%T|%j", f"--jobs={earlier['number']}"]
+    asked = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if asked.returncode and "Invalid job id" not in asked.stderr:
+        asked.check_returncode()
+    state, _, name = asked.stdout.strip().partition("|")
+    return name == earlier["name"] and state in ALIVE - {"COMPLETING"}
+
+
+def _what_it_asks_for(job: JobExecutorInterface) -> str:
+    """A digest of what makes a job another one: its inputs, outputs and parameters."""
+    parts = [
+        [str(path) for path in job.input],
+        [str(path) for path in job.output],
+        [repr(item) for item in sorted(job.params.items())],
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _has_newer_input(job: JobExecutorInterface, since: float) -> bool:
+    inputs = (Path(str(path)) for path in job.input if not getattr(path, "is_ancient", False))
+    return any(path.is_file() and path.stat().st_mtime > since for path in inputs)
 
 
 def install() -> None:

@@ -114,7 +114,7 @@ def _declared_threads() -> dict[str, int]:
     """The threads that rules of the checkout name themselves, which hold where the profile names none."""
     found: dict[str, int] = {}
     for path in Path("rules").glob("*.smk"):
-        for text in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
+        for text in re.split(r"^(?:rule|checkpoint) ", path.read_text(), flags=re.MULTILINE)[1:]:
             if threads := re.search(r"^    threads: (\d+)$", text, re.MULTILINE):
                 found[text.partition(":")[0]] = int(threads[1])
     return found
