@@ -21,6 +21,7 @@ COMMANDS = (
     "submissions",
     "status",
     "rerun",
+    "provenance",
     "design",
     "evaluate",
     "exports",

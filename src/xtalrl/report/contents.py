@@ -75,7 +75,7 @@ TABLES = (
         "table1_composition",
         "Table 1. Compositions of the designs, before any SCF.",
         "Accuracy and similarity are over atoms, novelty over valid designs, the rest over all designs.",
-        "tables.table1", ("assessments",), _POLICIES,
+        "estimates.table1", ("assessments",), _POLICIES,
         keys=("policy",), estimates="TABLE1",
     ),
     Content(
@@ -83,21 +83,21 @@ TABLES = (
         "Table 2. SCFs of the designs.",
         "Success by the paper's rules, and with what an extended recovery saved. EMD: earth mover's distance from the "
         "validation labels. Raw gaps may be negative (overlapping bands); the others are clipped at 0.",
-        "tables.table2", _DESIGNS, _POLICIES,
+        "estimates.table2", _DESIGNS, _POLICIES,
         keys=("policy",), estimates="TABLE2",
     ),
     Content(
         "table3_settings_1.12ev",
         "Table 3. Settings of the reward with the total energy, target 1.12 eV.",
         "Rows: α₁-α₂-β of eq. 16 at two conservatism weights.",
-        "tables.table3", _DESIGNS, _POLICIES,
+        "estimates.table3", _DESIGNS, _POLICIES,
         keys=("policy", "setting", "omega"), estimates="TABLE3", runs="sweep",
     ),
     Content(
         "table4_settings_4ev",
         "Table 4. Settings of the reward with the total energy, target 4 eV.",
         "Rows: α₁-α₂-β of eq. 16 at two conservatism weights.",
-        "tables.table4", _DESIGNS, _POLICIES,
+        "estimates.table4", _DESIGNS, _POLICIES,
         keys=("policy", "setting", "omega"), estimates="TABLE3", runs="sweep",
     ),
     Content(
@@ -105,7 +105,7 @@ TABLES = (
         "Designs in the desired range.",
         "ν: gap within the window around the target. κ: so, while the true crystal's gap is outside. Each over all designs, over "
         "the successes, and by the paper's rules (designs that only an extended recovery made converge counted as failures).",
-        "tables.desired_range_table", _DESIGNS, _DESIRED_RANGE,
+        "estimates.desired_range_table", _DESIGNS, _DESIRED_RANGE,
         keys=("policy", "target_ev"), estimates="DESIRED_RANGE",
     ),
     Content(
@@ -124,14 +124,14 @@ TABLES = (
         "Energy above the hull; stable, unique, novel designs.",
         "The hull is that of the labelled crystals and elements of this run, unrelaxed. A design without a competing compound "
         "among them, or with an isolated atom as reference, is flagged: it is not counted as stable and not in the mean.",
-        "tables.stability_table", _HULL, (*_POLICIES, "stable_ev_per_atom"),
+        "estimates.stability_table", _HULL, (*_POLICIES, "stable_ev_per_atom"),
         keys=("policy",), estimates="STABILITY",
     ),
     Content(
         "gap_error",
         "Gaps of the data crystals against those of the source.",
         "Error: gap of our SCF (clipped at 0) less the gap the source gives, for the crystals that have both.",
-        "tables.gap_error_table", ("crystals", "labels"), _SAMPLING,
+        "estimates.gap_error_table", ("crystals", "labels"), _SAMPLING,
         keys=("split",), estimates="GAP_ERROR", needs_labels=True,
     ),
     Content(
@@ -146,7 +146,7 @@ TABLES = (
         "outcomes",
         "How the designs ended.",
         "Every design of every policy and seed by the outcome of its SCF; the CSV has the same for the designs with each element.",
-        "outcomes.outcome_table", ("evaluation",), ("policies", "confidence"),
+        "failures.outcome_table", ("evaluation",), ("policies", "confidence"),
         keys=("policy", "element", "outcome", "n", "n_designs", "share_pct", "low", "high"),
     ),
     Content(

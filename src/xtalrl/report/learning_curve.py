@@ -16,11 +16,11 @@ from xtalrl.metrics.intervals import Estimate
 from xtalrl.metrics.scoring import Scoring
 from xtalrl.progress import Progress
 from xtalrl.report.contents import content
+from xtalrl.report.estimates import ResultTable, Row
 from xtalrl.report.layout import Table
 from xtalrl.report.marks import CAPTION, GUIDE, Drawing, handle, mark
 from xtalrl.report.results import Results
 from xtalrl.report.style import RC_PARAMS, Policies, PolicyStyle, policy_styles
-from xtalrl.report.tables import ResultTable, Row
 
 
 def designs_over_training(results: Results, scoring: Scoring) -> Table:

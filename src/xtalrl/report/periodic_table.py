@@ -16,8 +16,8 @@ from xtalrl.elements import ELEMENTS
 from xtalrl.metrics.designs import SUCCESSFUL_OUTCOMES
 from xtalrl.metrics.evaluation import INVALID_COMPOSITION
 from xtalrl.metrics.scoring import Scoring
+from xtalrl.report.failures import read_outcomes
 from xtalrl.report.marks import CAPTION, Drawing
-from xtalrl.report.outcomes import read_outcomes
 from xtalrl.report.results import Results
 from xtalrl.report.style import RC_PARAMS
 
