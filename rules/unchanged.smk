@@ -81,7 +81,7 @@ def collect(files):
 onstart:
     # Results that were made with another configuration keep their record, where a file was asked for that does not depend on them.
     if not (
-        differences(cfg)
-        and without_record(makers_above(f"{RESULTS}/report.html", {}))
+        without_record(makers_above(f"{RESULTS}/report.html", {}))
+        and differences(cfg)
     ):
         write_record(cfg)

@@ -250,6 +250,20 @@ def test_shards_share_the_requests_without_overlap(place: Place) -> None:
     assert place.runs == 20
 
 
+def test_another_number_of_shards_runs_nothing_and_gives_the_same_table(place: Place) -> None:
+    """Byte for byte, so that nothing is made again below it."""
+    tables_of = []
+    for count in (3, 1, 7):
+        place.plan(*(crystal(f"c{i}", "Si", "Si", size=1 + i / 100) for i in range(20)), shards=count)
+        paths = [str(place.folder / f"{shard}.parquet") for shard in range(count)]
+        for shard, path in enumerate(paths):
+            run_shard(**place.arguments(shard=shard, outcomes=path))
+        gather_outcomes(paths, place.outcomes, place.requests)
+        tables_of.append(Path(place.outcomes).read_bytes())
+    assert place.runs == 20
+    assert len(set(tables_of)) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -92,7 +92,7 @@ def scripts_by_environment(root: Path) -> dict[str, set[str]]:
     """Which scripts the rules run in which of envs/."""
     found: dict[str, set[str]] = {}
     for path in (root / "rules").glob("*.smk"):
-        for rule in re.split(r"\n(?=\s*rule \w+:)", path.read_text()):
+        for rule in re.split(r"\n(?=\s*(?:rule|checkpoint) \w+:)", path.read_text()):
             if script := re.search(r"scripts/(\w+\.py)", rule):
                 environment = re.search(r"envs/(\w+)\.yaml", rule)
                 assert environment, f"{path}: the rule of {script[1]} has no environment"

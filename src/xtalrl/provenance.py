@@ -31,23 +31,27 @@ def write_record(config: Config) -> None:
 
 
 def read_record(results: str | Path) -> dict[str, Any] | None:
-    """The configuration that results were made with, by their record, or their report if there is none; None where neither tells."""
+    """The configuration that results were made with, by their record, or their report if there is none; None where neither tells.
+
+    Raises:
+        XtalrlError: the record is damaged.
+    """
     record, report = Path(results) / RECORD, Path(results) / "report.html"
+    if record.exists():
+        text = record.read_text(encoding="utf-8", errors="replace")
+    elif report.exists() and (found := _IN_REPORT.search(report.read_text(encoding="utf-8", errors="replace"))):
+        text = html.unescape(found[1])
+    else:
+        return None
     try:
-        text = record.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        try:
-            found = _IN_REPORT.search(report.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        text = html.unescape(found[1]) if found else ""
-    try:
-        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
+        content: dict[str, Any] = dict(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)).items())
+        dict(_leaves(Config, content))
+    except (yaml.YAMLError, TypeError, AttributeError):
         raise XtalrlError(
-            f"{record} is not valid YAML ({error}): what the results there were made with is not known any more. Delete it to go on."
+            f"{record} does not tell any more which configuration {results} was made with. If it was the one that you give, delete it; "
+            "else choose another folder with `results:`, where no SCF that is in the cache is run again."
         ) from None
-    return content if isinstance(content, dict) else None
+    return content
 
 
 def differences(config: Config) -> list[str]:
@@ -70,7 +74,10 @@ def differences(config: Config) -> list[str]:
 
 def note_differences(config: Config) -> str:
     """A sentence where results were made with another configuration, else nothing."""
-    found = differences(config)
+    try:
+        found = differences(config)
+    except XtalrlError as error:
+        return str(error)
     return f"{config.results} was made with another configuration: {_listed(found)}." if found else ""
 
 

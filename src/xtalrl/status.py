@@ -24,6 +24,7 @@ from rich.table import Table
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import format_seconds
+from xtalrl.provenance import note_differences
 from xtalrl.workflow import trains_together
 
 FRESH_S = 180.0
@@ -141,6 +142,8 @@ def print_status(config: Config, as_json: bool) -> None:
             "and results/logs/slurm.",
             soft_wrap=True,
         )
+    if note := note_differences(config):
+        console.print(f"\n{note}", soft_wrap=True, markup=False)
 
 
 def print_summary(config: Config) -> None:
@@ -164,6 +167,8 @@ def print_summary(config: Config) -> None:
         for path in sorted(results.glob(pattern)):
             lines.append(f"{title:<9} {path}")
             title = ""
+    if note := note_differences(config):
+        lines += ["", note]
     typer.echo("\n".join(lines))
 
 
