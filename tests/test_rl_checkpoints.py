@@ -31,7 +31,7 @@ from xtalrl.rl.tensor_files import DamagedError, read_tensors, save_tensors
 from xtalrl.rl.training import train_policy
 
 FLIPS = int(os.environ.get("XTALRL_FLIPS", "60"))
-"""Random bit flips a test tries; docs/integrity.md has the command that tries all at full size."""
+"""Random bit flips a test tries; the harness at full size is `XTALRL_FLIPS=400 pytest tests/test_rl_checkpoints.py`."""
 SPEC = PolicySpec("ccql", omega=1.0, target_ev=1.12, reward=Reward())
 SETTINGS = TrainingSettings(steps=6, batch_size=8, device="cpu", checkpoint_every=2, log_every=2)
 

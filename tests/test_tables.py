@@ -158,6 +158,30 @@ def test_a_table_of_another_program_is_read_and_its_values_are_checked(tmp_path:
         tables.read(path, tables.LABELS)
 
 
+GRAPH = {
+    "material_id": "a", "split": "train", "actions": [0, 87], "lattice_parameters": [3.0] * 6, "spacegroup_number": 1,
+    "edge_source": [0, 1], "edge_target": [1, 0], "edge_image": [0] * 6, "edge_distance": [2.0, 2.0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"actions": [0, 88]}, r"actions of row 1 \(b\) is 88, and must be between 0 and 87"),
+        ({"actions": []}, r"actions of row 1 \(b\) has 0 entries, and must have 1\+"),
+        ({"edge_target": [1]}, "edge_target .* has 1 entries, and must have 1 for each of edge_source"),
+        ({"edge_image": [0] * 5}, "edge_image .* has 5 entries, and must have 3 for each of edge_source"),
+        ({"lattice_parameters": [3.0] * 5}, "lattice_parameters .* has 5 entries, and must have 6"),
+        ({"edge_distance": [2.0, None]}, "edge_distance .* is null"),
+        ({"edge_distance": [2.0, math.inf]}, "edge_distance .* is inf"),
+    ],
+)
+def test_lists_are_checked(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    tables.write_rows([GRAPH, GRAPH | {"material_id": "b"} | change], tables.GRAPHS, tmp_path / "graphs.parquet")
+    with pytest.raises(XtalrlError, match=message):
+        tables.read(tmp_path / "graphs.parquet", tables.GRAPHS)
+
+
 def test_the_digest_does_not_depend_on_how_a_table_is_cut(tmp_path: Path) -> None:
     table = tables.from_rows(LABELS, tables.LABELS)
     whole, cut = ContentDigest(), ContentDigest()

@@ -29,30 +29,29 @@ class TableCheck:
         Not allowed are null where the schema has none, NaN, infinity, and what is outside the range of a field.
         """
         for field in self.schema:
-            column = part[field.name]
-            if pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type):
-                continue
-            bad = _bad_values(column, field)
-            if bad is not None:
-                row, value = bad
-                return f"{field.name} of row {self._rows + row}{self._name(part, row)} is {value}{_allowed(field)}"
+            if not (pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type)):
+                bad = _bad_value(part[field.name], field) or _bad_length(part, field)
+                if bad is not None:
+                    row, fault = bad
+                    return f"{field.name} of {self._name(part, row)} {fault}"
         if self._key:
             for row, key in enumerate(zip(*(part[name].to_pylist() for name in self._key), strict=True)):
                 if key in self._seen:
-                    return f"row {self._rows + row}{self._name(part, row)} is there twice"
+                    return f"{self._name(part, row)} is there twice"
                 self._seen.add(key)
         self._rows += len(part)
         return None
 
     def _name(self, part: pa.Table, row: int) -> str:
-        return f" ({', '.join(str(part[name][row].as_py()) for name in self._key)})" if self._key else ""
+        key = ", ".join(str(part[name][row].as_py()) for name in self._key)
+        return f"row {self._rows + row}" + (f" ({key})" if key else "")
 
 
-def _bad_values(column: pa.ChunkedArray, field: pa.Field) -> tuple[int, str] | None:
-    """Row and value of the first value of a column that its field does not allow."""
+def _bad_value(column: pa.ChunkedArray, field: pa.Field) -> tuple[int, str] | None:
+    """Row of the first value of a column that its field does not allow, and a clause on it."""
     values = column.combine_chunks()
     if not field.nullable and values.null_count:
-        return pc.index(pc.is_null(values), True).as_py(), "null"
+        return pc.index(pc.is_null(values), True).as_py(), "is null"
     owner = None
     if pa.types.is_list(field.type):
         owner, values = pc.list_parent_indices(values), values.flatten()
@@ -66,7 +65,25 @@ def _bad_values(column: pa.ChunkedArray, field: pa.Field) -> tuple[int, str] | N
     if bad is None or (first := pc.index(bad, True).as_py()) < 0:
         return None
     value = values[first].as_py()
-    return first if owner is None else owner[first].as_py(), "null" if value is None else f"{value:g}"
+    row = first if owner is None else owner[first].as_py()
+    return row, f"is {'null' if value is None else f'{value:g}'}{_allowed(field)}"
+
+
+def _bad_length(part: pa.Table, field: pa.Field) -> tuple[int, str] | None:
+    """The first row whose list has not as many entries as its field says (`items`), and a clause on it."""
+    items = (field.metadata or {}).get(b"items", b"").decode()
+    if not items:
+        return None
+    lengths = pc.list_value_length(part[field.name])
+    if items == "1+":
+        bad = pc.less(lengths, 1)
+    else:
+        factor, _, other = items.partition(" ")
+        wanted = pc.multiply(pc.list_value_length(part[other]), int(factor)) if other else int(factor)
+        bad = pc.not_equal(lengths, wanted)
+    if (row := pc.index(bad, True).as_py()) < 0:
+        return None
+    return row, f"has {lengths[row]} entries, and must have {items.replace(' ', ' for each of ')}"
 
 
 def allowed_range(field: pa.Field) -> tuple[float, float]:

@@ -49,8 +49,10 @@ def _field(
     unit: str = "",
     nullable: bool = False,
     within: tuple[float, float] | None = None,
+    items: str = "",
 ) -> pa.Field:
-    metadata = {"description": description} | ({"unit": unit} if unit else {})
+    """A field; `within` is the range of its values, `items` how many a list has: `9`, `1+` for one or more, `3 species` for 3 per entry of that column."""
+    metadata = {"description": description} | ({"unit": unit} if unit else {}) | ({"items": items} if items else {})
     if within is not None:
         metadata["range"] = f"{within[0]:g} {within[1]:g}"
     return pa.field(name, kind, nullable=nullable, metadata=metadata)
@@ -66,9 +68,11 @@ _MATERIAL_ID = _field("material_id", pa.string(), "Identifier of the crystal in 
 _SPLIT = _field(
     "split", pa.string(), "train, val or test, as in the source; metals: those of train (`structures.metals: train`)"
 )
-_SPECIES = _field("species", pa.list_(pa.string()), "Element of each site")
-_LATTICE = _field("lattice", pa.list_(pa.float64()), "Lattice vectors as rows, flattened (9)", "Å")
-_FRAC_COORDS = _field("frac_coords", pa.list_(pa.float64()), "Fractional coordinates, flattened (3 per site)")
+_SPECIES = _field("species", pa.list_(pa.string()), "Element of each site", items="1+")
+_LATTICE = _field("lattice", pa.list_(pa.float64()), "Lattice vectors as rows, flattened (9)", "Å", items="9")
+_FRAC_COORDS = _field(
+    "frac_coords", pa.list_(pa.float64()), "Fractional coordinates, flattened (3 per site)", items="3 species"
+)
 _PROTOCOL = (
     _field("protocol", pa.string(), "Name of the DFT protocol", nullable=True),
     _field(
@@ -132,13 +136,19 @@ GRAPHS = _schema(
     "CrystalNN multigraph of each crystal; every bond appears in both directions",
     _MATERIAL_ID,
     _SPLIT,
-    _field("actions", pa.list_(pa.int8()), "Action index of the true element of each site", within=(0, 87)),
-    _field("lattice_parameters", pa.list_(pa.float32()), "a, b, c (Å) and alpha, beta, gamma (degrees)", "Å, degree"),
+    _field("actions", pa.list_(pa.int8()), "Action index of the true element of each site", within=(0, 87), items="1+"),
+    _field(
+        "lattice_parameters",
+        pa.list_(pa.float32()),
+        "a, b, c (Å) and alpha, beta, gamma (degrees)",
+        "Å, degree",
+        items="6",
+    ),
     _field("spacegroup_number", pa.int32(), "Space group number"),
     _field("edge_source", pa.list_(pa.int16()), "Site u of the directed edge (u, v, image)"),
-    _field("edge_target", pa.list_(pa.int16()), "Site v of the directed edge (u, v, image)"),
-    _field("edge_image", pa.list_(pa.int8()), "Cell of v relative to u, flattened (3 per edge)"),
-    _field("edge_distance", pa.list_(pa.float64()), "Length of the edge, eq. 9", "Å"),
+    _field("edge_target", pa.list_(pa.int16()), "Site v of the directed edge (u, v, image)", items="1 edge_source"),
+    _field("edge_image", pa.list_(pa.int8()), "Cell of v relative to u, flattened (3 per edge)", items="3 edge_source"),
+    _field("edge_distance", pa.list_(pa.float64()), "Length of the edge, eq. 9", "Å", items="1 edge_source"),
     key="material_id",
 )
 
@@ -265,7 +275,12 @@ TRAJECTORIES = _schema(
     _SPLIT,
     _field("trajectory", pa.int32(), "Number of the trajectory within its crystal, from 0"),
     _field("order", pa.list_(pa.int16()), "Sites in the order they are filled; the first is the source of the search"),
-    _field("actions", pa.list_(pa.int8()), "Action index of the element placed at each step", within=(0, 87)),
+    _field(
+        "actions",
+        pa.list_(pa.int8()),
+        "Action index of the element placed at each step",
+        within=(0, 87),
+    ),
     _field(
         "band_gap", pa.float64(), "Band gap of the complete crystal, clipped at 0", "eV", within=(0, GAP_RANGE_EV[1])
     ),

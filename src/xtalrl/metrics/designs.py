@@ -124,6 +124,11 @@ def read_policies(
     """
     frame = tables.read(evaluation, tables.EVALUATION).drop_columns(["species", "detail"]).to_pandas()
     frame["converged"] = frame["outcome"].isin(SUCCESSFUL_OUTCOMES).astype(float).mask(frame["outcome"] == UNKNOWN)
+    if (odd := frame[(frame["converged"] == 1) & ~frame["valid"]]).size:
+        raise XtalrlError(
+            f"{evaluation} holds an SCF of the design {odd['formula'].iloc[0]}, which it calls invalid: delete it and run "
+            f"`snakemake {evaluation}` again."
+        )
     frame[["energy_above_hull", "hull_is_complete"]] = np.nan
     if stability:
         hull = tables.read(stability, tables.STABILITY).drop_columns(["decomposition"]).to_pandas()

@@ -114,6 +114,11 @@ def assess_stability(
         for row in tables.read_rows(evaluation, tables.EVALUATION)
         if row["formation_energy_per_atom"] is not None
     }
+    if None in designs:
+        raise XtalrlError(
+            f"{evaluation} holds a formation energy of the design {designs[None]['formula']} without an SCF request: delete it and run "
+            f"`snakemake {evaluation}` again."
+        )
     rows = []
     progress = Progress("Energy above the hull", len(designs), "designs")
     for request_id, design in designs.items():

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from xtalrl import tables
+from xtalrl.errors import XtalrlError
 from xtalrl.metrics.designs import PolicyDesigns
 from xtalrl.metrics.intervals import Estimate
 from xtalrl.metrics.properties import GapPairs
@@ -212,6 +213,8 @@ def gap_error_table(results: Results, scoring: Scoring) -> Table:
     entry = content("gap_error")
     ours = tables.read(results.path("labels"), tables.LABELS).to_pandas().set_index("material_id")
     ours = ours[ours["split"] != tables.METALS]
+    if ours.empty:
+        raise XtalrlError(f"{results.path('labels')} has no crystal to compare: run `snakemake labels` again.")
     known = tables.read(results.path("crystals"), tables.CRYSTALS).select(["material_id", "band_gap"])
     source = known.to_pandas().set_index("material_id")["band_gap"]
     rows = []
