@@ -16,7 +16,7 @@ FLOAT = r"([-+]?\d+\.\d*(?:[EeDd][-+]?\d+)?)"
 """A number as Fortran writes it, with E or D before the exponent."""
 _LEVELS = re.compile(rf"highest occupied, lowest unoccupied level \(ev\):\s*{FLOAT}\s*{FLOAT}")
 _HIGHEST_ONLY = "highest occupied level (ev):"
-_FERMI = re.compile(r"the (?:spin up/dw )?Fermi energ(?:y is|ies are)\s+(-?\d+\.\d+)\s*(-?\d+\.\d+)?", re.I)
+_FERMI = re.compile(r"the (?:spin up/dw )?Fermi energ(?:y is|ies are)\s+(-?\d+\.\d+)\s*(-?\d+\.\d+)?")
 _WIDTH = re.compile(r"(?:broad|smearing, width|degauss).*\(Ry\)\s*=\s*(\d+\.\d+)")
 _ROWS = r"\s*\n\s*\n((?:[ \t]+[-\d. ]+\n)+)"
 _LEVELS_OF_K = re.compile(

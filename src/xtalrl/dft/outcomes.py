@@ -200,18 +200,16 @@ class Result:
         return self.band_gap_raw_ev < 0
 
 
-_LABEL_OF_TASK = r"(?:\d+: ?|\[[\d,]+\](?:<\w+>)?:? ?)"
+_LABEL = re.compile(r"^ *(?:\d+: ?|\[[\d,]+\](?:<\w+>)?:? ?)", re.M)
 """What a launcher puts before each line if it is told to: `srun -l`, `mpirun --tag-output`, `mpiexec.hydra -prepend-rank`."""
-_BANNER = re.compile(rf"^ *({_LABEL_OF_TASK})? +Program PWSCF", re.M)
-_LABEL = re.compile(rf"^ *{_LABEL_OF_TASK}", re.M)
 _ENERGY = re.compile(r"^!\s+total energy\s+=\s*(\S+?)\s*Ry", re.M)
 _HYBRID_ENERGY = re.compile(r"^!!\s+total energy\s+=\s*(\S+?)\s*Ry", re.M)
 _EXX_FRACTION = re.compile(r"EXX-fraction\s+=\s+(\d*\.\d+)")
 _EXX_STOPPED = "Calculation (EXX) stopped after iteration"
 _MAGNETIZATION = re.compile(r"total magnetization\s+=\s*(.*?)\s*Bohr")
-_NONCOLLINEAR = re.compile(r"Noncollinear calculation|Non magnetic calculation with spin-orbit")
+_NONCOLLINEAR = ("Noncollinear calculation", "Non magnetic calculation with spin-orbit")
 _SPIN_POLARISED = ("Starting magnetic structure", "lsda need tot_magnetization", "too few spin ")
-_HEADLINE = re.compile(r"^ *(?:Self-consistent|Band Structure) Calculation", re.M)
+_HEADLINES = ("Self-consistent Calculation", "Band Structure Calculation")
 _BANDS_END = "End of band structure calculation"
 _CONVERGED = "convergence has been achieved in"
 _ITERATION = re.compile(r"^ +iteration # *(\d+)", re.M)
@@ -353,23 +351,25 @@ def _name(errors: Sequence[messages.Error]) -> Result:
 
 def _last_run(text: str) -> str:
     """What the last run printed, where several were appended to one file; without the labels of a launcher."""
-    banners = list(_BANNER.finditer(text))
-    if not banners:
-        return text
-    text, label = text[banners[-1].start() :], banners[-1][1]
-    return _LABEL.sub("", text) if label else text
+    at = text.rfind(_HEADER)
+    while at >= 0:
+        start = text.rfind("\n", 0, at) + 1
+        label = _LABEL.match(text[start:at])
+        if not text[start + (label.end() if label else 0) : at].strip():
+            return _LABEL.sub("", text[start:]) if label else text[start:]
+        at = text.rfind(_HEADER, 0, at)  # That was a mention of pw.x, not its first line.
+    return text
 
 
 def _last_calculation(output: str) -> tuple[str, int]:
     """The last SCF, or band structure, of a run from its headline on, and how many there are."""
-    headlines = [match.start() for match in _HEADLINE.finditer(output)]
-    return (output[headlines[-1] :], len(headlines)) if headlines else (output, 0)
+    last = max(output.rfind(headline) for headline in _HEADLINES)
+    return output[max(last, 0) :], sum(output.count(headline) for headline in _HEADLINES)
 
 
 def _is_hybrid(output: str) -> bool:
     """Whether the functional has exact exchange: its SCFs are repeated until the exchange converges, too, and only then is `!!` printed."""
-    printed = _HYBRID_ENERGY.search(output) is not None
-    return printed or any(float(fraction) > 0 for fraction in _EXX_FRACTION.findall(output))
+    return "\n!!" in output or any(float(fraction) > 0 for fraction in _EXX_FRACTION.findall(output))
 
 
 def _magnetization(scf: str) -> float | None:
@@ -474,8 +474,8 @@ def _read(path: str) -> str:
 
 def _nspin(output: str) -> int | None:
     """As pw.x counts: 1, 2, or 4 of a noncollinear run; None where the output ends before it tells."""
-    if _NONCOLLINEAR.search(output):
+    if any(mark in output for mark in _NONCOLLINEAR):
         return 4
     if _MAGNETIZATION.search(output) or any(mark in output for mark in _SPIN_POLARISED):
         return 2
-    return 1 if _HEADLINE.search(output) or _ENERGY.search(output) else None
+    return 1 if any(headline in output for headline in _HEADLINES) or _ENERGY.search(output) else None
