@@ -41,7 +41,7 @@ test-dgl: $(VENV_DGL)/.complete  ## Run the tests that need DGL, in an environme
 
 harness: $(VENV)/.complete  ## Try damaged files, strange configurations, hostile servers and kills at full size
 	@XTALRL_FLIPS=400 XTALRL_CONFIGS=5000 XTALRL_CIFS=3000 XTALRL_EXPORTS=1000 XTALRL_RUNS=4 XTALRL_CRYSTALS=47 XTALRL_KILLS=6 python -m pytest \
-		tests/test_*_integrity.py tests/test_structures_cif.py tests/test_exports.py tests/test_dft_claims.py
+		tests/test_*_integrity.py tests/test_structures_cif.py tests/test_structures_external_entries.py tests/test_exports.py tests/test_dft_claims.py
 
 engine: $(VENV)/.complete  ## Fetch the embedded pw.x and pseudopotentials that tests and demo use
 	@snakemake results/cache/engine/engine.json results/cache/families/pseudo-dojo-0.4-pbe-sr-standard/family.json \

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import logging
 import os
+import random
 import shutil
 import sqlite3
 import warnings
@@ -144,6 +146,53 @@ def test_a_fingerprint_changes_with_any_file(tmp_path: Path) -> None:
     assert len(seen) == 5  # the last is the first
     (tmp_path / "a.db").write_bytes(b"x")
     assert fingerprint(tmp_path / "a.db") != fingerprint(tmp_path)
+
+
+DAMAGED = int(os.environ.get("XTALRL_CIFS", "60"))
+"""Damaged files tried; `make harness` tries them at full size."""
+
+
+def damage(text: str, rng: random.Random) -> str:
+    """A bit, a character or a line changed, lost or doubled, or another count."""
+    where, how, lines = rng.randrange(len(text)), rng.randrange(5), text.split("\n")
+    if how == 0:
+        return text[:where] + chr(ord(text[where]) ^ 1 << rng.randrange(7)) + text[where + 1 :]
+    if how == 1:
+        return text[:where] + text[where + 1 :]
+    if how == 2:
+        lines.insert(rng.randrange(len(lines)), rng.choice(lines))
+    elif how == 3:
+        del lines[rng.randrange(len(lines))]
+    else:
+        lines[rng.choice([n for n, line in enumerate(lines) if line.strip().isdigit()])] = str(rng.randrange(-1, 11))
+    return "\n".join(lines)
+
+
+def test_of_many_damaged_extxyz_none_loses_an_atom_unseen(tmp_path: Path) -> None:
+    rng = random.Random(6)
+    frames = [bulk("NaCl", "rocksalt", 5.6), bulk("GaAs", "zincblende", 5.65, cubic=True), bulk("Si", "diamond", 5.4)]
+    ase.io.write(tmp_path / "whole.extxyz", frames)
+    whole = (tmp_path / "whole.extxyz").read_text()
+    for _ in range(DAMAGED):
+        damaged = damage(whole, rng)
+        (tmp_path / "a.extxyz").write_text(damaged)
+        found, rejected = read_designs(tmp_path / "a.extxyz", 20)
+        assert len(found) + len(rejected) >= 2
+        assert len(found) >= 1
+        assert {len(design.given) for design in found} <= {2, 8}, damaged
+
+
+def test_no_damaged_database_is_written_to_or_ends_in_a_traceback(tmp_path: Path) -> None:
+    rng, content = random.Random(7), database(tmp_path / "a.db", 8).read_bytes()
+    for _ in range(DAMAGED):
+        flipped = bytearray(content)
+        for _ in range(rng.choice((1, 4, 200))):
+            flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        (tmp_path / "a.db").write_bytes(flipped)
+        with contextlib.suppress(XtalrlError):
+            found, rejected = read_designs(tmp_path / "a.db", 20)
+            assert len(found) + len(rejected) > 0
+        assert state(tmp_path) == {"a.db": hashlib.sha256(flipped).hexdigest()}
 
 
 CELL = 'Lattice="0 2.82 2.82 2.82 0 2.82 2.82 2.82 0" Properties=species:S:1:pos:R:3 pbc="T T T"'

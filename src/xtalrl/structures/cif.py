@@ -186,6 +186,8 @@ def _explained(error: Exception) -> str:
         return "it breaks off"
     if isinstance(error, KeyError) or re.fullmatch(r"'_\w+'", said):
         return f"it has no {said}"
+    if said.startswith("Invalid CIF file with no structures"):
+        return "none of its atoms can be read"
     if said.startswith("Occupancy"):
         return f"several atoms are at one position, or it is occupied more than once ({said.rstrip('.')})"
     return f"{type(error).__name__}: {said}"[:200]

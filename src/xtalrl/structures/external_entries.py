@@ -42,7 +42,6 @@ MAX_CIF_BYTES = 20_000_000
 """Of a CIF, unpacked. One of a crystal that can be used has some thousands."""
 _COUNT = re.compile(r"\s*(\d{1,9})\s*", re.ASCII)
 _COMMENT = re.compile(r"(Lattice|Properties)\s*=", re.IGNORECASE)
-_ATOM = re.compile(r"\s*[A-Za-z]{1,2}\d*(\s+[-+.\deE]+){3}")
 _HEAVY_HYDROGEN = re.compile(r"^(\s*)[DT](?=\s)", re.MULTILINE)
 
 
@@ -206,7 +205,7 @@ def _frames(lines: list[str]) -> Iterator[str | Rejection]:
             continue
         while end < len(lines) and lines[end].lstrip().startswith("VEC"):  # vectors of the cell
             end += 1
-        if end < len(lines) and _ATOM.match(lines[end]):
+        if end < len(lines) and len(lines[end].split()) == len(lines[end - 1].split()) >= 4:
             yield _unreadable(f"line {start + 1} announces {int(found[1]):,} atoms, but line {end + 1} is one more")
             start = following
             continue
