@@ -31,8 +31,8 @@ from xtalrl.rl.trajectories import build_trajectories, iter_trajectories
 from xtalrl.structures import neighbors
 from xtalrl.structures.crystals import build_crystals
 from xtalrl.structures.demo import write_csvs
-from xtalrl.structures.graphs import build_graphs, find_edges
 from xtalrl.structures.mp20 import find_csvs
+from xtalrl.structures.neighbor_graphs import build_graphs, find_edges
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from xtalrl import tables
 from xtalrl.elements import ELEMENTS
 from xtalrl.errors import XtalrlError
-from xtalrl.structures import demo, elements
+from xtalrl.structures import demo, textbook
 from xtalrl.structures.crystals import build_crystals
 from xtalrl.structures.prototypes import build_crystal, parse_parameters, prototypes
 
@@ -43,7 +43,7 @@ def crystals(table):
 
 @pytest.fixture(scope="module")
 def elemental():
-    return {element: elements.textbook_crystal(element) for element in ELEMENTS}
+    return {element: textbook.textbook_crystal(element) for element in ELEMENTS}
 
 
 def shortest_bond(structure: Structure) -> float:
@@ -186,19 +186,19 @@ def test_a_table_without_a_column(tmp_path):
 
 
 def test_every_prototype_is_used(table):
-    used = {row["prototype"] for row in table} | {row.prototype for row in elements.elemental_crystals().values()}
+    used = {row["prototype"] for row in table} | {row.prototype for row in textbook.elemental_crystals().values()}
     assert set(prototypes()) == used - {""}
 
 
 def test_elements_are_the_88():
-    assert set(elements.elemental_crystals()) == set(ELEMENTS)
+    assert set(textbook.elemental_crystals()) == set(ELEMENTS)
     with pytest.raises(XtalrlError, match="'Ar' is not one of the 88"):
-        elements.textbook_crystal("Ar")
+        textbook.textbook_crystal("Ar")
 
 
 def test_elemental_crystals_are_the_ones_the_table_names(elemental):
     for element, structure in elemental.items():
-        row = elements.elemental_crystals()[element]
+        row = textbook.elemental_crystals()[element]
         if structure is None:
             assert "one atom in a box" in row.source
             continue

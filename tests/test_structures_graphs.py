@@ -16,10 +16,10 @@ from xtalrl import tables
 from xtalrl.elements import ACTION
 from xtalrl.errors import XtalrlError
 from xtalrl.structures import graph_cache, neighbors
-from xtalrl.structures import graphs as graphs_module
+from xtalrl.structures import neighbor_graphs as graphs_module
 from xtalrl.structures.crystals import Rejection, parse_row, read_csv
 from xtalrl.structures.demo import read_table
-from xtalrl.structures.graphs import build_graphs, find_edges
+from xtalrl.structures.neighbor_graphs import build_graphs, find_edges
 from xtalrl.structures.prototypes import build_crystal, parse_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -25,7 +25,7 @@ from xtalrl.rl.replay import Orders
 from xtalrl.rl.rollout import RolloutSettings, design_skeletons
 from xtalrl.rl.trajectories import orders
 from xtalrl.structures.external import crystal_row, read_designs
-from xtalrl.structures.graphs import edge_columns, graph_row
+from xtalrl.structures.neighbor_graphs import edge_columns, graph_row
 
 OUTPUTS = (".extxyz", ".cif", ".db")
 """Endings of the files that designs are written to, by ASE."""

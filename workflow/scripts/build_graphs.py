@@ -1,6 +1,6 @@
 """Build the CrystalNN graphs."""
 
-from xtalrl.structures.graphs import build_graphs
+from xtalrl.structures.neighbor_graphs import build_graphs
 from xtalrl.workflow import job
 
 # The worker processes import this file.

@@ -237,7 +237,7 @@ class _Planner:
 
 def _textbook_crystal(element: str) -> tuple[Structure | None, str]:
     """The crystal and the book, or None and why there is none."""
-    from xtalrl.structures.elements import elemental_crystals, textbook_crystal
+    from xtalrl.structures.textbook import elemental_crystals, textbook_crystal
 
     return textbook_crystal(element), elemental_crystals()[element].source
 

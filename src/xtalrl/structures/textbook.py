@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from pymatgen.core.structure import Structure
 
@@ -17,18 +17,16 @@ TABLE = RESOURCES / "demo" / "elements.csv"
 
 @dataclass(frozen=True)
 class ElementalCrystal:
-    """A row of `elements.csv`.
+    """What the code uses of a row of `elements.csv`; its other columns, `phase` and `magnetic_order`, are for readers.
 
     `prototype` is empty where the textbook crystal has more than 12 atoms in its primitive cell or does not exist at normal
-    pressure; `source` then says which. `magnetic_order` is that of the ground state, empty where there is none.
+    pressure; `source` then says which.
     """
 
     element: str
-    phase: str
     prototype: str
     parameters: str
     spacegroup_number: str
-    magnetic_order: str
     source: str
 
 
@@ -36,7 +34,9 @@ class ElementalCrystal:
 def elemental_crystals() -> dict[str, ElementalCrystal]:
     """The table by element: all 88."""
     with open(TABLE, encoding="utf-8", newline="") as file:
-        return {row["element"]: ElementalCrystal(**row) for row in csv.DictReader(file)}
+        rows = list(csv.DictReader(file))
+    names = [field.name for field in fields(ElementalCrystal)]
+    return {row["element"]: ElementalCrystal(**{name: row[name] for name in names}) for row in rows}
 
 
 def textbook_crystal(element: str) -> Structure | None:
