@@ -4,7 +4,7 @@
     pip install torch numpy'<2' dgl==1.1.3 matgl==0.9.1 torcheval     # in an environment of its own
     pip install --no-deps 'setuptools<71'                             # which dgl 1.1.3 needs
     pip install -e .                                                  # this project
-    python benchmarks/authors.py crystal-design RESULTS [--steps 6] [--skeletons 20]
+    python benchmarks/authors.py crystal-design RESULTS [--steps 6] [--skeletons 20] [--options compile bfloat16 compile+bfloat16]
 
 RESULTS is the folder of a run that has structures/{crystals,graphs}.parquet and trajectories.parquet. Steps of both are taken in turn in one
 process on one thread, and CPU times compared pair by pair. Nothing of their code is changed: what it asks of a GPU is answered by the CPU, and packages
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import operator
 import statistics
 import sys
 import time
@@ -28,6 +29,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
+from training import OPTIONS
 
 from xtalrl import tables
 from xtalrl.rl.graphs import CrystalGraphs
@@ -145,39 +147,50 @@ def report(name: str, theirs: list[float], ours: list[float]) -> None:
 
 
 def compare_steps(
-    runner: Any, utils: Any, observations: Observations, results: Path, settings: TrainingSettings, n_steps: int
+    runner: Any,
+    utils: Any,
+    observations: Observations,
+    results: Path,
+    variants: dict[str, TrainingSettings],
+    n_steps: int,
 ) -> None:
-    """Steps in turn, on the same batches."""
+    """Steps in turn, on the same batches: theirs, and ours with each of the settings, the first of which must compute what theirs does."""
     files = (results / "structures/graphs.parquet", results / "trajectories.parquet")
     replay = Replay(*files)
     rows = read_trajectories(files[1], "train").to_pylist()
-    learner = Learner([SPEC], Stack(settings, replay), seed=0)
-    stack = learner.stack
+    learners = {name: Learner([SPEC], Stack(settings, replay), seed=0) for name, settings in variants.items()}
+    first, settings = next(iter(learners.values())), next(iter(variants.values()))
     network = runner.MEGNetRL(device="cpu")
-    ours = QNetwork(stack.architecture(conditional=True))
-    ours.load_state_dict(stack.state_dict(SPEC, learner.weights.detach()[0]))
+    ours = QNetwork(first.stack.architecture(conditional=True))
+    ours.load_state_dict(first.stack.state_dict(SPEC, first.weights.detach()[0]))
     copy_weights(network, ours)
     trainer = runner.CrystalCQL(
         network, torch.optim.Adam(list(network.parameters()), settings.learning_rate), cql_min_q_weight=SPEC.omega,
         p_hat=SPEC.target_ev, alpha1=1.0, alpha2=10.0, beta1=5.0, beta2=3.0,
     )  # fmt: skip
-    times: dict[str, list[float]] = {name: [] for name in ("collate", "train", "gather", "draw", "update")}
+    times: dict[str, list[float]] = {}
+
+    def note(name: str, call: Callable[[], Any]) -> Any:
+        time, result = timed(call)
+        times.setdefault(name, []).append(time)
+        return result
+
     for step in range(n_steps + 1):
+        if step == 1:  # the first one only warms up
+            times.clear()
         sample = replay.sample(settings.batch_size, seed=0, step=step)
         transitions = [
             observations.transition(rows[replay.trajectory[one]], int(replay.step[one])) for one in sample.tolist()
         ]
-        collate, batch = timed(lambda: utils.collate_function(transitions, SPEC.target_ev))  # noqa: B023
-        train, log = timed(lambda: trainer.train(batch))  # noqa: B023
-        gather, _ = timed(lambda: replay.batch(sample))  # noqa: B023
-        draw, our_batch = timed(lambda: stack.draw_batch(0, step, bootstrap=True))  # noqa: B023
-        update, our_statistics = timed(lambda: learner.update(our_batch))  # noqa: B023
-        their_loss, our_loss = log["cql_min_qf1_loss"] + 0.5 * log["qf1_loss"], float(our_statistics[0, 0])
-        print(f"step {step}: loss theirs {their_loss:.5f}, ours {our_loss:.5f}", flush=True)
-        assert abs(their_loss - our_loss) < 1e-4 * abs(their_loss), "not the same problem"
-        if step:  # the first one only warms up
-            for name, value in zip(times, (collate, train, gather, draw, update), strict=True):
-                times[name].append(value)
+        batch = note("collate", lambda: utils.collate_function(transitions, SPEC.target_ev))  # noqa: B023
+        log = note("train", lambda: trainer.train(batch))  # noqa: B023
+        note("gather", lambda: replay.batch(sample))  # noqa: B023
+        our_batch = note("draw", lambda: first.stack.draw_batch(0, step, bootstrap=True))  # noqa: B023
+        losses = [log["cql_min_qf1_loss"] + 0.5 * log["qf1_loss"]]
+        for name, learner in learners.items():
+            losses.append(float(note(name, lambda: learner.update(our_batch))[0, 0]))  # noqa: B023
+        print(f"step {step}: loss theirs {losses[0]:.5f}, ours {', '.join(f'{loss:.5f}' for loss in losses[1:])}")
+        assert abs(losses[0] - losses[1]) < 1e-4 * abs(losses[0]), "not the same problem"
     print(
         f"\n| batch {settings.batch_size:,}, {n_steps} pairs, CPU time, one thread | authors | xtalrl | ratio (least to greatest) |"
     )
@@ -185,8 +198,8 @@ def compare_steps(
     both = [a + b for a, b in zip(times["collate"], times["train"], strict=True)]
     report("batch assembly: gather", times["collate"], times["gather"])
     report("batch assembly: gather and simplify", times["collate"], times["draw"])
-    report("a step without the batch", times["train"], times["update"])
-    report("a step with its batch", both, [a + b for a, b in zip(times["draw"], times["update"], strict=True)])
+    for name in learners:
+        report(f"a step with its batch, {name}", both, [a + b for a, b in zip(times["draw"], times[name], strict=True)])
 
 
 def compare_rollouts(runner: Any, utils: Any, observations: Observations, results: Path, n_skeletons: int) -> None:
@@ -234,7 +247,9 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--skeletons", type=int, default=20)
-    parser.add_argument("--compile", action="store_true", help="training.compile, for ours")
+    parser.add_argument(
+        "--options", nargs="*", default=[], help=f"of ours beside the default, of {', '.join(OPTIONS)}; a+b is both"
+    )
     parser.add_argument("--keep-memory", action="store_true", help="for both, as our training has it")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -242,9 +257,13 @@ def main() -> None:
         keep_freed_memory()
     runner, utils = load_authors(arguments.checkout)
     observations = Observations(arguments.results, utils.lattice_params_to_matrix_torch)
-    settings = TrainingSettings(compile=arguments.compile)
-    compare_steps(runner, utils, observations, arguments.results, settings, arguments.steps)
-    compare_rollouts(runner, utils, observations, arguments.results, arguments.skeletons)
+    variants = {"default": TrainingSettings()}
+    for name in arguments.options:
+        both: dict[str, Any] = functools.reduce(operator.or_, (OPTIONS[part] for part in name.split("+")))
+        variants[name] = TrainingSettings(**both)
+    compare_steps(runner, utils, observations, arguments.results, variants, arguments.steps)
+    if arguments.skeletons:
+        compare_rollouts(runner, utils, observations, arguments.results, arguments.skeletons)
 
 
 if __name__ == "__main__":
