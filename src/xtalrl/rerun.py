@@ -166,6 +166,6 @@ def print_rerun(
     mark(config, with_runs, criteria)
     command = as_typed("snakemake --profile profiles/slurm all", configfiles)
     typer.echo(
-        "Marked. The next start of Snakemake runs them again, then all that depends on them, training included: to look first,\n"
+        "Marked. The next start of Snakemake runs them again, then what depends on tables that come out different: to look first,\n"
         f"  {command} --dry-run"
     )
