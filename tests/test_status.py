@@ -249,6 +249,17 @@ def test_files_in_the_place_of_folders(root: Path, tmp_path: Path, place: str) -
     assert {stage.state for stage in stages(config)} == {"waiting"}
 
 
+def test_any_log_is_read(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    config = Config(results=str(tmp_path), cache=str(tmp_path / "cache"))
+    for line in (
+        "  x: , of , y", "  x: 1 of 2 y, 1.2.3/s", "  x: 1 of 2 y, ../s", "  x: ٣ of ٤ y", "  ² policies, z: 1 of 2 y", "\0\xff", "",
+        "  x: 1 of 2 y, 0/s", "  x: 1 of 2 y, 0.0 s each", "  9999999999 policies, z: 1 of 2 y", "  x: " + "9" * 3000 + " of 2 y, 3/s",
+    ):  # fmt: skip
+        (tmp_path / "logs/train_policy.bc.seed0.log").write_text(line, errors="replace")
+        assert {stage.name: stage.running for stage in stages(config)}["train"] == 1, line
+
+
 def test_what_cannot_be_read_is_shown(root: Path, tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     (tmp_path / "results/labels.parquet").write_bytes(b"PAR1")

@@ -31,7 +31,10 @@ FRESH_S = 180.0
 """A job that has not written to its log for so long is not running: jobs write every few seconds, and a network file system may
 show it a minute late."""
 TAIL_BYTES = 4096
-_PROGRESS = re.compile(r"  (?:(\d+) policies, [^:\n]+|[^:\n]+): ([\d,]+) of [\d,]+ [^,\n]+(?:, ([\d.,]+)(/s| s each))?")
+_NUMBER = r"[0-9][0-9,]{0,14}"
+_PROGRESS = re.compile(
+    rf"  (?:([0-9]{{1,6}}) policies, [^:\n]+|[^:\n]+): ({_NUMBER}) of {_NUMBER} [^,\n]+(?:, ({_NUMBER}(?:\.[0-9]+)?)(/s| s each))?"
+)
 """A line of `xtalrl.progress.Progress`; a pass of training says how many policies it holds."""
 _COMMENT = re.compile(r"rule_(.+?)(?:_wildcards_([a-z]+)_.*)?")
 """What Snakemake's SLURM plugin writes into a job's comment."""
