@@ -13,7 +13,7 @@ import yaml
 
 from xtalrl.errors import XtalrlError
 
-MAX_BYTES = 10_000_000
+MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
 MAX_VALUES = 100_000
 """Aliases (`*a`) let a small file hold itself, or more values than any machine has memory for."""
