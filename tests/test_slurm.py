@@ -195,6 +195,45 @@ def test_jobs_outlive_their_snakemake(root: Path, cluster: None, tmp_path: Path,
     finish(run, process, tmp_path)
 
 
+def test_snakemake_as_a_job(root: Path, cluster: None, tmp_path: Path) -> None:
+    """It gives way before its end, its job runs on, and it waits for it when it runs again; nothing of it reaches its job."""
+    run = one_shard(root, tmp_path)
+    log = tmp_path / "head.log"
+    arguments = run.command("scf")
+    submitted = [
+        "sbatch",
+        "--parsable",
+        f"--output={log}",
+        "profiles/slurm/head.sh",
+        *arguments[arguments.index("--set-threads") :],
+    ]
+    environment = run.environment | {
+        "SBATCH_COMMENT": "of_the_head",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    head = subprocess.run(
+        submitted, cwd=root, env=environment, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    wait_for_scf(run)
+    found = jobs("RUNNING")
+    assert found.pop("of_the_head") == head
+    (shard,) = found.values()
+    pid = (
+        subprocess.run(["scontrol", "listpids", shard], capture_output=True, text=True, check=True)
+        .stdout.splitlines()[-1]
+        .split()[0]
+    )
+    variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    assert f"SLURM_JOB_ID={shard}" in variables and not [name for name in variables if name.startswith("SBATCH_")]
+    subprocess.run(["scancel", "--signal=USR1", "--batch", head], check=True)
+    wait_for(lambda: "of_the_head" in jobs("PENDING"), "the head to give way")
+    assert shard in jobs("RUNNING").values()
+    wait_for(lambda: f"is in the queue already, as SLURM-job {shard}" in log.read_text(), "the head to run again", 400)
+    (tmp_path / "pw/seconds").write_text("0")
+    wait_for(lambda: "of_the_head" in jobs("COMPLETED"), "the end of the run", 400)
+    assert len(run.records()) == len(set(run.records())) > 0
+
+
 def test_a_node_that_goes_down(root: Path, cluster: None, tmp_path: Path) -> None:
     run = one_shard(root, tmp_path)
     process = run.start("scf")

@@ -44,6 +44,7 @@ class Probe(PatientExecutor):
         self._next_seconds_between_status_checks = None
         self.status_rate_limiter = contextlib.nullcontext()  # type: ignore[assignment]
         self._names, self._leaving = {self.run_uuid}, False
+        self._watched: dict[str, SubmittedJobInfo] = {}
         self._seen, self._answered, self._last_remark_s = set(), True, float("-inf")
         self._stopping = threading.Event()
         self._job_submission_executor = ThreadPoolExecutor(1)
@@ -86,7 +87,9 @@ def plugin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def a_job(name: str = "a", folder: Path = Path(), **params: object) -> SimpleNamespace:
     """What the executor looks at in a job of Snakemake."""
-    return SimpleNamespace(jobid=1, output=[f"{name}.out"], input=[str(folder / f"{name}.in")], params=params)
+    return SimpleNamespace(
+        jobid=1, is_group=lambda: False, output=[f"{name}.out"], input=[str(folder / f"{name}.in")], params=params
+    )
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, folder: Path, **commands: str) -> None:
@@ -253,6 +256,22 @@ def test_nothing_is_submitted_twice_because_squeue_is_silent(monkeypatch: pytest
     while not probe.ends:
         time.sleep(0.01)
     assert probe.ends == ["watched 7"]
+
+
+def test_ctrl_c_cancels_what_slurm_is_being_asked_about(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Snakemake's list of active jobs is empty then."""
+    answers(monkeypatch, tmp_path)
+    monkeypatch.setattr(Executor, "shutdown", lambda self: None)
+    probe = Probe()
+    probe.lock, probe._submitted_job_clusters = threading.Lock(), set()
+    for number in ("7", "8"):
+        probe.report_job_submission(SubmittedJobInfo(a_job(number), number, {"slurm_logfile": Path("7.log")}))  # type: ignore[arg-type]
+    probe._end(probe._watched["8"], "COMPLETED")
+    probe.cancel()
+    assert (tmp_path / "cancelled").read_text() == "7\n"
+    probe.ends.clear()
+    probe._submit_again(a_job())  # type: ignore[arg-type]
+    assert not probe.ends
 
 
 def test_leaving_cancels_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

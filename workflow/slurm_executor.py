@@ -51,6 +51,7 @@ class PatientExecutor(Executor):  # type: ignore[misc]
         super().__post_init__(test_mode)
         self._names = {self.run_uuid}
         self._seen: set[str] = set()
+        self._watched: dict[str, SubmittedJobInfo] = {}
         self._leaving = False
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGUSR1, self._leave)
@@ -109,6 +110,7 @@ class PatientExecutor(Executor):  # type: ignore[misc]
 
     def _end(self, job: SubmittedJobInfo, state: str) -> None:
         """Report a job that is at its end, or submit it again if it was only preempted."""
+        self._watched.pop(job.external_jobid, None)
         log = job.aux["slurm_logfile"]
         _record_of(job.job).unlink(missing_ok=True)
         if state == "COMPLETED":
@@ -156,7 +158,8 @@ class PatientExecutor(Executor):  # type: ignore[misc]
         return unnamed and bool(self.active_jobs)
 
     def _submit_again(self, job: JobExecutorInterface) -> None:
-        self._job_submission_executor.submit(self.run_job, job)
+        with contextlib.suppress(RuntimeError):  # at Ctrl-C nothing is submitted any more
+            self._job_submission_executor.submit(self.run_job, job)
 
     def run_job(self, job: JobExecutorInterface) -> None:
         """Called in a thread that submits. A job that an earlier Snakemake left in the queue is waited for, not submitted again."""
@@ -214,6 +217,7 @@ class PatientExecutor(Executor):  # type: ignore[misc]
         if content:
             record.parent.mkdir(parents=True, exist_ok=True)
             record.write_text(json.dumps(content))
+        self._watched[str(job_info.external_jobid)] = job_info
         super().report_job_submission(job_info, register_job)
 
     def _leave(self, number: int, frame: FrameType | None) -> None:
@@ -222,16 +226,17 @@ class PatientExecutor(Executor):  # type: ignore[misc]
         raise KeyboardInterrupt
 
     def cancel(self) -> None:
-        """Called on Ctrl-C."""
+        """Called on Ctrl-C. What is about to be submitted is not, and what is being submitted is waited for, to be cancelled too."""
         self._stopping.set()
+        self._job_submission_executor.shutdown(cancel_futures=True)
         super().cancel()
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
-        """Called by `cancel`."""
+        """Called by `cancel`, with no job at all while SLURM is being asked for their states."""
         if self._leaving:
             self.logger.info("The jobs stay in the queue. The same command waits for them.")
         else:
-            super().cancel_jobs(active_jobs)
+            super().cancel_jobs(list(self._watched.values()))
 
     def shutdown(self) -> None:
         """Called at the end."""
@@ -242,7 +247,6 @@ class PatientExecutor(Executor):  # type: ignore[misc]
         # What the plugin and Snakemake would delete now, the jobs in the queue need: a folder that they wait for when they start, and
         # those of their outputs, which are empty yet.
         self.workflow.dag.cleanup_workdir = lambda: None
-        self._job_submission_executor.shutdown(cancel_futures=True)
         with self.lock:
             self.wait = False
 
@@ -268,11 +272,9 @@ def _is_in_the_queue(earlier: dict[str, str]) -> bool:
 
 def _what_it_asks_for(job: JobExecutorInterface) -> str:
     """A digest of what makes a job another one: its inputs, outputs and parameters."""
-    parts = [
-        [str(path) for path in job.input],
-        [str(path) for path in job.output],
-        [repr(item) for item in sorted(job.params.items())],
-    ]
+    members = job.jobs if job.is_group() else [job]
+    params = [repr(item) for member in members for item in sorted(member.params.items())]
+    parts = [[str(path) for path in job.input], [str(path) for path in job.output], params]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -196,9 +196,11 @@ def _mend(complaint: str) -> str:
 
 def _refusal(submission: Submission) -> str:
     """Why SLURM would never start such a job; empty if it would."""
-    tested = subprocess.run(
-        ["sbatch", "--test-only", *submission.options, "--wrap=true"], capture_output=True, text=True, timeout=60
-    )
+    command = ["sbatch", "--test-only", *submission.options, "--wrap=true"]
+    try:
+        tested = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return "sbatch --test-only gives no answer within 60 s"
     if tested.returncode == 0:
         return ""
     lines = tested.stderr.strip().splitlines() or [f"sbatch --test-only ends with exit code {tested.returncode}"]

@@ -57,7 +57,7 @@ def ask_snakemake(profile: Mapping[str, Any], rules: Iterable[str]) -> dict[str,
     """For each rule its submissions, one per attempt, or why Snakemake submits nothing.
 
     Raises:
-        XtalrlError: Snakemake does not accept the profile.
+        XtalrlError: Snakemake does not accept the profile, or does not answer.
     """
     rules = list(rules)
     with tempfile.TemporaryDirectory(prefix="xtalrl-") as name:
@@ -70,11 +70,16 @@ def ask_snakemake(profile: Mapping[str, Any], rules: Iterable[str]) -> dict[str,
         sbatch.chmod(0o700)
         (folder / "Snakefile").write_text(_workflow(rules))
         (folder / "profile/config.yaml").write_text(yaml.safe_dump(_without_workflow(profile)))
-        result = subprocess.run(
-            [sys.executable, "-m", "snakemake", "--profile", "profile", "--snakefile", "Snakefile"],
-            cwd=folder, capture_output=True, text=True, timeout=300,
-            env={**os.environ, "PATH": f"{sbatch.parent}:{os.environ.get('PATH', '')}", "XTALRL_CALLS": str(calls)},
-        )  # fmt: skip
+        try:
+            result = subprocess.run(
+                [sys.executable, "-m", "snakemake", "--profile", "profile", "--snakefile", "Snakefile"],
+                cwd=folder, capture_output=True, text=True, timeout=300,
+                env={**os.environ, "PATH": f"{sbatch.parent}:{os.environ.get('PATH', '')}", "XTALRL_CALLS": str(calls)},
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise XtalrlError(
+                "Snakemake does not say within 5 minutes what it would submit: does sinfo answer?"
+            ) from None
         paths = sorted(calls.iterdir(), key=lambda path: path.stat().st_mtime_ns)
         lines = [path.read_text().split("\0")[:-1] for path in paths]
     said = result.stdout + result.stderr
