@@ -69,9 +69,9 @@ def test_the_cifs_of_a_folder_and_its_subfolders(tmp_path: Path, caplog: pytest.
     assert {source: why.split()[0] for source, why in rejected.items()} == dict.fromkeys(
         ("cut.cif.gz", "gone.cif", "pipe.cif"), "unreadable_entry"
     )
-    assert "3 hidden files are left out, such as .git/x.cif" in caplog.text
+    assert "left out hidden files (3), such as .git/x.cif" in caplog.text
     assert "not 1 of its files, such as more.extxyz" in caplog.text
-    assert "1 entries share the name of another" in caplog.text
+    assert "share the name of another have one of their own (1), such as sub/deep/a" in caplog.text
 
 
 def test_a_cif_alone_and_each_of_its_blocks(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_the_crystals_of_an_archive(tmp_path: Path, caplog: pytest.LogCaptureFix
         ("bomb.cif", "unreadable_entry"), ("bomb.cif.gz", "unreadable_entry"),
     ]  # fmt: skip
     assert all("larger than 20 MB" in row["detail"] for row in rejected)
-    assert "1 hidden files are left out" in caplog.text
+    assert "left out hidden files (1)" in caplog.text
 
 
 def test_no_name_of_a_file_stops_the_set(tmp_path: Path) -> None:
@@ -344,4 +344,4 @@ def test_a_large_cell_is_reduced_to_its_primitive_one(tmp_path: Path, caplog: py
     for design, original in zip(found, (NACL, spinel), strict=True):
         assert StructureMatcher(scale=False, stol=0.01, ltol=0.001, angle_tol=0.01).fit(design.reduced, original)
     assert [row["detail"] for row in rejected] == ["21 sites, 21 in the primitive cell, at most 20 are used"]
-    assert "2 cells of more than 20 sites are reduced to their primitive cell" in caplog.text
+    assert "Cells of more than 20 sites are reduced to their primitive cell (2)" in caplog.text

@@ -16,7 +16,7 @@ import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,25 +135,27 @@ def read_block(text: str) -> Structure:
     Raises:
         Rejection: as `read_cif`.
     """
-    names = Counter(_NAME.findall(_COMMENT.sub("", _TEXT.sub("", text))))
-    if twice := [name for name in _NAMES.values() if names[name] > 1]:
-        raise Rejection(Reason.UNREADABLE_CIF, f"it has {twice[0]} {names[twice[0]]} times")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            parser = CifParser.from_str(text)
-            (data,) = parser.as_dict().values()
-        except Exception as error:  # pymatgen raises nearly everything on bad text.
-            raise Rejection(Reason.UNREADABLE_CIF, _explained(error)) from None
-        guessed = _check_atoms(data)
-        _check_cell(data)
-        try:
-            operations = _Operations(parser, data)
-            structure = operations.read()
+            return _read(text, caught)
         except Rejection:
             raise
-        except Exception as error:
+        except Exception as error:  # pymatgen raises nearly everything on bad text.
             raise Rejection(Reason.UNREADABLE_CIF, _explained(error)) from None
+
+
+def _read(text: str, caught: Sequence[warnings.WarningMessage]) -> Structure:
+    """The cell of a block, checked; `caught` collects pymatgen's warnings."""
+    names = Counter(_NAME.findall(_COMMENT.sub("", _TEXT.sub("", text))))
+    if twice := [name for name in _NAMES.values() if names[name] > 1]:
+        raise Rejection(Reason.UNREADABLE_CIF, f"it has {twice[0]} {names[twice[0]]} times")
+    parser = CifParser.from_str(text)
+    (data,) = parser.as_dict().values()
+    guessed = _check_atoms(data)
+    _check_cell(data)
+    operations = _Operations(parser, data)
+    structure = operations.read()
     if not structure.is_ordered:
         return structure  # `reduce_cell` says so
     if "implicit_hydrogens" in structure.site_properties:
@@ -206,6 +208,8 @@ def _check_atoms(data: Mapping[str, Any]) -> list[str]:
     n_atoms = len(columns["label"] or ())
     if not n_atoms:
         raise Rejection(Reason.UNREADABLE_CIF, "its loop of atoms is empty")
+    if n_atoms > MAX_SITES_READ:
+        raise _too_many(n_atoms)
     for name in ("type_symbol", "occupancy", "attached_hydrogens", "symmetry_multiplicity"):
         columns[name] = data.get(f"_atom_site_{name}")
     for name, values in columns.items():
@@ -228,6 +232,10 @@ def _check_atoms(data: Mapping[str, Any]) -> list[str]:
         if (occupancy == "?" or _number(occupancy)) and not _names_element(symbol):
             guessed.append(symbol)
     return guessed
+
+
+def _too_many(n_sites: int) -> Rejection:
+    return Rejection(Reason.TOO_MANY_SITES, f"{n_sites:,} sites; cells of at most {MAX_SITES_READ} are read")
 
 
 def _names_element(symbol: str) -> bool:
@@ -306,9 +314,7 @@ class _Operations:
             )
         self.orbits = [_orbit_size(position, rotations, translations) for position in coords]
         if sum(self.orbits) > MAX_SITES_READ:
-            raise Rejection(
-                Reason.TOO_MANY_SITES, f"{sum(self.orbits):,} sites; cells of at most {MAX_SITES_READ} are read"
-            )
+            raise _too_many(sum(self.orbits))
 
     def read(self) -> Structure:
         structure: Structure

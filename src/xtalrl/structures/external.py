@@ -192,10 +192,10 @@ def read_designs(path: str | Path, max_sites: int) -> tuple[list[ExternalDesign]
         raise XtalrlError(f"{printable(path)} holds no crystals.")
     if renamed:
         logger.info(
-            "%s entries share the name of another and have one of their own, such as %s", len(renamed), renamed[0]
+            "Entries that share the name of another have one of their own (%s), such as %s", len(renamed), renamed[0]
         )
     if primitive:
-        logger.info("%s cells of more than %s sites are reduced to their primitive cell", primitive, max_sites)
+        logger.info("Cells of more than %s sites are reduced to their primitive cell (%s)", max_sites, primitive)
     return found, rejections
 
 

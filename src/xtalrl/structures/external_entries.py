@@ -99,7 +99,7 @@ def _usable(path: Path, names: Iterable[str]) -> list[str]:
     """The CIFs among the files of a folder or archive; those that are hidden are mentioned."""
     cifs = [name for name in names if is_cif(name)]
     if hidden := [name for name in cifs if is_hidden(name)]:
-        logger.info("%s: %s hidden files are left out, such as %s", printable(path), len(hidden), printable(hidden[0]))
+        logger.info("%s: left out hidden files (%s), such as %s", printable(path), len(hidden), printable(hidden[0]))
     return [name for name in cifs if not is_hidden(name)]
 
 
