@@ -42,7 +42,6 @@ def designs(**arrays: Any) -> PolicyDesigns:
         "energy_above_hull": np.full(shape, NAN),
         "hull_is_complete": np.full(shape, NAN),
         "true_band_gap": np.zeros(shape[1]),
-        "true_formation_energy_per_atom": np.zeros(shape[1]),
     }
     labels = arrays.pop("labels", Labels())
     given_arrays = {name: np.array(value, dtype=float) for name, value in arrays.items() if name != "band_gap"}

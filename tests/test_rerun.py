@@ -22,7 +22,7 @@ from xtalrl.dft.cache import Cache
 from xtalrl.dft.outcomes import Outcome
 from xtalrl.dft.shards import run_shard
 from xtalrl.errors import XtalrlError
-from xtalrl.rerun import choose, mark
+from xtalrl.rerun import ask_again, choose
 from xtalrl.workflow import rerun_marks
 
 NONE: dict[str, list[str]] = {"outcome": [], "element": [], "protocol": [], "stage": [], "id": []}
@@ -101,7 +101,7 @@ def test_exactly_the_chosen_runs_are_repeated(stage: Stage) -> None:
     assert [(choice.stage, choice.request_id, choice.outcome) for choice in chosen] == [
         ("scf", "mp-C", "not_converged")
     ]
-    mark(stage.config, chosen, NONE)
+    ask_again(stage.config, chosen, NONE)
     assert rerun_marks(stage.config.results) == {("scf", f"{stage.shard('mp-C'):04d}")}
     assert stage.run(1 - stage.shard("mp-C")) == 0
     assert stage.run(stage.shard("mp-C")) == 1
@@ -111,7 +111,7 @@ def test_exactly_the_chosen_runs_are_repeated(stage: Stage) -> None:
 def test_a_kill_between_the_cache_and_the_marks_costs_nothing(stage: Stage) -> None:
     criteria = NONE | {"element": ["Si"]}
     Cache(stage.config.cache).void(choose(stage.config, criteria)[0].keys)
-    mark(stage.config, choose(stage.config, criteria), criteria)
+    ask_again(stage.config, choose(stage.config, criteria), criteria)
     assert stage.run(0, 1) == 1
 
 
@@ -119,7 +119,7 @@ def test_what_is_marked_says_who_asked_for_what_and_never_looks_the_same(stage: 
     criteria = NONE | {"id": ["mp-Si"]}
     texts = []
     for _ in range(2):
-        mark(stage.config, choose(stage.config, criteria), criteria)
+        ask_again(stage.config, choose(stage.config, criteria), criteria)
         (path,) = Path(stage.config.results).glob("scf/reruns/*")
         texts.append(path.read_text())
     assert json.loads(texts[0])["criteria"] == {"id": ["mp-Si"]}

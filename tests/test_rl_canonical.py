@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rl_data import random_graph, random_trajectories, write_dataset
 
 from xtalrl import tables
-from xtalrl.rl.canonical import LENGTH_TOLERANCE, Bonds, canonical_sites
+from xtalrl.rl.canonical import LENGTH_TOLERANCE, CrystalBonds, canonical_sites
 from xtalrl.rl.graphs import CrystalGraphs
 from xtalrl.rl.network import Architecture, QNetwork
 from xtalrl.rl.replay import Orders, read_trajectories
@@ -32,7 +32,9 @@ def bonds(draw, lengths=(2.0, 3.0)):
 def both_ways(n_sites, found):
     edges = [(u, v, d) for u, v, d in found] + [(v, u, d) for u, v, d in found]
     return (
-        Bonds(n_sites, *(list(column) for column in zip(*edges, strict=True))) if edges else Bonds(n_sites, [], [], [])
+        CrystalBonds(n_sites, *(list(column) for column in zip(*edges, strict=True)))
+        if edges
+        else CrystalBonds(n_sites, [], [], [])
     )
 
 
@@ -41,7 +43,7 @@ def renumbered(bonds, new, seed=0):
     edges = [(new[u], new[v], d) for u, v, d in zip(bonds.source, bonds.target, bonds.length, strict=True)]
     generator = random.Random(seed)
     generator.shuffle(edges)
-    return Bonds(bonds.n_sites, [u for u, _, _ in edges], [v for _, v, _ in edges],
+    return CrystalBonds(bonds.n_sites, [u for u, _, _ in edges], [v for _, v, _ in edges],
                  [d + generator.uniform(-1e-9, 1e-9) for *_, d in edges])  # fmt: skip
 
 

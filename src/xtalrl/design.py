@@ -17,7 +17,7 @@ from xtalrl.elements import ACTION, ELEMENTS
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.formulas import reduced_formula
 from xtalrl.metrics.validity import is_valid
-from xtalrl.rl.canonical import Bonds
+from xtalrl.rl.canonical import CrystalBonds
 from xtalrl.rl.graphs import MAX_SITES, CrystalGraphs
 from xtalrl.rl.policies import PolicySpec
 from xtalrl.rl.pretrained import read_pretrained
@@ -111,7 +111,7 @@ def _orders(graphs: list[dict[str, Any]]) -> pa.Table:
     """One trajectory for each graph, in an order that does not depend on how its file numbers the sites."""
     rows = []
     for graph in graphs:
-        bonds = Bonds(len(graph["actions"]), graph["edge_source"], graph["edge_target"], graph["edge_distance"])
+        bonds = CrystalBonds(len(graph["actions"]), graph["edge_source"], graph["edge_target"], graph["edge_distance"])
         (order,) = orders(graph["material_id"], bonds, 1, 0, "shuffled")
         rows.append(
             {

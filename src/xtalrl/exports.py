@@ -117,7 +117,7 @@ def export_designs(config: Config, output: str | Path, selection: Selection) -> 
         )
     if output.exists():
         raise XtalrlError(f"{output} exists already: name another, or delete it first.")
-    designs = read_designs(config, selection)
+    designs = select_designs(config, selection)
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{os.getpid()}.{output.name}")
     try:
@@ -131,7 +131,7 @@ def export_designs(config: Config, output: str | Path, selection: Selection) -> 
     return len(designs)
 
 
-def read_designs(config: Config, selection: Selection) -> list[Design]:
+def select_designs(config: Config, selection: Selection) -> list[Design]:
     """The designs of a run that fit, in the order of its evaluation.
 
     Raises:

@@ -85,7 +85,7 @@ def choose(config: Config, criteria: Mapping[str, Collection[str]]) -> list[Choi
     ]
 
 
-def mark(config: Config, choices: Sequence[Choice], criteria: Mapping[str, Collection[str]]) -> None:
+def ask_again(config: Config, choices: Sequence[Choice], criteria: Mapping[str, Collection[str]]) -> None:
     """Have the runs of these rows repeated by the next start of Snakemake. To ask twice is to ask once."""
     Cache(config.cache).void(sorted({key for choice in choices for key in choice.keys}))
     shards: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -163,7 +163,7 @@ def print_rerun(
     if not confirmed:
         typer.echo("Nothing is changed yet: the same command with --yes marks them.")
         return
-    mark(config, with_runs, criteria)
+    ask_again(config, with_runs, criteria)
     command = as_typed("snakemake --profile profiles/slurm all", configfiles)
     typer.echo(
         "Marked. The next start of Snakemake runs them again, then what depends on tables that come out different: to look first,\n"

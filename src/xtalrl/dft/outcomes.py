@@ -302,12 +302,7 @@ def _failed(run: Run, output: str, scf: str, where: str) -> Result:
         return Result(Outcome.ENGINE_FAILED, f"no output of pw.x, but {named.detail}")
     noise = messages.name_noise("\n".join((run.stderr, *output.splitlines()[-_TAIL_LINES:])))
     if timed_out and not (noise and noise[0] in _MAKES_WAIT):
-        if began:
-            return _cut_off(scf, where)
-        if words := _last_line(run.stderr) or _last_line(output):
-            # What waited was the launcher (srun: "step creation temporarily disabled"), not pw.x.
-            return Result(Outcome.ENGINE_FAILED, f"pw.x did not start in time: {words}")
-        return Result(Outcome.KILLED, "nothing was printed within the time limit")
+        return _cut_off(scf, where) if began else _never_began(run, output)
     if _CPU_TIME_EXCEEDED in output:
         return _cut_off(scf, where)
     if _STOP_REQUESTED in output:
@@ -316,6 +311,19 @@ def _failed(run: Run, output: str, scf: str, where: str) -> Result:
         return Result(Outcome.NOT_CONVERGED, f"{_line_with(scf, _EXX_STOPPED)}, and the exchange has not converged")
     if noise:
         return Result(Outcome(noise[0]), noise[1][:_DETAIL])
+    return _ended_without_a_word(run, output, where)
+
+
+def _never_began(run: Run, output: str) -> Result:
+    """The result of a run whose time was over before pw.x printed its first line."""
+    if words := _last_line(run.stderr) or _last_line(output):
+        # What waited was the launcher (srun: "step creation temporarily disabled"), not pw.x.
+        return Result(Outcome.ENGINE_FAILED, f"pw.x did not start in time: {words}")
+    return Result(Outcome.KILLED, "nothing was printed within the time limit")
+
+
+def _ended_without_a_word(run: Run, output: str, where: str) -> Result:
+    """The result of a run of which neither pw.x nor the machine says why it ended: the exit code and what is missing tell."""
     if run.exit_code is not None and (sent := _signal_of(run.exit_code)) is not None:
         return Result(Outcome.KILLED, f"signal {sent}")
     if _HEADER not in output:

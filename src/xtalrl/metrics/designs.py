@@ -22,7 +22,7 @@ _COLUMNS = (
 SUCCESSFUL_OUTCOMES = ("converged", "converged_not_saved")
 """Names of the outcomes in which an SCF succeeded, as `xtalrl.dft.outcomes` gives them."""
 
-_TRUE_COLUMNS = ("true_band_gap", "true_formation_energy_per_atom")
+_TRUE_COLUMNS = ("true_band_gap",)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,6 @@ class PolicyDesigns:
     energy_above_hull: Floats
     hull_is_complete: Floats
     true_band_gap: Floats
-    true_formation_energy_per_atom: Floats
     labels: Labels = Labels()
 
     @property

@@ -10,7 +10,7 @@ LENGTH_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Bonds:
+class CrystalBonds:
     """The bonds of a crystal as directed edges from `source[i]` to `target[i]` of a length in Å; there may be several between two sites."""
 
     n_sites: int
@@ -19,7 +19,7 @@ class Bonds:
     length: Sequence[float]
 
 
-def canonical_sites(bonds: Bonds) -> list[int]:
+def canonical_sites(bonds: CrystalBonds) -> list[int]:
     """The sites in an order that their bonds and the lengths of these decide, whatever the order of the sites.
 
     Colour refinement (Weisfeiler and Leman) tells sites apart by their surroundings. Where some stay alike, one is marked and the

@@ -19,7 +19,7 @@ import pyarrow as pa
 from xtalrl import tables
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
-from xtalrl.rl.canonical import Bonds, canonical_sites
+from xtalrl.rl.canonical import CrystalBonds, canonical_sites
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def _trajectories(
         ):
             counts[split, "disconnected"] += 1
             continue
-        bonds = Bonds(len(actions), graph["edge_source"], graph["edge_target"], graph["edge_distance"])
+        bonds = CrystalBonds(len(actions), graph["edge_source"], graph["edge_target"], graph["edge_distance"])
         found = orders(material_id, bonds, per_crystal, seed, ties)
         counts[split, "crystals"] += 1
         counts[split, "trajectories"] += len(found)
@@ -179,7 +179,7 @@ def _check_bonds(graph: dict[str, Any]) -> None:
         )
 
 
-def orders(material_id: str, bonds: Bonds, per_crystal: int, seed: int, ties: Ties) -> list[list[int]]:
+def orders(material_id: str, bonds: CrystalBonds, per_crystal: int, seed: int, ties: Ties) -> list[list[int]]:
     """The orders in which the trajectories of a crystal fill its sites, each breadth first from another source.
 
     `index`, as in the paper: of the sites that the search reaches at once the lower number comes first, and sources are drawn by
