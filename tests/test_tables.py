@@ -240,3 +240,11 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         tables.write(table, tables.REFERENCES, tmp_path / "a.parquet")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_table_says_of_itself(tmp_path: Path) -> None:
+    tables.write_rows(LABELS, tables.LABELS, tmp_path / "labels.parquet")
+    assert tables.metadata_of(tmp_path / "labels.parquet")["xtalrl_table"] == "labels"
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(XtalrlError, match="not a readable Parquet file"):
+        tables.metadata_of(tmp_path / "broken.parquet")

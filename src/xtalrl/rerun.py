@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import getpass
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from xtalrl import tables
 from xtalrl.config import Config
 from xtalrl.dft.cache import Cache
 from xtalrl.errors import XtalrlError
+from xtalrl.files import write_whole
 from xtalrl.progress import format_seconds
 from xtalrl.workflow import as_typed
 
@@ -100,10 +100,7 @@ def ask_again(config: Config, choices: Sequence[Choice], criteria: Mapping[str, 
             "criteria": {name: sorted(values) for name, values in criteria.items() if values},
             "requests": ids,
         }
-        path.parent.mkdir(exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(content))
-        os.replace(part, path)
+        write_whole(path, json.dumps(content).encode())
 
 
 def _stages(config: Config) -> list[str]:

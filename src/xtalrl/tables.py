@@ -495,18 +495,29 @@ def n_rows(path: str | Path, schema: pa.Schema) -> int:
         return int(file.metadata.num_rows)
 
 
+def metadata_of(path: str | Path) -> dict[str, str]:
+    """What the schema of a table says of itself; raises as `read` does where the file is missing or not readable."""
+    with _reading(Path(path)) as path:
+        return {name.decode(): value.decode() for name, value in (pq.read_schema(path).metadata or {}).items()}
+
+
 def _conforming(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return table if table.schema == schema else table.select(schema.names).cast(schema)
 
 
 @contextmanager
 def _open(path: str | Path, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
-    """The file, once its schema has been compared with ours; what the library raises while it is read becomes one sentence."""
-    path = Path(path)
+    """The file, once its schema has been compared with ours."""
+    with _reading(Path(path)) as path, pq.ParquetFile(path, page_checksum_verification=True) as file:
+        _compare_schemas(file.schema_arrow, schema, path)
+        yield file
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Path]:
+    """Make one sentence of what the library raises while the file is read."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            _compare_schemas(file.schema_arrow, schema, path)
-            yield file
+        yield path
     except XtalrlError:
         raise
     except FileNotFoundError:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from markupsafe import Markup
 from pydantic import BaseModel
@@ -378,8 +377,12 @@ def _data_versions(folder: Path, config: Config) -> list[tuple[str, str]]:
     found = [(what, _with_checksum(path)) for what, path in named.items() if path]
     cached = [*folder.glob("materials_project/*.parquet"), *Path(config.cache).glob("materials_project/*.parquet")]
     for path in sorted(cached):
-        if version := (pq.read_schema(path).metadata or {}).get(b"database_version"):
-            found.append((f"Materials Project, {path.stem}", version.decode()))
+        try:
+            version = tables.metadata_of(path).get("database_version")
+        except XtalrlError as error:
+            version = str(error)
+        if version:
+            found.append((f"Materials Project, {path.stem}", version))
     return found
 
 

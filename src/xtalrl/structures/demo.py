@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from xtalrl.errors import XtalrlError
+from xtalrl.files import whole_file
 from xtalrl.structures.mp20 import COLUMNS
 from xtalrl.structures.prototypes import build_crystal, parse_parameters
 
@@ -65,14 +65,10 @@ def write_csvs(table: str | Path, outputs: Mapping[str, str | Path]) -> None:
             }
         )
     for split, path in outputs.items():
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
+        with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, restval="")
             writer.writeheader()
             writer.writerows(rows[split])
-        os.replace(temporary, path)
         logger.info("%s: %d crystals, %d of them metals", path, len(rows[split]), n_metals[split])
 
 

@@ -40,7 +40,7 @@ def read_magnetizations(path: str | Path) -> dict[str, dict[str, float | None]]:
         raise XtalrlError(
             f"The table of magnetizations {path} does not exist: correct `structures.magnetizations`, or set it to null."
         ) from None
-    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
+    except (OSError, ValueError, MemoryError, csv.Error, pa.ArrowException) as error:
         raise XtalrlError(
             f"The table of magnetizations {path} cannot be read ({error}): it must be a CSV, or Parquet ending in .parquet."
         ) from None

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import requests
 import tenacity
 from pymatgen.core.structure import Structure
@@ -200,7 +199,7 @@ class _Cache:
         """The release that the file comes from."""
         if not self.path.exists():
             return None
-        return str((pq.read_schema(self.path).metadata or {}).get(b"database_version", b"unknown").decode())
+        return tables.metadata_of(self.path).get("database_version", "unknown")
 
     def write(self, rows: Iterable[Mapping[str, Any]], database_version: str) -> None:
         """Replace the file."""
