@@ -41,10 +41,10 @@ from xtalrl.exports import (
     _cif_value,
     export_designs,
     read_cif_values,
-    read_designs,
+    select_designs,
     to_cif,
 )
-from xtalrl.structures.external import read_designs as read_external
+from xtalrl.structures.external import select_designs as read_external
 
 EVERYTHING = Selection()
 Read = dict[str, tuple[Structure, dict[str, Any]]]
@@ -58,7 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 @pytest.fixture(scope="module")
 def designs(run: Config) -> dict[str, Design]:
-    return {design.name: design for design in read_designs(run, EVERYTHING)}
+    return {design.name: design for design in select_designs(run, EVERYTHING)}
 
 
 def read_cifs(folder: Path) -> Read:
@@ -170,7 +170,7 @@ def test_a_selection_is_of_policy_outcome_and_gap(run: Config, tmp_path: Path) -
     )
     arguments = ["--policy", "ccql-2ev-w5", "--outcome", "converged", "--gap-from", "0.5", "--gap-to", "3"]
     selection = Selection(["ccql-2ev-w5"], ["converged"], 0.5, 3)
-    assert sorted(design.name for design in read_designs(run, selection)) == expected
+    assert sorted(design.name for design in select_designs(run, selection)) == expected
     assert 0 < len(expected) < len(rows)
     config = tmp_path / "config.json"  # JSON is YAML
     config.write_text(json.dumps(run.model_dump(mode="json")))
@@ -217,7 +217,7 @@ def test_an_external_crystal_goes_along(run: Config, tmp_path: Path) -> None:
     assert StructureMatcher(scale=False, primitive_cell=False).fit(Structure.from_file(file), true)
     gone = Config.model_validate(config.model_dump() | {"external": {}})
     with pytest.raises(XtalrlError, match="external set that the configuration does not name"):
-        read_designs(gone, EVERYTHING)
+        select_designs(gone, EVERYTHING)
 
 
 def test_samples_of_a_skeleton_have_names_of_their_own(run: Config, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_samples_of_a_skeleton_have_names_of_their_own(run: Config, tmp_path: Pa
     path = folder / "evaluation/evaluation.parquet"
     rows = tables.read_rows(path, tables.EVALUATION)
     tables.write_rows([row | {"sample": sample} for row in rows for sample in (0, 1)], tables.EVALUATION, path)
-    designs = read_designs(Config.model_validate(run.model_dump() | {"results": str(folder)}), EVERYTHING)
+    designs = select_designs(Config.model_validate(run.model_dump() | {"results": str(folder)}), EVERYTHING)
     assert len({design.name for design in designs}) == len(designs) == 2 * len(rows)
 
 
