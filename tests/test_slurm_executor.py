@@ -44,6 +44,7 @@ class Probe(PatientExecutor):
         self._next_seconds_between_status_checks = None
         self.status_rate_limiter = contextlib.nullcontext()  # type: ignore[assignment]
         self._names, self._leaving = {self.run_uuid}, False
+        self._submitted_job_clusters: set[str] = set()
         self._watched: dict[str, SubmittedJobInfo] = {}
         self._seen, self._answered, self._last_remark_s = set(), True, float("-inf")
         self._stopping = threading.Event()
@@ -157,12 +158,34 @@ def test_jobs_are_not_forgotten_while_slurm_is_away(
     assert probe.check("1", "2") == ["2"] and probe.ends == ["success"]
 
 
-def test_a_job_that_slurm_has_forgotten_is_repeated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("age_s", "end"), [(0, "success"), (3600, "forgotten by SLURM"), (None, "forgotten by SLURM")])
+def test_a_job_that_slurm_has_forgotten_is_known_by_its_outputs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, age_s: int | None, end: str
+) -> None:
+    """Outputs of before its submission, or none, are no success."""
     probe = Probe()
+    probe.report_job_submission(SubmittedJobInfo(a_job("1"), "1", {"slurm_logfile": Path("1.log")}))  # type: ignore[arg-type]
+    probe.ends.clear()
     answers(monkeypatch, tmp_path, squeue="echo '1|RUNNING|None'; echo '2|RUNNING|None'")
     assert probe.check("1", "2") == ["1", "2"]
-    answers(monkeypatch, tmp_path, squeue="echo '2|RUNNING|None'")
-    assert probe.check("1", "2") == ["2"] and "forgotten by SLURM" in probe.ends[0]
+    if age_s is not None:
+        (tmp_path / "1.out").write_text("")
+        now = time.time()
+        os.utime(tmp_path / "1.out", (now - age_s, now - age_s))
+    answers(monkeypatch, tmp_path, squeue="exit 0")  # not a single job is left
+    assert probe.check("1") == [] and end in probe.ends[0]
+
+
+def test_a_job_that_squeue_forgot_before_it_was_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    probe = Probe()
+    job = a_job("1")
+    probe.report_job_submission(SubmittedJobInfo(job, "1", {"slurm_logfile": Path("1.log")}))  # type: ignore[arg-type]
+    probe.ends.clear()
+    answers(monkeypatch, tmp_path, squeue="exit 0")
+    assert probe.check("1") == ["1"]
+    monkeypatch.setattr(slurm_executor, "LATE_S", -1)
+    (tmp_path / "1.out").write_text("")
+    assert probe.check("1") == [] and probe.ends == ["success"]
 
 
 def refused(name: str) -> str:
@@ -263,7 +286,7 @@ def test_ctrl_c_cancels_what_slurm_is_being_asked_about(monkeypatch: pytest.Monk
     answers(monkeypatch, tmp_path)
     monkeypatch.setattr(Executor, "shutdown", lambda self: None)
     probe = Probe()
-    probe.lock, probe._submitted_job_clusters = threading.Lock(), set()
+    probe.lock = threading.Lock()
     for number in ("7", "8"):
         probe.report_job_submission(SubmittedJobInfo(a_job(number), number, {"slurm_logfile": Path("7.log")}))  # type: ignore[arg-type]
     probe._end(probe._watched["8"], "COMPLETED")

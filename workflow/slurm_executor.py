@@ -38,6 +38,7 @@ REFUSED_FOR_NOW = re.compile(
 LONGEST_PAUSE_S = 180
 """As in the plugin. squeue must remember finished jobs for longer."""
 PAUSE_AFTER_REFUSAL_S = 30
+LATE_S = 600
 LOST = "forgotten by SLURM"
 SUBMITTED = Path(".snakemake/slurm_jobs")
 """What was submitted and is not known to have ended: a file per job."""
@@ -65,8 +66,8 @@ class PatientExecutor(Executor):  # type: ignore[misc]
             states = self._ask_for_states() if active_jobs else None
         some_ended = False
         for job in active_jobs:
-            unnamed = LOST if states is not None and job.external_jobid in self._seen else "PENDING"
-            state = (states or {}).get(job.external_jobid, unnamed)
+            unnamed = LOST if job.external_jobid in self._seen or self._must_be_known(job) else "PENDING"
+            state = "PENDING" if states is None else states.get(job.external_jobid, unnamed)
             if state in ALIVE:
                 yield job
                 continue
@@ -77,6 +78,14 @@ class PatientExecutor(Executor):  # type: ignore[misc]
         self.next_seconds_between_status_checks = (
             first_pause_s if some_ended or not active_jobs else min(longer_s, LONGEST_PAUSE_S)
         )
+
+    def _must_be_known(self, job: SubmittedJobInfo) -> bool:
+        """Whether squeue, asked for a job that it never named, is too late: it names at once what sbatch took on this cluster."""
+        if self.get_status_command() == "sacct" or self._submitted_job_clusters:
+            return False
+        with contextlib.suppress(OSError):
+            return time.time() - _record_of(job.job).stat().st_mtime > LATE_S
+        return False
 
     def _ask_for_states(self) -> dict[str, str] | None:
         """The state of each of our jobs by its id; None if SLURM does not answer."""
@@ -110,6 +119,8 @@ class PatientExecutor(Executor):  # type: ignore[misc]
 
     def _end(self, job: SubmittedJobInfo, state: str) -> None:
         """Report a job that is at its end, or submit it again if it was only preempted."""
+        if state == LOST and _has_made_its_outputs(job.job):
+            state = "COMPLETED"
         self._watched.pop(job.external_jobid, None)
         log = job.aux["slurm_logfile"]
         _record_of(job.job).unlink(missing_ok=True)
@@ -276,6 +287,15 @@ def _what_it_asks_for(job: JobExecutorInterface) -> str:
     params = [repr(item) for member in members for item in sorted(member.params.items())]
     parts = [[str(path) for path in job.input], [str(path) for path in job.output], params]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _has_made_its_outputs(job: JobExecutorInterface) -> bool:
+    """Whether all outputs are younger than the submission. A job that fails or is killed leaves none that is whole."""
+    try:
+        since = _record_of(job).stat().st_mtime
+        return all(Path(str(path)).stat().st_mtime >= since for path in job.output)
+    except OSError:
+        return False
 
 
 def _has_newer_input(job: JobExecutorInterface, since: float) -> bool:

@@ -96,7 +96,7 @@ def _check_status_command(profile: Mapping[str, Any], settings: Mapping[str, str
             return Check(
                 "job states", State.OK, f"from squeue, which remembers a job for {format_seconds(remembers_s)}"
             )
-        finding = f"squeue forgets a job after {remembers_s} s (MinJobAge): Snakemake would wait for it for ever"
+        finding = f"squeue forgets a job after {remembers_s} s (MinJobAge), before Snakemake asks how it ended"
         mend = "slurm-status-command: sacct" if accounting else "ask the administrators for MinJobAge=300"
         return Check("job states", State.MISSING, finding, mend)
     if accounting:
