@@ -204,11 +204,12 @@ def test_snakemake_as_a_job(root: Path, cluster: None, tmp_path: Path) -> None:
         "sbatch",
         "--parsable",
         f"--output={log}",
+        "--comment=of_the_head",
         "profiles/slurm/head.sh",
         *arguments[arguments.index("--set-threads") :],
     ]
     environment = run.environment | {
-        "SBATCH_COMMENT": "of_the_head",
+        "SBATCH_TIMELIMIT": "120",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     head = subprocess.run(
