@@ -44,7 +44,7 @@ from xtalrl.exports import (
     select_designs,
     to_cif,
 )
-from xtalrl.structures.external import select_designs as read_external
+from xtalrl.structures.external import read_designs as read_external
 
 EVERYTHING = Selection()
 Read = dict[str, tuple[Structure, dict[str, Any]]]
