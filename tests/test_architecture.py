@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -39,6 +40,8 @@ FLOORS = (
 )
 """The rooms from the ground up. Rooms of one floor do not know each other, but for `NEIGHBOURS`, the basics and the commands."""
 NEIGHBOURS = {("tables", "table_checks")}
+TWICE = {"files", "confirmation"}
+"""Names of two modules each; no others may come."""
 
 
 def modules() -> dict[str, Path]:
@@ -100,6 +103,11 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         for module, path in known.items()
     }
     assert len(list(TopologicalSorter(graph).static_order())) == len(known)  # CycleError names the circle
+
+
+def test_no_two_modules_have_one_name() -> None:
+    names = Counter(module.rsplit(".", 1)[-1] for module, path in modules().items() if path.stem != "__init__")
+    assert {name for name, n in names.items() if n > 1} <= TWICE
 
 
 @pytest.mark.parametrize("heavy", ["pymatgen", "ase", "pandas", "scipy", "smact"])

@@ -21,7 +21,7 @@ FREE = AttemptLimits((60.0,), in_all=False)
 
 
 class Stub:
-    """Gives the results it was told, in turn, then the last one for ever."""
+    """Gives the results it was told, in turn, then the last one without end."""
 
     def __init__(self, *results: Result, wall_s: float = 1.0) -> None:
         self.results, self.wall_s = list(results), wall_s

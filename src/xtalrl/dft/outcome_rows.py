@@ -128,7 +128,7 @@ def gather_outcomes(shards: Sequence[str], outcomes: str, requests: str | None =
 
 
 def _check_shards(rows_of: Mapping[str, Sequence[Mapping[str, Any]]], requests: str | None) -> None:
-    """Raise unless the shards together hold one row a request, of one protocol, and name outcomes that there are."""
+    """Raise unless the shards together hold one row per request, of one protocol, and name outcomes that there are."""
     found: dict[str, Mapping[str, Any]] = {}
     origins: dict[tuple[str, ...], str] = {}
     for path, rows in rows_of.items():

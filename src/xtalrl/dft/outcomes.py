@@ -153,7 +153,7 @@ class Outcome(enum.StrEnum):
 
     @property
     def is_kept(self) -> bool:
-        """Whether it answers its calculation for ever. What pw.x could not read depends on its version and on the command as well."""
+        """Whether it answers its calculation for good. What pw.x could not read depends on its version and on the command as well."""
         return self.category is not Category.ENVIRONMENT and self is not Outcome.INVALID_INPUT
 
 
@@ -470,7 +470,7 @@ def _parse_file(path: str) -> dict[str, Any]:
 
 
 def _read(path: str) -> str:
-    if Path(path).exists() and not Path(path).is_file():  # A pipe without a writer would be waited for for ever.
+    if Path(path).exists() and not Path(path).is_file():  # Reading a pipe without a writer would never end.
         raise OSError("not a file")
     data = Path(path).read_bytes()
     if path.endswith(".gz") or data.startswith(b"\x1f\x8b"):

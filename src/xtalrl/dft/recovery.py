@@ -1,7 +1,7 @@
-"""The recovery ladder: which run of pw.x comes first, and which one mends a failure.
+"""The recovery ladder: which run of pw.x comes first, and which one fixes a failure.
 
 Each rung is a function that looks at what has happened so far and offers one more attempt, or None when it has nothing to offer.
-`RUNGS` says which rungs may mend which outcome, in the order they are tried; an attempt that was made before is never made again.
+`RUNGS` says which rungs may fix which outcome, in the order they are tried; an attempt that was made before is never made again.
 `paper` is what appendix A.1.6.1 of the paper did; `extended` goes on where the paper dropped a crystal. The attempts of `paper` are the
 first ones of `extended`, so that one run answers for both (but for a data crystal that is stuck, which `paper` gives ever more time).
 Where `extended` finds a lower state than `paper`'s own, that state speaks for the crystal.
@@ -173,7 +173,7 @@ def more_bands(situation: Situation) -> Attempt | None:
 def smear_to_find_moment(situation: Situation) -> Attempt | None:
     """Fixed occupations do not converge, or their moment is a guess that gave no insulator: a loose spin-polarised run with smearing.
 
-    It converges where fixed occupations swap two overlapping bands for ever, which no mixing mends (measured: compressed RbI, 4
+    It converges where fixed occupations swap two overlapping bands without end, which no mixing fixes (measured: compressed RbI, 4
     iterations against 221 without end), and finds the moment, or a metal. Its own energy is never the crystal's (`final_result`).
     """
     if situation.form != "crystal" or (situation.known_magnetization is not None and not situation.may_have_spin):

@@ -50,7 +50,9 @@ class Unfinished:
             size = _bytes_in(out)
             if _bytes_in(self.folder) + size > MOST_BYTES:
                 logger.info(
-                    "%s is full (%.0f GB): a run that was cut off will begin anew", self.folder, MOST_BYTES / 1e9
+                    "%s is full (%.0f GB): a run that was cut off will begin again from the start",
+                    self.folder,
+                    MOST_BYTES / 1e9,
                 )
                 return False
             part = self.folder / f".{key}.{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
@@ -64,7 +66,9 @@ class Unfinished:
             finally:
                 shutil.rmtree(part, ignore_errors=True)
         except OSError as error:  # Full, or over quota: only time is lost.
-            logger.info("The state of a run that was cut off cannot be kept (%s): it will begin anew", error)
+            logger.info(
+                "The state of a run that was cut off cannot be kept (%s): it will begin again from the start", error
+            )
             return False
         return True
 
