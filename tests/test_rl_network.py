@@ -243,6 +243,15 @@ def test_softplus2_in_one_loop(values: str) -> None:
     torch.testing.assert_close(activation.torch_values(x).double(), exact, rtol=1.5e-7, atol=1.5e-7)
 
 
+def test_rough_softplus2_is_as_close_as_bfloat16() -> None:
+    x = torch.cat([torch.linspace(-100, 100, 2001), torch.linspace(-1, 1, 2001)]).bfloat16()
+    exact = torch.nn.functional.softplus(x.double(), threshold=700) - np.log(2)
+    torch.testing.assert_close(activation._roughly(x).double(), exact, rtol=2**-8, atol=3e-4)
+    gradient = torch.full_like(x, 2.0)
+    derivative = activation._rough_derivative(gradient, x).double()
+    torch.testing.assert_close(derivative, 2 * torch.sigmoid(x.double()), rtol=2**-8, atol=3e-4)
+
+
 def test_no_compiler_gets_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(x: Tensor) -> Tensor:
         raise RuntimeError("No working C++ compiler found\nin a long text")
@@ -282,7 +291,7 @@ def test_block_by_hand() -> None:
 
 def test_segment_sum_by_hand() -> None:
     x = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
-    assert segment_sum(x, torch.tensor([2, 0, 2]), 3).tolist() == [[3, 4], [0, 0], [6, 8]]
+    assert segment_sum(x, torch.tensor([0, 2, 2]), 3).tolist() == [[1, 2], [0, 0], [8, 10]]
 
 
 def test_size_is_the_papers() -> None:

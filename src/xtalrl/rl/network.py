@@ -26,6 +26,7 @@ from xtalrl.errors import XtalrlError
 from xtalrl.rl.activation import Values, compiled_values, softplus2, torch_values
 from xtalrl.rl.compression import compress
 from xtalrl.rl.graphs import MAX_SITES, N_STATE_FEATURES, GraphBatch, send
+from xtalrl.rl.rows import segment_sum, take, take_sum
 from xtalrl.rl.settings import Backend, EdgeFeatures, Focus, TargetEmbedding
 
 FOCUS = UNFILLED + 1
@@ -212,11 +213,11 @@ class QNetwork(nn.Module):
             parts.append(self.focus_embedding.weight.index_select(-2, focus))
         # A crystal has few distinct bond lengths and a node few types: encode those, then spread.
         edges = self.edge_encoder(self._edge_features(graphs.lengths))
-        nodes = self.node_encoder(self.node_embedding.weight).index_select(-2, node_types)
+        nodes = take(self.node_encoder(self.node_embedding.weight), node_types)
         state = self.state_encoder(_concatenate(parts))
         if self.target_to_nodes is not None and self.target_to_state is not None:
             features = self._target_features(target_ev, target_energy, state)
-            nodes = nodes + (features @ self.target_to_nodes.weight.mT).index_select(-2, graphs.node_graph)
+            nodes = nodes + take(features @ self.target_to_nodes.weight.mT, graphs.node_graph)
             state = state + features @ self.target_to_state.weight.mT
         for block, bonds in zip(self.blocks, _bonds(graphs, len(self.blocks)), strict=True):
             edges, nodes, state = block(graphs, bonds, edges, nodes, state)
@@ -303,11 +304,6 @@ def _bonds(graphs: GraphBatch, n_blocks: int) -> list[Bonds]:
     return first + [Bonds(source, target)] * (n_blocks - len(first))
 
 
-def _spread(x: Tensor, index: Tensor | None) -> Tensor:
-    """Rows of x (…, n, width) by an index, or x where there is none."""
-    return x if index is None else x.index_select(-2, index)
-
-
 def _concatenate(parts: Sequence[Tensor]) -> Tensor:
     """Features (…, n, width) side by side; those that a stack of networks shares are repeated for each."""
     leading = next((part.shape[:-1] for part in parts if part.dim() == 3), parts[0].shape[:-1])
@@ -388,30 +384,30 @@ class MEGNetBlock(nn.Module):
 
         first = self.edge_update.first
         source_weight, target_weight, edge_weight, state_weight = torch.split(first.weight, self.width, -1)
-        of_state = linear(state, state_weight, first.bias).index_select(-2, graphs.node_graph)
-        of_edge = add_product_(of_state, nodes, target_weight).index_select(-2, bonds.target)
-        of_edge.add_((nodes @ source_weight.mT).index_select(-2, bonds.source))
+        of_state = take(linear(state, state_weight, first.bias), graphs.node_graph)
+        of_target = add_product_(of_state, nodes, target_weight)
+        of_ends = (of_target, bonds.target), (nodes @ source_weight.mT, bonds.source)
         if bonds.origin is None:
-            of_edge = add_product_(of_edge, edges, edge_weight)
+            of_edge = add_product_(take_sum(*of_ends), edges, edge_weight)
         else:
-            of_edge.add_((edges @ edge_weight.mT).index_select(-2, bonds.origin))
+            of_edge = take_sum(*of_ends, (edges @ edge_weight.mT, bonds.origin))
         edges = self.edge_update.after_first(of_edge)
-        messages = _spread(edges, bonds.of_edge) * graphs.multiplicity[:, None]
-        received = segment_sum(messages, graphs.edge_target, n_nodes)
+        received = segment_sum(edges, graphs.edge_target, n_nodes, bonds.of_edge, graphs.multiplicity)
 
         first = self.node_update.first
         node_weight, received_weight, state_weight = torch.split(first.weight, self.width, -1)
-        of_state = linear(state, state_weight, first.bias).index_select(-2, graphs.node_graph)
+        of_state = take(linear(state, state_weight, first.bias), graphs.node_graph)
         mean_received = received / graphs.in_degree[:, None]
         of_node = add_product_(add_product_(of_state, nodes, node_weight), mean_received, received_weight)
         nodes = self.node_update.after_first(of_node)
 
         # Every edge ends at one node, so that the sums over nodes hold the sums over edges.
-        count = graphs.node_multiplicity[:, None]
-        mean_edge = segment_sum(received * count, graphs.node_graph, n_graphs) / graphs.n_edges[:, None]
-        mean_node = segment_sum(nodes * count, graphs.node_graph, n_graphs) / graphs.n_nodes[:, None]
+        count = graphs.node_multiplicity
+        mean_edge = segment_sum(received, graphs.node_graph, n_graphs, weight=count) / graphs.n_edges[:, None]
+        mean_node = segment_sum(nodes, graphs.node_graph, n_graphs, weight=count) / graphs.n_nodes[:, None]
         state = self.state_update(torch.cat([state, mean_edge, mean_node], -1))
-        return edges + _spread(old_edges, bonds.origin), nodes + old_nodes, state + old_state
+        old_edges = old_edges if bonds.origin is None else take(old_edges, bonds.origin)
+        return edges + old_edges, nodes + old_nodes, state + old_state
 
 
 class Set2Set(nn.Module):
@@ -440,11 +436,11 @@ class Set2Set(nn.Module):
         hidden = cell = x.new_zeros(*x.shape[:-2], 1, self.width)
         for step in range(self.steps):
             hidden, cell = self._lstm(readout, hidden, cell)
-            score = (x @ hidden.mT)[..., 0] if step == 0 else (x * hidden.index_select(-2, owner)).sum(-1)
+            score = (x @ hidden.mT)[..., 0] if step == 0 else (x * take(hidden, owner)).sum(-1)
             highest = segment_max(score.detach(), owner, n_sets)
             weight = (score - highest.index_select(-1, owner)).exp() * multiplicity
             total = segment_sum(weight[..., None], owner, n_sets)
-            attended = segment_sum(x * weight[..., None], owner, n_sets) / total
+            attended = segment_sum(x, owner, n_sets, weight=weight) / total
             readout = torch.cat([hidden.expand_as(attended), attended], -1)
         return readout
 
@@ -474,11 +470,6 @@ def network_type(backend: Backend) -> type[QNetwork]:
         ) from None
     network: type[QNetwork] = module.DGLQNetwork
     return network
-
-
-def segment_sum(x: Tensor, owner: Tensor, n: int) -> Tensor:
-    """(…, n, width) sums of the rows of x (…, len(owner), width) that share an owner."""
-    return x.new_zeros(*x.shape[:-2], n, x.shape[-1]).index_add(-2, owner, x)
 
 
 def segment_max(x: Tensor, owner: Tensor, n: int) -> Tensor:
