@@ -14,7 +14,7 @@ orientation  and the cell in standard orientation, where pw.x finds its symmetry
 ours         and a malloc that keeps freed memory, as every run of the workflow has it
 
 Needs the embedded pw.x (both libraries come with it). CPU seconds are user and system time of pw.x. What was measured is kept in
-results/scf_benchmark/runs.jsonl and not measured again; delete it to start anew.
+results/scf_benchmark/runs.jsonl and not measured again; delete it to start again.
 """
 
 from __future__ import annotations

@@ -78,10 +78,15 @@ def collect(files):
             yield from collect(file)
 
 
+def tables_of_run():
+    """The checkpoint tables of the run; up to the trajectories where the rest would be refused, so that none of it can be there."""
+    try:
+        return makers_above(f"{RESULTS}/report.html", {})
+    except WorkflowError:
+        return makers_above(f"{RESULTS}/trajectories.parquet", {})
+
+
 onstart:
     # Results that were made with another configuration keep their record, where a file was asked for that does not depend on them.
-    if not (
-        without_record(makers_above(f"{RESULTS}/report.html", {}))
-        and differences(cfg)
-    ):
+    if not (without_record(tables_of_run()) and differences(cfg)):
         write_record(cfg)

@@ -145,7 +145,7 @@ def test_every_outcome_that_a_message_can_have_is_in_the_table() -> None:
 
 
 def test_only_verdicts_on_the_calculation_are_kept() -> None:
-    """What is kept for ever is few and named; what has no name is not among it."""
+    """What is kept forever is few and named; what has no name is not among it."""
     assert {outcome for outcome, _, _ in TABLE if Outcome(outcome).is_kept} == {
         "charge_wrong", "too_few_bands", "more_bands_than_plane_waves", "magnetization_missing", "atoms_overlap", "invalid_cell",
         "diagonalization_failed", "mixing_failed", "symmetry_failed",

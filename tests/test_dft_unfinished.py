@@ -216,7 +216,7 @@ def test_a_crystal_in_two_jobs_has_the_energy_of_one(tmp_path: Path, monkeypatch
         if not (cache / "engine").exists():
             (cache / "engine").symlink_to(fetched / "engine")
         run_shard(
-            requests, str(family), 0, str(outcomes), 1, "paper-fast", "paper", LIMITS, None, str(cache),
+            requests, str(family), 0, str(outcomes), 1, "paper-fast", "paper", LIMITS, "embedded", str(cache),
             runtime_min=runtime_min,
         )  # fmt: skip
         return tables.read_rows(outcomes, tables.SCF_OUTCOMES)[0]

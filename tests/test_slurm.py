@@ -84,7 +84,7 @@ def test_jobs_ask_for_what_the_profile_says(root: Path, cluster: None, tmp_path:
         ),
         ("train_policy", {"gres": "tpu:1"}, "Invalid generic resource"),
         ("run_scf_shard", {"mem_mb": 900_000}, "Requested node configuration is not available"),
-        ("run_scf_shard", {"runtime": "1440 * attempt"}, "the job would wait for ever"),
+        ("run_scf_shard", {"runtime": "1440 * attempt"}, "the job would wait forever"),
         ("run_scf_shard", {"runtime": "12h"}, None),
         ("run_scf_shard", {"mem": "999GB", "mem_mb": None}, "Requested node configuration is not available"),
         ("default-resources", {"constraint": "zen9"}, "Invalid feature specification"),

@@ -30,7 +30,7 @@ ALIVE = frozenset({
 })  # fmt: skip
 """The states that a job leaves again (squeue(1), sacct(1), the page "Job State Codes" of SLURM 25.05). Any other is an end."""
 HELD_BY_SLURM = re.compile("requeued held", re.IGNORECASE)
-"""The reason of a job that SLURM could not launch and puts back for somebody to release: it would wait for ever."""
+"""The reason of a job that SLURM could not launch and puts back for somebody to release: it would wait forever."""
 REFUSED_FOR_NOW = re.compile(
     r"(Assoc|QOS)\w*SubmitJob|Unable to contact|Socket timed out|temporarily|standby|Zero Bytes|Unexpected message", re.IGNORECASE
 )  # fmt: skip

@@ -108,16 +108,16 @@ def _check_status_command(profile: Mapping[str, Any], settings: Mapping[str, str
     return Check(
         "job states",
         State.MISSING,
-        "sacct gives no answer (no accounting database): Snakemake would wait for ever",
+        "sacct gives no answer (no accounting database): Snakemake would wait forever",
         "slurm-status-command: squeue",
     )
 
 
 def _check_launcher(config: Config) -> Iterator[Check]:
-    """A job's own step holds all its cores: a second step without --overlap waits for ever."""
+    """A job's own step holds all its cores: a second step without --overlap waits forever."""
     words = (config.dft.command or "").split()
     if words and Path(words[0]).name == "srun" and "--overlap" not in words:
-        finding = f"`dft.command` is {config.dft.command!r}: inside a job, this srun waits for ever for cores that the job holds"
+        finding = f"`dft.command` is {config.dft.command!r}: inside a job, this srun waits forever for cores that the job holds"
         yield Check("srun", State.MISSING, finding, f"dft.command: {' '.join([words[0], '--overlap', *words[1:]])}")
 
 
@@ -148,7 +148,7 @@ def _check_submissions(
     runtime_min = to_minutes(last.value("-t", "--time"))
     tightest = min(minutes, key=lambda limit: limit.value, default=None)
     if runtime_min is not None and tightest and runtime_min > tightest.value:
-        finding = f"{runtime_min} min at the last attempt, and {tightest.name} is {tightest.value} min: the job would wait for ever"
+        finding = f"{runtime_min} min at the last attempt, and {tightest.name} is {tightest.value} min: the job would wait forever"
         return Check(name, State.MISSING, finding, f"runtime: at most {tightest.value} in the profile")
     runtime_min = to_minutes(first.value("-t", "--time"))
     size += f", {format_seconds(runtime_min * 60)}" if runtime_min is not None else ""

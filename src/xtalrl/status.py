@@ -251,7 +251,7 @@ def _scf(name: str, results: Path) -> Stage:
     shards = {
         path.stem: path
         for path in (results / name / "shards").glob("*.parquet")
-        # Of an earlier plan, or marked by `xtalrl rerun`: Snakemake will make it anew.
+        # Of an earlier plan, or marked by `xtalrl rerun`: Snakemake will make it again.
         if not _is_older(path, requests) and not (path.stem in marks and _is_older(path, marks[path.stem]))
     }
     notes = _counts(shards.values(), "outcome", unreadable)

@@ -346,7 +346,7 @@ def find_device(name: str) -> torch.device:
 def keep_freed_memory() -> None:
     """Have the C library keep what is freed for the next request, where it is glibc; elsewhere do nothing.
 
-    By default it gives the tensors of a step back to the system, which at the next step hands out every page anew, set to zero:
+    By default it gives the tensors of a step back to the system, which at the next step hands out every page afresh, set to zero:
     a fifth of the time of a step on a CPU. What a process holds then is the most it ever needed, as it would be at that moment anyway.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

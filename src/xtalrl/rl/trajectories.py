@@ -184,7 +184,7 @@ def orders(material_id: str, bonds: CrystalBonds, per_crystal: int, seed: int, t
 
     `index`, as in the paper: of the sites that the search reaches at once the lower number comes first, and sources are drawn by
     number. Numbers follow the file, and files list their sites by electronegativity. `shuffled`: sites are
-    renumbered by the crystal alone (`canonical_sites`), then shuffled anew for every trajectory by the seed and the
+    renumbered by the crystal alone (`canonical_sites`), then shuffled for every trajectory by the seed and the
     material_id. Sites in another order in the file then give the same orders, up to a symmetry of the bonds.
     """
     sources = source_sites(material_id, bonds.n_sites, per_crystal, seed)

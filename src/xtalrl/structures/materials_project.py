@@ -387,7 +387,7 @@ class _Client:
                 "Check the network and the proxy settings (HTTPS_PROXY), and run the same command again."
             )
         except _KeyRefused:
-            problem = f"The Materials Project refused the key in {KEY_VARIABLE}, or this machine: copy the key anew from {KEY_PAGE}."
+            problem = f"The Materials Project refused the key in {KEY_VARIABLE}, or this machine: copy the key again from {KEY_PAGE}."
         except MPRestError as error:
             problem = f"The Materials Project did not accept a request of mp-api ({self._without_key(error)}): a newer mp-api may be needed."
         raise XtalrlError(f"{problem} {self._instead}")
@@ -413,7 +413,7 @@ class _Client:
             )
         if not re.fullmatch(r"[A-Za-z0-9]{32}", key):
             raise XtalrlError(
-                f"{KEY_VARIABLE} holds {len(key)} characters, but a key has 32 letters and digits: copy it anew from {KEY_PAGE}. "
+                f"{KEY_VARIABLE} holds {len(key)} characters, but a key has 32 letters and digits: copy it again from {KEY_PAGE}. "
                 f"{self._instead}"
             )
         return key
