@@ -101,6 +101,18 @@ def answers(monkeypatch: pytest.MonkeyPatch, folder: Path, **commands: str) -> N
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
+def test_the_thread_that_watches_jobs_may_look_before_the_constructor_has_ended() -> None:
+    """It starts in the middle of it, and would die without a word: a job that ended would then be waited for forever."""
+    early = Probe.__new__(Probe)
+    early.workflow = Probe().workflow
+
+    async def look() -> list[SubmittedJobInfo]:
+        return [job async for job in early.check_active_jobs([])]
+
+    assert asyncio.run(look()) == []
+    assert early.next_seconds_between_status_checks == 1
+
+
 @pytest.mark.parametrize("state", FINAL.split())
 @pytest.mark.parametrize("command", ["squeue", "sacct"])
 def test_every_final_state_is_an_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state: str, command: str) -> None:

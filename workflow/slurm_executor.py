@@ -62,8 +62,14 @@ class PatientExecutor(Executor):  # type: ignore[misc]
 
     async def check_active_jobs(self, active_jobs: list[SubmittedJobInfo]) -> AsyncIterator[SubmittedJobInfo]:
         """Yields the jobs that are not at their end, and reports the others."""
+        first_pause_s = self.workflow.executor_settings.init_seconds_before_status_checks
+        if not active_jobs:
+            # Called so by a thread that starts before the constructor has ended: whatever is read here must be there by then, or the
+            # thread dies without a word, and Snakemake waits forever.
+            self.next_seconds_between_status_checks = first_pause_s
+            return
         async with self.status_rate_limiter:
-            states = self._ask_for_states() if active_jobs else None
+            states = self._ask_for_states()
         some_ended = False
         for job in active_jobs:
             unnamed = LOST if job.external_jobid in self._seen or self._must_be_known(job) else "PENDING"
@@ -73,11 +79,8 @@ class PatientExecutor(Executor):  # type: ignore[misc]
                 continue
             some_ended = True
             self._end(job, state)
-        first_pause_s = self.workflow.executor_settings.init_seconds_before_status_checks
         longer_s = self.next_seconds_between_status_checks + 10
-        self.next_seconds_between_status_checks = (
-            first_pause_s if some_ended or not active_jobs else min(longer_s, LONGEST_PAUSE_S)
-        )
+        self.next_seconds_between_status_checks = first_pause_s if some_ended else min(longer_s, LONGEST_PAUSE_S)
 
     def _must_be_known(self, job: SubmittedJobInfo) -> bool:
         """Whether squeue, asked for a job that it never named, is too late: it names at once what sbatch took on this cluster."""
