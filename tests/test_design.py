@@ -14,6 +14,7 @@ from xtalrl.design import design_crystals
 from xtalrl.elements import has_odd_electrons
 from xtalrl.errors import XtalrlError
 from xtalrl.rl.rollout import RolloutSettings
+from xtalrl.structures.external import read_designs
 
 SETTINGS = RolloutSettings(designs=6, neutral=True, even_electrons=True)
 PEROVSKITE = Structure.from_spacegroup(
@@ -31,10 +32,10 @@ def skeleton(tmp_path: Path) -> Path:
 def test_designs_are_distinct_neutral_and_even(skeleton: Path) -> None:
     designs, problems = design_crystals(skeleton, 3.0, "mp20", SETTINGS)
     assert problems == []
-    assert [design.rank for design in designs] == [1, 2, 3, 4, 5, 6]
-    assert len({tuple(design.crystal["species"]) for design in designs}) == 6
-    assert all(design.is_valid and not has_odd_electrons(design.crystal["species"]) for design in designs)
-    assert [len(design.atoms()) for design in designs] == [5] * 6
+    assert [design.values["sample"] for design in designs] == [0, 1, 2, 3, 4, 5]
+    assert len({tuple(design.species) for design in designs}) == 6
+    assert all(design.values["valid"] and not has_odd_electrons(design.species) for design in designs)
+    assert [len(design.frac_coords) for design in designs] == [5] * 6
 
 
 def test_the_gap_and_the_elements_allowed_matter(skeleton: Path) -> None:
@@ -44,7 +45,7 @@ def test_the_gap_and_the_elements_allowed_matter(skeleton: Path) -> None:
     assert formulas[0.5] != formulas[6.0]
     only = RolloutSettings(designs=3, allow=("Na", "K", "Cl", "F"), deny=("Cl",))
     designs, _ = design_crystals(skeleton, 3.0, "mp20", only)
-    assert {element for design in designs for element in design.crystal["species"]} <= {"Na", "K", "F"}
+    assert {element for design in designs for element in design.species} <= {"Na", "K", "F"}
 
 
 def test_the_numbering_of_the_sites_does_not_matter(skeleton: Path, tmp_path: Path) -> None:
@@ -74,8 +75,15 @@ def test_the_command_prints_and_writes(skeleton: Path, tmp_path: Path) -> None:
     assert said.output.count("neutral") == 3
     assert f"xtalrl evaluate {output}" in said.output
     crystals = ase.io.read(output, ":")
-    assert [crystal.info["material_id"] for crystal in crystals] == [f"perovskite-{rank}" for rank in (1, 2, 3)]
-    assert all(crystal.info["target_ev"] == 2 and crystal.cell.volume == pytest.approx(64) for crystal in crystals)
+    assert [crystal.info["sample"] for crystal in crystals] == [0, 1, 2]
+    assert all(crystal.info["policy"] == "rvs-mp20-2ev" for crystal in crystals)
+    assert all(crystal.cell.volume == pytest.approx(64) for crystal in crystals)
+    found, rejected = read_designs(output, 20)
+    assert [design.id for design in found] == ["perovskite", "perovskite#2", "perovskite#3"]
+    assert rejected == []
+    again = CliRunner().invoke(app, ["design", str(skeleton), "--gap", "2", "--output", str(output)])
+    assert again.exit_code == 1
+    assert "exists already" in again.output
 
 
 @pytest.mark.parametrize(
@@ -84,7 +92,7 @@ def test_the_command_prints_and_writes(skeleton: Path, tmp_path: Path) -> None:
         (["--gap", "-1"], "a gap is at least 0 eV"),
         (["--gap", "2", "--deny", "Xx"], "'Xx' is not one of the 88 elements"),
         (["--gap", "2", "--policy", "mine"], "there is no such policy"),
-        (["--gap", "2", "--output", "designs.pdf"], "must end in .extxyz, .cif, .db"),
+        (["--gap", "2", "--output", "designs.pdf"], "the ending '.pdf' is not known"),
         (["--gap", "2", "--allow", "O", "--deny", "O"], "no element to place"),
     ],
 )

@@ -172,7 +172,9 @@ def design(
     neutral: Annotated[bool, typer.Option(help="Only charge-neutral compositions.")] = True,
     even_electrons: Annotated[bool, typer.Option(help="Only even numbers of electrons.")] = True,
     policy: Annotated[str, typer.Option(help="Policy of resources/pretrained.")] = "mp20",
-    output: Annotated[Path | None, typer.Option(help="File for the crystals: .extxyz, .cif or .db.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="For the crystals: a file as `xtalrl export` writes, e.g. designs.extxyz.")
+    ] = None,
 ) -> None:
     """Fill skeletons of your own with elements for a wanted gap: no run, no DFT, seconds."""
     from xtalrl.design import print_designs

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import numpy as np
 import pyarrow as pa
 
 from xtalrl import tables
 from xtalrl.elements import ACTION, ELEMENTS
 from xtalrl.errors import XtalrlError
+from xtalrl.exports import Design, check_output, write_designs
 from xtalrl.metrics.formulas import reduced_formula
-from xtalrl.metrics.validity import is_valid
+from xtalrl.metrics.validity import PAPER_RULE, is_valid
 from xtalrl.rl.canonical import CrystalBonds
 from xtalrl.rl.graphs import MAX_SITES, CrystalGraphs
 from xtalrl.rl.policies import PolicySpec
@@ -27,51 +26,14 @@ from xtalrl.rl.trajectories import orders
 from xtalrl.structures.external import crystal_row, read_designs
 from xtalrl.structures.neighbor_graphs import edge_columns, graph_row
 
-OUTPUTS = (".extxyz", ".cif", ".db")
-"""Endings of the files that designs are written to, by ASE."""
-
-
-@dataclass(frozen=True)
-class DesignedCrystal:
-    """A filled skeleton: a row of `tables.CRYSTALS` whose species are the design's."""
-
-    crystal: Mapping[str, Any]
-    rank: int
-    """Place among the designs of its skeleton, from 1; the policy prefers the first."""
-    gap_ev: float
-    """The gap that was asked for, eV. Which gap it has, only an SCF tells."""
-
-    @property
-    def formula(self) -> str:
-        """Reduced formula."""
-        return reduced_formula(self.crystal["species"])
-
-    @property
-    def is_valid(self) -> bool:
-        """Whether the composition is charge-neutral by the paper's rule."""
-        return is_valid(Counter(self.crystal["species"]))
-
-    def atoms(self) -> ase.Atoms:
-        """The crystal for ASE, on the unrelaxed cell of its skeleton."""
-        return ase.Atoms(
-            self.crystal["species"],
-            cell=np.reshape(self.crystal["lattice"], (3, 3)),
-            scaled_positions=np.reshape(self.crystal["frac_coords"], (-1, 3)),
-            pbc=True,
-            info={
-                "material_id": f"{self.crystal['material_id']}-{self.rank}",
-                "skeleton": self.crystal["material_id"],
-                "target_ev": self.gap_ev,
-            },
-        )
-
 
 def design_crystals(
     path: str | Path, gap_ev: float, policy: str, settings: RolloutSettings
-) -> tuple[list[DesignedCrystal], list[str]]:
+) -> tuple[list[Design], list[str]]:
     """Designs for every skeleton of a file or folder, and a sentence for each entry that cannot be one.
 
-    The elements of the entries are not looked at by the policy; only the bonds (CrystalNN) know them.
+    The elements of the entries are not looked at by the policy; only the bonds (CrystalNN) know them. Which gap a design has, only an SCF
+    tells.
 
     Args:
         path: CIF, folder or .zip of CIFs, .xyz or .extxyz file, or ASE database (.db).
@@ -99,11 +61,20 @@ def design_crystals(
     skeletons = CrystalGraphs(pa.Table.from_pylist(graphs, tables.GRAPHS))
     spec = PolicySpec.from_dict(record["spec"]).at(gap_ev)
     filled = design_skeletons(record, spec, weights, Orders(skeletons, _orders(graphs), path), settings)
-    designs = [
-        DesignedCrystal(crystal | {"species": [ELEMENTS[action] for action in actions]}, rank, gap_ev)
-        for crystal, of_skeleton in zip(crystals, filled, strict=True)
-        for rank, actions in enumerate(of_skeleton, start=1)
-    ]
+    designs = []
+    for crystal, of_skeleton in zip(crystals, filled, strict=True):
+        for sample, actions in enumerate(of_skeleton):
+            species = [ELEMENTS[action] for action in actions]
+            values = {
+                "policy": replace(spec, pretrained=policy).name,
+                "material_id": crystal["material_id"],
+                "sample": sample,
+                "valid": is_valid(Counter(species)),
+                "validity_rule": PAPER_RULE,
+            }
+            name = f"{crystal['material_id']}/{sample}"
+            lattice, positions = np.reshape(crystal["lattice"], (3, 3)), np.reshape(crystal["frac_coords"], (-1, 3))
+            designs.append(Design(name, species, lattice, positions, values))
     return designs, problems
 
 
@@ -129,25 +100,24 @@ def print_designs(path: Path, gap_ev: float, policy: str, settings: RolloutSetti
     """Design, write the crystals if a file is named, and print a line for each.
 
     Raises:
-        XtalrlError: see `design_crystals`; an element is unknown, or the kind of the output is.
+        XtalrlError: see `design_crystals`; an element is unknown, or the output exists or is of no known kind.
     """
     if unknown := [element for element in (*settings.allow, *settings.deny) if element not in ACTION]:
         raise XtalrlError(f"{unknown[0]!r} is not one of the 88 elements that a policy can place, such as Si or O.")
     if gap_ev < 0:
         raise XtalrlError(f"--gap is {gap_ev:g}: a gap is at least 0 eV.")
-    if output is not None and output.suffix not in OUTPUTS:
-        raise XtalrlError(f"--output is {output}: its name must end in {', '.join(OUTPUTS)}.")
+    if output is not None:
+        check_output(output)
     designs, problems = design_crystals(path, gap_ev, policy, settings)
     print(f"{'skeleton':<24}{'rank':>5}  {'design':<20}{'composition':<14}elements by site")
     for design in designs:
-        verdict = "neutral" if design.is_valid else "not neutral"
-        species = " ".join(design.crystal["species"])
-        print(f"{design.crystal['material_id']:<24}{design.rank:>5}  {design.formula:<20}{verdict:<14}{species}")
+        skeleton, rank = design.values["material_id"], design.values["sample"] + 1
+        verdict = "neutral" if design.values["valid"] else "not neutral"
+        print(f"{skeleton:<24}{rank:>5}  {reduced_formula(design.species):<20}{verdict:<14}{' '.join(design.species)}")
     for problem in problems:
         print(f"left out: {problem}")
     if output is None:
         print("To keep the crystals, add `--output designs.extxyz`.")
         return
-    output.unlink(missing_ok=True)
-    ase.io.write(output, [design.atoms() for design in designs])
+    write_designs(designs, output)
     print(f"{len(designs)} crystals are in {output}. The gaps are wishes: `xtalrl evaluate {output}` computes them.")

@@ -108,27 +108,41 @@ def export_designs(config: Config, output: str | Path, selection: Selection) -> 
     Raises:
         XtalrlError: the run is not evaluated yet, nothing fits the selection, or `output` exists or has another ending.
     """
+    output = check_output(output)
+    designs = select_designs(config, selection)
+    write_designs(designs, output)
+    logger.info("Wrote %s designs to %s", f"{len(designs):,}", output)
+    return len(designs)
+
+
+def check_output(output: str | Path) -> Path:
+    """The path that designs are to be written to.
+
+    Raises:
+        XtalrlError: it exists, or has another ending than those that `export_designs` names.
+    """
     output = Path(output)
-    write = _WRITERS.get(output.suffix)
-    if write is None:
+    if output.suffix not in _WRITERS:
         raise XtalrlError(
             f"{output}: the ending {output.suffix!r} is not known. Name a folder (no ending) or a .zip for CIFs, .xyz or .extxyz, .db for an ASE "
             "database, or .json for OPTIMADE."
         )
     if output.exists():
         raise XtalrlError(f"{output} exists already: name another, or delete it first.")
-    designs = select_designs(config, selection)
+    return output
+
+
+def write_designs(designs: Sequence[Design], output: Path) -> None:
+    """Write designs to a path of `check_output`, all or nothing."""
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{os.getpid()}.{output.name}")
     try:
-        write(_with_progress(designs), temporary)
+        _WRITERS[output.suffix](_with_progress(designs), temporary)
         os.replace(temporary, output)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
-    logger.info("Wrote %s designs to %s", f"{len(designs):,}", output)
-    return len(designs)
 
 
 def select_designs(config: Config, selection: Selection) -> list[Design]:

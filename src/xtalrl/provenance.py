@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import BaseModel
 
 from xtalrl.config import CHANGES_NO_RESULT, Config
 from xtalrl.errors import XtalrlError
+from xtalrl.files import write_whole
 
 RECORD = "config.yaml"
 """In the folder of results: the whole configuration of the latest run that made anything there."""
@@ -23,11 +23,8 @@ _IN_REPORT = re.compile(r"<summary>Configuration</summary><pre[^>]*>(.*?)</pre>"
 
 def write_record(config: Config) -> None:
     """Note that what is made now is made with this configuration."""
-    path = Path(config.results) / RECORD
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    temporary = path.with_name(f".{RECORD}.{os.getpid()}")
-    temporary.write_text(f"# What these results were made with.\n{text}", encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(Path(config.results) / RECORD, f"# What these results were made with.\n{text}".encode())
 
 
 def read_record(results: str | Path) -> dict[str, Any] | None:

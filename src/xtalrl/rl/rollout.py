@@ -64,8 +64,8 @@ class RolloutSettings:
         allowed = np.array([element in (self.allow or ELEMENTS) and element not in self.deny for element in ELEMENTS])
         if not allowed.any():
             raise XtalrlError(
-                f"`rollout.allow` ({', '.join(self.allow) or 'all elements'}) and `rollout.deny` ({', '.join(self.deny)}) leave "
-                "no element to place: change them and run `snakemake rollout` again."
+                f"Of the elements allowed ({', '.join(self.allow) or 'all'}), those denied ({', '.join(self.deny)}) leave no element to place: "
+                "allow others, or deny fewer."
             )
         return allowed
 
