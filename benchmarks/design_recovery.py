@@ -131,7 +131,14 @@ def summary(designs: list[dict[str, Any]], window_ev: float = 0.25) -> dict[str,
 
 def is_extended(attempt: dict[str, Any]) -> bool:
     """Whether only the extended ladder makes such an attempt."""
-    return attempt["strategy"] not in ("unpolarised", "known_magnetization", "again", "fewer_bands", "more_bands")
+    return attempt["strategy"] not in (
+        "unpolarised",
+        "known_magnetization",
+        "more_time",
+        "again",
+        "fewer_bands",
+        "more_bands",
+    )
 
 
 def cpu_of(design: dict[str, Any], attempt: dict[str, Any]) -> float:
@@ -160,6 +167,7 @@ def report(folders: list[Path]) -> None:
         f"{max(design['n_sites'] for design in designs)} sites, protocol `{PROTOCOL}`, SSSP, {', '.join(engines)}, one core shared with other work. "
         f"Time limits of a design: {MINUTES[0]:g} minutes, and {MINUTES[1]:g} for what follows. "
         "`rvs-mp20` is the policy that ships with xtalrl (metals in its training data), with even numbers of electrons. "
+        "Designs are computed in a random order; the one that was running when the computation was stopped is left out. "
         "Brackets are Wilson's 95 % intervals. The rungs of `recovery: paper` are the first of the extended ladder, so both come from the same runs.",
         "",
         "| | " + " | ".join(policies) + " |",
