@@ -27,3 +27,14 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("the developers' data set ../shared/data is not here")
     return folder
+
+
+@pytest.fixture
+def steps_done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The step of every update of a learner from now on."""
+    from xtalrl.rl.learner import Learner
+
+    done: list[int] = []
+    update = Learner.update
+    monkeypatch.setattr(Learner, "update", lambda self, batch: done.append(self.step) or update(self, batch))
+    return done

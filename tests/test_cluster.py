@@ -88,7 +88,7 @@ def test_every_entry_of_the_slurm_profile_has_a_comment(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("profile", "cluster", "state", "mend"),
+    ("profile", "cluster", "state", "fix"),
     [
         (SQUEUE, {}, State.OK, ""),
         (SQUEUE, {"age": 60}, State.MISSING, "ask the administrators for MinJobAge=300"),
@@ -110,21 +110,21 @@ def test_every_entry_of_the_slurm_profile_has_a_comment(root: Path) -> None:
     ],
 )
 def test_how_snakemake_hears_of_the_end_of_jobs(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, profile: dict[str, object], cluster: dict[str, object], state: State, mend: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, profile: dict[str, object], cluster: dict[str, object], state: State, fix: str
 ) -> None:  # fmt: skip
     check = checks(monkeypatch, tmp_path, profile, **cluster)["job states"]
-    assert (check.state, check.mend) == (state, mend)
+    assert (check.state, check.fix) == (state, fix)
 
 
 def test_a_wall_time_that_outgrows_the_partition(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     check = checks(monkeypatch, tmp_path, SQUEUE, attempts=["-t 720", "-t 1440", "-t 2160"])["the other jobs"]
-    assert (check.state, check.mend) == (State.MISSING, "runtime: at most 1440 in the profile")
+    assert (check.state, check.fix) == (State.MISSING, "runtime: at most 1440 in the profile")
     assert "2160 min at the last attempt, and the limit of partition cpu is 1440 min" in check.finding
 
 
 def test_a_partition_that_is_a_word_of_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     check = checks(monkeypatch, tmp_path, {**SQUEUE, "default-resources": {"slurm_partition": "all"}})["profile"]
-    assert (check.state, check.mend) == (State.MISSING, "slurm_partition: \"'all'\"")
+    assert (check.state, check.fix) == (State.MISSING, "slurm_partition: \"'all'\"")
 
 
 def test_no_slurm_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -144,12 +144,12 @@ def test_mistakes_in_a_profile_get_a_sentence(root: Path, monkeypatch: pytest.Mo
 
 def test_a_partition_that_does_not_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     check = checks(monkeypatch, tmp_path, SQUEUE, attempts=["-p gpu -t 60"])["the other jobs"]
-    assert (check.state, check.mend) == (State.MISSING, "slurm_partition: cpu")
+    assert (check.state, check.fix) == (State.MISSING, "slurm_partition: cpu")
     assert check.finding == "there is no partition gpu; there are: cpu"
 
 
 @pytest.mark.parametrize(
-    ("refusal", "mend"),
+    ("refusal", "fix"),
     [  # as SLURM 22.05 with slurmdbd says it
         ("Invalid account or account/partition combination specified", "sacctmgr show associations user=$USER format=account,partition"),
         ("Invalid qos specification", "sacctmgr show associations user=$USER format=account,qos"),
@@ -159,16 +159,16 @@ def test_a_partition_that_does_not_exist(monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("Requested node configuration is not available", "sinfo --format='%P %c %m %G %l'"),
     ],
 )  # fmt: skip
-def test_what_slurm_refuses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refusal: str, mend: str) -> None:
+def test_what_slurm_refuses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refusal: str, fix: str) -> None:
     sbatch = f"echo 'allocation failure: {refusal}' >&2; exit 1"
     check = checks(monkeypatch, tmp_path, SQUEUE, sbatch=sbatch)["the other jobs"]
     assert check.state is State.MISSING
     assert check.finding == f"1 CPU, 2 GB: {refusal}"
-    assert check.mend.partition("  ")[0] == mend
+    assert check.fix.partition("  ")[0] == fix
 
 
 @pytest.mark.parametrize(
-    ("jobs", "limit", "state", "mend"),
+    ("jobs", "limit", "state", "fix"),
     [
         (200, "150", State.OPTIONAL, "jobs: 150"),
         ("unlimited", "150", State.OPTIONAL, "jobs: 150"),
@@ -177,11 +177,11 @@ def test_what_slurm_refuses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ref
     ],
 )
 def test_jobs_are_compared_with_the_limits_of_slurm(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, jobs: object, limit: str, state: State, mend: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, jobs: object, limit: str, state: State, fix: str
 ) -> None:
     sacctmgr = f'case "$*" in *Partition*) echo "proj|me||{limit}|||normal";; esac'
     check = checks(monkeypatch, tmp_path, {**SQUEUE, "jobs": jobs}, sacctmgr=sacctmgr)["number of jobs"]
-    assert (check.state, check.mend) == (state, mend)
+    assert (check.state, check.fix) == (state, fix)
 
 
 def test_no_limits_are_known_without_an_accounting_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_no_limits_are_known_without_an_accounting_database(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("command", "mend"),
+    ("command", "fix"),
     [
         ("srun pw.x", "dft.command: srun --overlap pw.x"),
         ("../slurm/bin/srun -n 1 pw.x", "dft.command: ../slurm/bin/srun --overlap -n 1 pw.x"),
@@ -199,10 +199,10 @@ def test_no_limits_are_known_without_an_accounting_database(monkeypatch: pytest.
     ],
 )
 def test_an_srun_that_would_wait_for_its_own_job(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, mend: str | None
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, fix: str | None
 ) -> None:
     check = checks(monkeypatch, tmp_path, SQUEUE, {"dft": {"command": command}}).get("srun")
-    assert (check and check.mend) == mend
+    assert (check and check.fix) == fix
 
 
 def test_srun_is_not_tried_outside_a_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_home_that_is_full(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert local_checks(root, monkeypatch, run_config(tmp_path))["home"].state is State.OK
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/full")
     check = local_checks(root, monkeypatch, run_config(tmp_path))["home"]
-    assert (check.state, check.mend) == (State.MISSING, f"export XDG_CACHE_HOME={root}/.snakemake/cache")
+    assert (check.state, check.fix) == (State.MISSING, f"export XDG_CACHE_HOME={root}/.snakemake/cache")
 
 
 def test_pseudopotentials_that_are_not_there(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_pseudopotentials_that_are_not_there(root: Path, monkeypatch: pytest.Mon
     check = local_checks(root, monkeypatch, settings)["pseudopotentials"]
     assert check.state is State.MISSING
     assert "lacks 103 of its files, Ac.us.z_11" in check.finding
-    assert check.mend == f"rm {path}; snakemake --profile profiles/local {path}"
+    assert check.fix == f"rm {path}; snakemake --profile profiles/local {path}"
     elsewhere = run_config(tmp_path / "other", dft={"pseudopotentials": "/nowhere"})
     assert "which does not exist" in local_checks(root, monkeypatch, elsewhere)["pseudopotentials"].finding
 
@@ -260,7 +260,7 @@ def test_a_pw_x_that_the_run_fetches_itself_is_not_missing(
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     check = local_checks(root, monkeypatch, run_config(tmp_path))["pw.x"]
-    assert (check.state, check.mend.partition("  ")[0]) == (
+    assert (check.state, check.fix.partition("  ")[0]) == (
         State.OPTIONAL,
         f"snakemake --profile profiles/local {tmp_path}/cache/engine/engine.json",
     )
@@ -272,7 +272,7 @@ def test_a_pw_x_that_the_run_fetches_itself_is_not_missing(
 
 
 @pytest.mark.slow
-def test_mending_commands_work_as_printed(
+def test_fixing_commands_work_as_printed(
     root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "config.yaml"

@@ -85,7 +85,7 @@ def test_a_full_home(root: Path, tmp_path: Path, disk: Callable[[int], Path], mo
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
     check = next(check for check in doctor.run_checks(config.load(run.config), "local") if check.name == "home")
     assert check.state is State.MISSING
-    name, _, value = check.mend.removeprefix("export ").partition("=")
+    name, _, value = check.fix.removeprefix("export ").partition("=")
     run.environment[name] = value
     run.snakemake("structures", profile="local")
 

@@ -1,4 +1,4 @@
-"""What every workflow script shares: a mistake the user can mend ends a job with one sentence, anything else with its traceback."""
+"""What every workflow script shares: a mistake the user can fix ends a job with one sentence, anything else with its traceback."""
 
 from __future__ import annotations
 

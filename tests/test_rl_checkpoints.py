@@ -22,7 +22,6 @@ from safetensors.torch import load_file
 
 from xtalrl.errors import XtalrlError, explain_os_error
 from xtalrl.rl import code_digest, tensor_files, training
-from xtalrl.rl.learner import Learner
 from xtalrl.rl.policies import PolicySpec, Reward
 from xtalrl.rl.pretrained import FOLDER, read_pretrained
 from xtalrl.rl.rollout import rollout_policy
@@ -58,14 +57,6 @@ def whole(dataset: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def copy(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
-
-
-@pytest.fixture
-def steps_done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    done: list[int] = []
-    update = Learner.update
-    monkeypatch.setattr(Learner, "update", lambda self, batch: done.append(self.step) or update(self, batch))
-    return done
 
 
 def train(folder: Path, dataset: dict[str, Path], threads: int = 1, seed: int = 0, **changes: Any) -> bytes:

@@ -128,15 +128,6 @@ def snapshots_in(folder: Path) -> dict[str, bytes]:
     return {path.stem: path.read_bytes() for path in (folder / "snapshots").iterdir()}
 
 
-@pytest.fixture
-def steps_done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Every update of the learner from now on."""
-    done: list[int] = []
-    update = Learner.update
-    monkeypatch.setattr(Learner, "update", lambda self, batch: done.append(self.step) or update(self, batch))
-    return done
-
-
 @pytest.mark.parametrize(
     ("steps", "snapshots", "expected"),
     [(100, 0, []), (100, 1, [50]), (250_000, 4, [50_000, 100_000, 150_000, 200_000]), (3, 9, [1, 2]), (1, 5, [])],

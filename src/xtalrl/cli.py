@@ -87,7 +87,7 @@ def doctor(
         str, typer.Option(help="As given to snakemake; `slurm` also checks what the cluster would make of the jobs.")
     ] = "local",
 ) -> None:
-    """Say what is installed and what is missing, each with the command that mends it."""
+    """Say what is installed and what is missing, each with the command that fixes it."""
     from xtalrl.doctor import print_checks
 
     if not print_checks(_load(configfile), profile, configfile or []):

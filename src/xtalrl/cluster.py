@@ -72,7 +72,7 @@ def check_cluster(config: Config, profile: Mapping[str, Any]) -> Iterator[Check]
     for rule, submissions in asked.items():
         name = _KIND.get(rule, rule)
         if isinstance(submissions, str):
-            yield Check(name, State.MISSING, submissions, _mend(submissions))
+            yield Check(name, State.MISSING, submissions, _fix(submissions))
             continue
         partition = submissions[-1].value("-p", "--partition") or default or ""
         try:
@@ -97,8 +97,8 @@ def _check_status_command(profile: Mapping[str, Any], settings: Mapping[str, str
                 "job states", State.OK, f"from squeue, which remembers a job for {format_seconds(remembers_s)}"
             )
         finding = f"squeue forgets a job after {remembers_s} s (MinJobAge), before Snakemake asks how it ended"
-        mend = "slurm-status-command: sacct" if accounting else "ask the administrators for MinJobAge=300"
-        return Check("job states", State.MISSING, finding, mend)
+        fix = "slurm-status-command: sacct" if accounting else "ask the administrators for MinJobAge=300"
+        return Check("job states", State.MISSING, finding, fix)
     if accounting:
         try:
             ask("sacct", "--allocations", "--noheader", "--starttime=now")
@@ -144,7 +144,7 @@ def _check_submissions(
         return Check(name, State.MISSING, finding, f"slurm_partition: {default or next(iter(partitions), '')}")
     size = _size(first)
     if complaint := _refusal(first):
-        return Check(name, State.MISSING, f"{size}: {complaint}", _mend(complaint))
+        return Check(name, State.MISSING, f"{size}: {complaint}", _fix(complaint))
     runtime_min = to_minutes(last.value("-t", "--time"))
     tightest = min(minutes, key=lambda limit: limit.value, default=None)
     if runtime_min is not None and tightest and runtime_min > tightest.value:
@@ -177,7 +177,7 @@ def _size(submission: Submission) -> str:
     return ", ".join(words)
 
 
-def _mend(complaint: str) -> str:
+def _fix(complaint: str) -> str:
     """Where to look for what SLURM knows instead."""
     for word, command in (
         (

@@ -1,4 +1,4 @@
-"""`xtalrl doctor`: what a run needs, whether it is here, and the command that mends it."""
+"""`xtalrl doctor`: what a run needs, whether it is here, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Check:
     name: str
     state: State
     finding: str
-    mend: str = ""
+    fix: str = ""
     """A command or an entry to write; after two spaces, a remark."""
 
 
@@ -50,7 +50,7 @@ def print_checks(config: Config, profile: str, configfiles: Sequence[Path]) -> b
     Args:
         config: of the run.
         profile: name in `profiles/`, or folder; jobs on a cluster are checked if it submits any.
-        configfiles: as the user gave them, for the commands that mend.
+        configfiles: as the user gave them, for the commands that fix.
 
     Raises:
         XtalrlError: there is no such profile.
@@ -64,8 +64,8 @@ def print_checks(config: Config, profile: str, configfiles: Sequence[Path]) -> b
     console = Console()
     console.print(table)
     for check in checks:
-        if check.mend:  # On a line of its own, whole, to be copied.
-            command, _, remark = check.mend.partition("  ")
+        if check.fix:  # On a line of its own, whole, to be copied.
+            command, _, remark = check.fix.partition("  ")
             if command.startswith(("snakemake ", "xtalrl ")):
                 command = as_typed(command, configfiles)
             console.print(
@@ -202,7 +202,7 @@ def _check_structures(config: Config) -> Check:
                 "structures", State.OK, f"{', '.join(str(path) for path in find_csvs(config.structures.path).values())}"
             )
         except XtalrlError as error:
-            return Check("structures", State.MISSING, str(error), "mend `structures.path` in the config")
+            return Check("structures", State.MISSING, str(error), "fix `structures.path` in the config")
     if config.structures.source == "demo":
         return Check("structures", State.OK, "the embedded textbook crystals")
     if all((Path(config.cache) / "mp20" / f"{split}.csv").exists() for split in ("train", "val", "test")):

@@ -7,11 +7,11 @@ import re
 
 
 class XtalrlError(Exception):
-    """A mistake or a missing thing that the user can mend. Shown as one sentence, never as a traceback."""
+    """A mistake or a missing thing that the user can fix, shown as one sentence, never as a traceback."""
 
 
 def explain_os_error(error: OSError) -> XtalrlError | None:
-    """The sentence for an operating-system failure a user can mend, or None for any other."""
+    """The sentence for an operating-system failure a user can fix, or None for any other."""
     where = f" while writing {error.filename!r}" if error.filename else ""
     which = f" for {error.filename!r}" if error.filename else ""
     if error.errno == errno.ENOSPC:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def job(log: str) -> Iterator[None]:
-    """Run one job: log to its file and to stderr; a mistake the user can mend ends it with one sentence and exit code 1."""
+    """Run one job: log to its file and to stderr; a mistake the user can fix ends it with one sentence and exit code 1."""
     formatter = logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S")
     logger = logging.getLogger("xtalrl")
     logger.setLevel(logging.INFO)

@@ -114,7 +114,7 @@ def read_trajectories(path: str | Path, split: str, *others: str) -> pa.Table:
     if not pc.any(pc.equal(table["split"], split)).as_py():
         raise XtalrlError(
             f"{path} has no trajectory of the split {split!r}: no crystal of it has a label. "
-            f"See labels.parquet for the reasons, mend them, and run `snakemake trajectories` again."
+            f"See labels.parquet for the reasons, fix them, and run `snakemake trajectories` again."
         )
     return table
 
@@ -190,7 +190,7 @@ class Replay:
             )
             raise XtalrlError(
                 f"{self._path} gives no reward for {shorten(bad)}: {wanted} is needed for every trajectory. "
-                f"Set `reward.energy: formation`, or mend labels.parquet and run `snakemake trajectories` again."
+                f"Set `reward.energy: formation`, or fix labels.parquet and run `snakemake trajectories` again."
             )
         return torch.from_numpy(rewards).to(self.graphs.device, torch.float32)
 

@@ -177,7 +177,7 @@ def read_csv(path: Path) -> Iterator[dict[Any, Any]]:
                 )
             yield from reader
     except FileNotFoundError:
-        raise XtalrlError(f"{path} does not exist: run the stage that writes it, or mend `structures.path`.") from None
+        raise XtalrlError(f"{path} does not exist: run the stage that writes it, or fix `structures.path`.") from None
     except IsADirectoryError:
         raise XtalrlError(f"{path} is a folder, not a CSV.") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
