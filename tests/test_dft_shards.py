@@ -295,7 +295,9 @@ def test_a_request_in_two_shards_is_refused(place: Place) -> None:
     place.plan(crystal("c0", "Si", "Si"))
     place.run()
     with pytest.raises(XtalrlError, match="c0 is also in another shard"):
-        gather_outcomes([place.outcomes, shutil.copy(place.outcomes, place.folder / "1.parquet")], "never")
+        gather_outcomes(
+            [place.outcomes, shutil.copy(place.outcomes, place.folder / "1.parquet")], "never", place.requests
+        )
 
 
 def test_a_time_out_is_a_row_until_the_limit_grows(place: Place) -> None:

@@ -102,13 +102,13 @@ def _attempt_rows(climb: Climb) -> list[dict[str, Any]]:
     ]
 
 
-def gather_outcomes(shards: Sequence[str], outcomes: str, requests: str | None = None) -> None:
+def gather_outcomes(shards: Sequence[str], outcomes: str, requests: str) -> None:
     """Put the rows of all shards into one table, in the order of their request_id, and log how they ended.
 
     Args:
         shards: `SCF_OUTCOMES` of each shard.
         outcomes: `SCF_OUTCOMES` of all.
-        requests: `SCF_REQUESTS` that the shards are of; None where they are not at hand.
+        requests: `SCF_REQUESTS` that the shards are of.
 
     Raises:
         XtalrlError: a file cannot be used, or the shards do not hold each request once, by one protocol.
@@ -127,7 +127,7 @@ def gather_outcomes(shards: Sequence[str], outcomes: str, requests: str | None =
         )
 
 
-def _check_shards(rows_of: Mapping[str, Sequence[Mapping[str, Any]]], requests: str | None) -> None:
+def _check_shards(rows_of: Mapping[str, Sequence[Mapping[str, Any]]], requests: str) -> None:
     """Raise unless the shards together hold one row per request, of one protocol, and name outcomes that there are."""
     found: dict[str, Mapping[str, Any]] = {}
     origins: dict[tuple[str, ...], str] = {}
@@ -146,8 +146,6 @@ def _check_shards(rows_of: Mapping[str, Sequence[Mapping[str, Any]]], requests: 
         raise XtalrlError(
             f"The shards are of different protocols ({named}): delete those of the other one and run `snakemake` on them again."
         )
-    if requests is None:
-        return
     wanted = {row["request_id"]: row for row in tables.read_rows(requests, tables.SCF_REQUESTS)}
     wrong = sorted(wanted.keys() ^ found.keys())
     wrong += [
