@@ -79,7 +79,14 @@ def write_stage(results: Path, stage: str, kind: str, *, finished: bool) -> None
 
 def measure(config: Path) -> tuple[float, float]:
     """Wall and CPU seconds of the quickest call."""
-    command = [sys.executable, "-c", "from xtalrl.cli import app; app()", "status", "--configfile", str(config)]
+    command = [
+        sys.executable,
+        "-c",
+        "from xtalrl.commands.cli import app; app()",
+        "status",
+        "--configfile",
+        str(config),
+    ]
     walls, cpus = [], []
     for _ in range(REPEATS):
         start = time.perf_counter()

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from xtalrl import tables
+from xtalrl.commands.evaluate import NO_POLICIES
 from xtalrl.dft.protocols import PROTOCOLS
 from xtalrl.dft.pseudopotentials import Family, describe_family
 from xtalrl.energies import RYDBERG_EV_PAPER
-from xtalrl.evaluate import NO_POLICIES
 from xtalrl.files import write_whole
 from xtalrl.report.files import write_csv, write_text
 

@@ -11,7 +11,7 @@ import pytest
 from test_dft_exchange import fill, record
 from typer.testing import CliRunner
 
-from xtalrl.cli import app
+from xtalrl.commands.cli import app
 
 OUTPUT = """
      Program PWSCF v.6.7MaX starts on 21Nov2026 at 21: 0: 0
@@ -115,7 +115,7 @@ def test_doctor_names_what_is_missing_and_the_command_that_mends_it(
 def test_doctor_never_ends_in_a_traceback(
     cli: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    from xtalrl import doctor
+    from xtalrl.commands import doctor
 
     def broken(*_: object, **__: object) -> object:
         raise error

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from xtalrl import config, doctor
-from xtalrl.cluster import check_cluster, load_profile
+from xtalrl import config
+from xtalrl.commands import doctor
+from xtalrl.commands.checks import Check, State
+from xtalrl.commands.cluster import check_cluster, load_profile
+from xtalrl.commands.submissions import OTHER_JOBS, Submission
 from xtalrl.dft.engines import find_engine
 from xtalrl.dft.pseudopotentials import describe_family
-from xtalrl.doctor import Check, State
 from xtalrl.errors import XtalrlError
-from xtalrl.submissions import OTHER_JOBS, Submission
 
 SETTINGS = "AccountingStorageType   = {accounting}\nMinJobAge               = {age} sec\n"
 SQUEUE = {"executor": "slurm", "slurm-status-command": "squeue"}
@@ -59,7 +60,7 @@ def checks(
     """The checks where Snakemake asks this of sbatch at each attempt of a job; what it really asks is in test_submissions.py."""
     stand_ins(folder, **cluster)  # type: ignore[arg-type]
     asked = [Submission(OTHER_JOBS, tuple(options.split())) for options in attempts]
-    monkeypatch.setattr("xtalrl.cluster.ask_snakemake", lambda profile, rules: {OTHER_JOBS: asked})
+    monkeypatch.setattr("xtalrl.commands.cluster.ask_snakemake", lambda profile, rules: {OTHER_JOBS: asked})
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     return {check.name: check for check in check_cluster(config.validate(settings or {}), profile)}
 

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from slurm_run import Run, stand_in, wait_for
 
-from xtalrl import config, doctor, tables
-from xtalrl.doctor import State
+from xtalrl import config, tables
+from xtalrl.commands import doctor
+from xtalrl.commands.checks import State
 
 pytestmark = pytest.mark.slow
 

@@ -7,13 +7,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xtalrl.commands.config_docs import render_markdown, render_yaml
+from xtalrl.commands.table_docs import render_tables
 from xtalrl.config import Config, check_inputs, load, validate
-from xtalrl.config_docs import render_markdown, render_yaml
 from xtalrl.elements import ACTION
 from xtalrl.errors import XtalrlError
 from xtalrl.report.contents import render_captions
 from xtalrl.rl.policies import PolicySpec, Reward
-from xtalrl.table_docs import render_tables
 
 
 def test_generated_documents_are_in_step_with_the_models(root: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from typer.testing import CliRunner
 
-from xtalrl.cli import app
-from xtalrl.design import design_crystals
+from xtalrl.commands.cli import app
+from xtalrl.commands.design import design_crystals
 from xtalrl.elements import has_odd_electrons
 from xtalrl.errors import XtalrlError
 from xtalrl.rl.rollout import RolloutSettings

@@ -12,7 +12,7 @@ import pytest
 from dft_data import SILICON, sssp
 from typer.testing import CliRunner
 
-from xtalrl.cli import app
+from xtalrl.commands.cli import app
 from xtalrl.dft.cache import Cache, Record
 from xtalrl.dft.exchange import SAME_ENERGY_RY, cache_stats, contradiction, export_cache, import_cache, verify_cache
 from xtalrl.dft.inputs import Cell, calculation, key_of, settings_for

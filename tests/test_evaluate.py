@@ -18,10 +18,10 @@ from pymatgen.core import Lattice, Structure
 from test_structures_external import crystal
 
 from xtalrl import tables
+from xtalrl.commands.evaluate import NO_POLICIES
 from xtalrl.config import load, validate
 from xtalrl.dft.requests import plan_design_scf
 from xtalrl.energies import RYDBERG_EV_PAPER
-from xtalrl.evaluate import NO_POLICIES
 from xtalrl.metrics.composition import accuracy, assess_designs, exact_match, similarity, validity
 from xtalrl.metrics.designs import read_policies
 from xtalrl.metrics.evaluation import evaluate_designs

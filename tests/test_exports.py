@@ -30,10 +30,8 @@ from report_data import write_results
 from typer.testing import CliRunner
 
 from xtalrl import tables
-from xtalrl.cli import app
-from xtalrl.config import Config
-from xtalrl.errors import XtalrlError
-from xtalrl.exports import (
+from xtalrl.commands.cli import app
+from xtalrl.commands.exports import (
     _WRITERS,
     FIELDS,
     Design,
@@ -44,6 +42,8 @@ from xtalrl.exports import (
     select_designs,
     to_cif,
 )
+from xtalrl.config import Config
+from xtalrl.errors import XtalrlError
 from xtalrl.structures.external import read_designs as read_external
 
 EVERYTHING = Selection()
@@ -253,7 +253,7 @@ def test_a_failure_leaves_nothing_behind(run: Config, tmp_path: Path, monkeypatc
     def full(design: Design) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("xtalrl.exports.to_cif", full)
+    monkeypatch.setattr("xtalrl.commands.exports.to_cif", full)
     for name in ("cifs", "a.zip"):
         with pytest.raises(OSError, match="No space"):
             export_designs(run, tmp_path / name, EVERYTHING)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from xtalrl.commands.status import print_status
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError
 from xtalrl.provenance import RECORD, differences, note_differences, refuse_unknown, write_record
-from xtalrl.status import print_status
 
 
 def config(results: Path, **sections: Any) -> Config:

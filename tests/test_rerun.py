@@ -17,12 +17,12 @@ from test_dft_cache import record
 from test_dft_shards import Place, crystal
 
 from xtalrl import tables
+from xtalrl.commands.rerun import ask_again, choose
 from xtalrl.config import Config
 from xtalrl.dft.cache import Cache
 from xtalrl.dft.outcomes import Outcome
 from xtalrl.dft.shards import run_shard
 from xtalrl.errors import XtalrlError
-from xtalrl.rerun import ask_again, choose
 from xtalrl.workflow import rerun_marks
 
 NONE: dict[str, list[str]] = {"outcome": [], "element": [], "protocol": [], "stage": [], "id": []}
@@ -207,7 +207,7 @@ def test_snakemake_repeats_the_marked_shard_and_what_depends_on_it(root: Path, t
         return done.stdout + done.stderr
 
     def rerun(*options: str) -> str:
-        command = [sys.executable, "-c", "from xtalrl.cli import app; app()", "rerun", *options]
+        command = [sys.executable, "-c", "from xtalrl.commands.cli import app; app()", "rerun", *options]
         command += ["--configfile", *files]
         return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
 

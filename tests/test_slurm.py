@@ -20,9 +20,9 @@ import yaml
 from slurm_run import STATE, Run, jobs, running_cluster, stand_in, wait_for
 
 from xtalrl import tables
-from xtalrl.cluster import check_cluster
+from xtalrl.commands.checks import State
+from xtalrl.commands.cluster import check_cluster
 from xtalrl.config import validate
-from xtalrl.doctor import State
 
 pytestmark = pytest.mark.slow
 
@@ -415,7 +415,7 @@ def test_a_chosen_scf_again(disturbed: Run) -> None:
     name = tables.read_rows(disturbed.results / "scf/requests.parquet", tables.SCF_REQUESTS)[0]["request_id"]
     subprocess.run(
         [
-            sys.executable, "-c", "from xtalrl.cli import app; app()", "rerun", "--id", name, "--yes",
+            sys.executable, "-c", "from xtalrl.commands.cli import app; app()", "rerun", "--id", name, "--yes",
             "--configfile", "config/test.yaml", str(disturbed.config),
         ],
         cwd=disturbed.root, check=True,

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xtalrl.commands.slurm_limits import limits_of, to_minutes
+from xtalrl.commands.submissions import Submission
 from xtalrl.errors import XtalrlError
-from xtalrl.slurm_limits import limits_of, to_minutes
-from xtalrl.submissions import Submission
 
 SACCTMGR = """#!/bin/sh
 case "$*" in

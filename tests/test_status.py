@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from xtalrl.commands.status import _STAGE_OF_RULE, Stage, stages
 from xtalrl.config import Config
-from xtalrl.status import _STAGE_OF_RULE, Stage, stages
 
 SHARDS, SIZE = 600, 60
 FINISHED, RUNNING, STOPPED = 500, 80, 10
@@ -58,7 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def status(root: Path, run: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from xtalrl.cli import app; app()", "status", "--configfile", str(run / "config.yaml"), *arguments],
+        [sys.executable, "-c", "from xtalrl.commands.cli import app; app()", "status", "--configfile", str(run / "config.yaml"), *arguments],
         cwd=root, capture_output=True, text=True, check=True,
         env={**os.environ, "PATH": f"{run / 'bin'}:{os.environ['PATH']}", "COLUMNS": "160"},
     )  # fmt: skip

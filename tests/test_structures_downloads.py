@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from xtalrl import downloads
 from xtalrl.errors import XtalrlError
+from xtalrl.fetch import downloads
 from xtalrl.structures import mp20
 
 CONTENT = bytes(range(256)) * 3000

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from xtalrl.cluster import load_profile
+from xtalrl.commands.cluster import load_profile
+from xtalrl.commands.submissions import OTHER_JOBS, Submission, ask_snakemake
 from xtalrl.errors import XtalrlError
-from xtalrl.submissions import OTHER_JOBS, Submission, ask_snakemake
 
 
 @pytest.fixture(autouse=True)

@@ -169,7 +169,7 @@ def test_several_files_mean_the_same_to_both(root: Path, tmp_path: Path) -> None
     (tmp_path / "a.yaml").write_text(f"results: {tmp_path}/first\nstructures: {{source: demo}}\n")
     (tmp_path / "b.json").write_text(json.dumps({"results": f"{tmp_path}/second"}))
     files = [str(tmp_path / "a.yaml"), str(tmp_path / "b.json")]
-    xtalrl = ["-c", "from xtalrl.cli import app; app()", "summary"]
+    xtalrl = ["-c", "from xtalrl.commands.cli import app; app()", "summary"]
     snakemake = ["-m", "snakemake", "--dry-run", "structures"]
     assert f"{tmp_path}/second" in run(root, *xtalrl, "--configfile", *files)
     planned = run(root, *snakemake, "--configfile", *files)

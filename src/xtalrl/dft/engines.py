@@ -28,8 +28,8 @@ from xtalrl.dft.inputs import XML
 from xtalrl.dft.outcomes import Run
 from xtalrl.dft.scratch import scratch_folder
 from xtalrl.errors import XtalrlError
+from xtalrl.fetch.wheels import Wheel, extract_members, fetch_wheel, machine_fits
 from xtalrl.sharing import make_folder, share_tree, write_shared
-from xtalrl.wheels import Wheel, extract_members, fetch_wheel, machine_fits
 
 logger = logging.getLogger(__name__)
 

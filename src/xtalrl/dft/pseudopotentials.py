@@ -11,13 +11,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from xtalrl import downloads
 from xtalrl.archives import MAX_FILE_BYTES, files_in, is_archive
 from xtalrl.errors import XtalrlError
+from xtalrl.fetch import downloads
+from xtalrl.fetch.wheels import Wheel, extract_members, fetch_wheel
 from xtalrl.files import seal_json, unseal_json
 from xtalrl.resources import RESOURCES
 from xtalrl.sharing import make_folder, write_shared
-from xtalrl.wheels import Wheel, extract_members, fetch_wheel
 from xtalrl.yaml_files import read_mapping
 
 logger = logging.getLogger(__name__)

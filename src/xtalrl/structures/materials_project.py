@@ -27,9 +27,9 @@ from urllib3.exceptions import InvalidHeader
 from urllib3.util.retry import Retry
 
 from xtalrl import tables
-from xtalrl.downloads import ATTEMPTS, TIMEOUT_S, TRANSIENT_STATUS
 from xtalrl.elements import ELEMENTS
 from xtalrl.errors import XtalrlError, without_secrets
+from xtalrl.fetch.downloads import ATTEMPTS, TIMEOUT_S, TRANSIENT_STATUS
 from xtalrl.progress import Progress
 from xtalrl.sharing import make_folder, share, write_shared
 from xtalrl.structures.crystals import read_csv

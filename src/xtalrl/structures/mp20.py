@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from xtalrl.downloads import fetch
 from xtalrl.errors import XtalrlError
+from xtalrl.fetch.downloads import fetch
 
 SPLITS = ("train", "val", "test")
 
@@ -54,7 +54,7 @@ def fetch_csvs(outputs: Mapping[str, str | Path]) -> None:
     """Download the CSV of each split (`mp20/*.csv` of `resources/downloads.yaml`).
 
     Raises:
-        XtalrlError: as in `xtalrl.downloads.download`, with what to do without a network.
+        XtalrlError: as in `xtalrl.fetch.downloads.download`, with what to do without a network.
     """
     for split, path in outputs.items():
         try:

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from xtalrl import tables
+from xtalrl.commands.exports import Design, check_output, write_designs
 from xtalrl.elements import ACTION, ELEMENTS
 from xtalrl.errors import XtalrlError
-from xtalrl.exports import Design, check_output, write_designs
 from xtalrl.metrics.formulas import reduced_formula
 from xtalrl.metrics.validity import PAPER_RULE, is_valid
 from xtalrl.rl.canonical import CrystalBonds

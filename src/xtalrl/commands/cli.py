@@ -88,7 +88,7 @@ def doctor(
     ] = "local",
 ) -> None:
     """Say what is installed and what is missing, each with the command that fixes it."""
-    from xtalrl.doctor import print_checks
+    from xtalrl.commands.doctor import print_checks
 
     if not print_checks(_load(configfile), profile, configfile or []):
         sys.exit(1)
@@ -100,7 +100,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
     """Show how far each stage is and how its SCFs ended, from its files and the queue."""
-    from xtalrl.status import print_status
+    from xtalrl.commands.status import print_status
 
     print_status(_load(configfile), as_json)
 
@@ -120,7 +120,7 @@ def rerun(
     yes: Annotated[bool, typer.Option("--yes", help="Mark them; without it, only show what would be marked.")] = False,
 ) -> None:
     """Run finished SCFs again: those that fit every option given; an option may be repeated to allow several values."""
-    from xtalrl.rerun import print_rerun
+    from xtalrl.commands.rerun import print_rerun
 
     criteria = {"outcome": outcome, "element": element, "protocol": protocol, "stage": stage, "id": request}
     print_rerun(_load(configfile), {name: values or [] for name, values in criteria.items()}, yes, configfile or [])
@@ -129,7 +129,7 @@ def rerun(
 @_command
 def summary(configfile: ConfigFile = None) -> None:
     """List what a finished run made."""
-    from xtalrl.status import print_summary
+    from xtalrl.commands.status import print_summary
 
     print_summary(_load(configfile))
 
@@ -150,7 +150,7 @@ def evaluate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the jobs.")] = False,
 ) -> None:
     """Evaluate crystals that others designed like the policies': validity, novelty, SCFs, tables, report."""
-    from xtalrl.evaluate import evaluation_command
+    from xtalrl.commands.evaluate import evaluation_command
 
     command = evaluation_command(path, name, configfile or [], _load(configfile), alone, profile, dry_run)
     typer.echo(shlex.join(command))
@@ -177,7 +177,7 @@ def design(
     ] = None,
 ) -> None:
     """Fill skeletons of your own with elements for a wanted gap: no run, no DFT, seconds."""
-    from xtalrl.design import print_designs
+    from xtalrl.commands.design import print_designs
     from xtalrl.rl.rollout import RolloutSettings
 
     settings = RolloutSettings(
@@ -205,7 +205,7 @@ def export_run(
     configfile: ConfigFile = None,
 ) -> None:
     """Write the designs of a run for other programs, with gap, formation energy, outcome and provenance."""
-    from xtalrl.exports import Selection, export_designs
+    from xtalrl.commands.exports import Selection, export_designs
 
     count = export_designs(_load(configfile), output, Selection(policy, outcome, gap_from, gap_to))
     typer.echo(f"{count:,} designs: {output}")
@@ -322,10 +322,10 @@ def validity(
 @_command
 def config_docs() -> None:
     """Write config/config.yaml, docs/configuration.md, docs/tables.md and workflow/report/*.rst from the code."""
-    from xtalrl.config_docs import render_markdown, render_yaml
+    from xtalrl.commands.config_docs import render_markdown, render_yaml
+    from xtalrl.commands.table_docs import render_tables
     from xtalrl.report.contents import render_captions
     from xtalrl.resources import PROJECT
-    from xtalrl.table_docs import render_tables
 
     for name, text in (
         ("config/config.yaml", render_yaml()),

@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from xtalrl.commands.submissions import Submission
 from xtalrl.errors import XtalrlError
-from xtalrl.submissions import Submission
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 from pathlib import Path
 
@@ -20,28 +18,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from xtalrl.commands.checks import Check, State
+from xtalrl.commands.cluster import check_cluster, load_profile
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError, explain_os_error
 from xtalrl.workflow import as_typed, check_folders
-
-
-class State(Enum):
-    """How a check ended. Only MISSING makes `xtalrl doctor` fail."""
-
-    OK = "[green]ok[/]"
-    OPTIONAL = "[yellow]optional[/]"
-    MISSING = "[red]missing[/]"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the report."""
-
-    name: str
-    state: State
-    finding: str
-    fix: str = ""
-    """A command or an entry to write; after two spaces, a remark."""
 
 
 def print_checks(config: Config, profile: str, configfiles: Sequence[Path]) -> bool:
@@ -80,8 +61,6 @@ def print_checks(config: Config, profile: str, configfiles: Sequence[Path]) -> b
 
 def run_checks(config: Config, profile: str) -> Iterator[Check]:
     """All checks in the order a run meets them."""
-    from xtalrl.cluster import check_cluster, load_profile
-
     content = load_profile(profile)
     on_cluster = content.get("executor") == "slurm"
     functions: dict[str, Callable[[Config], Check]] = {

@@ -15,13 +15,13 @@ from typing import Any
 
 import yaml
 
+from xtalrl.commands.checks import Check, State
+from xtalrl.commands.slurm_limits import Limit, ask, limits_of, to_minutes
+from xtalrl.commands.submissions import OTHER_JOBS, Submission, ask_snakemake
 from xtalrl.config import Config
 from xtalrl.dft.engines import EMBEDDED
-from xtalrl.doctor import Check, State
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import format_seconds
-from xtalrl.slurm_limits import Limit, ask, limits_of, to_minutes
-from xtalrl.submissions import OTHER_JOBS, Submission, ask_snakemake
 
 LONGEST_PAUSE_S = 180
 """Snakemake asks for its jobs at least this often; squeue must remember finished jobs for longer."""

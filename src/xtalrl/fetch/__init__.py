@@ -1,0 +1,1 @@
+"""Files from elsewhere: downloads with checksums, and packages from the Python package index."""
