@@ -1,11 +1,11 @@
 """How far released gaps lie from the Materials Project's, and what that does to ν: docs/results/gaps.{csv,md}.
 
-    python benchmarks/gaps.py MP20 LABELS [--own FOLDER [--sssp ARCHIVE --minutes M]]
+    python benchmarks/gaps.py MP20 LABELS [--compute FOLDER --sssp ARCHIVE [--minutes M]]
 
 MP20 is a folder with `train` and `val` as .csv.gz, LABELS one with the released `train.csv` and `val.csv`. Only aggregates of the released
-labels are written: no licence is stated for them. With `--own`, small validation crystals with both gaps are computed as hits are
-confirmed (SSSP's recommended cutoffs, a mesh of 6x6x6) in a random order, for so many minutes; FOLDER/own.jsonl keeps them, and
-docs/results/gaps_own.csv has the values.
+labels are written: no licence is stated for them. With `--compute`, small validation crystals with both gaps are first computed as hits
+are confirmed (SSSP's recommended cutoffs, a mesh of 6x6x6) in a random order, for so many minutes: docs/results/gaps_own.csv keeps the
+values, those in it are not computed again, and FOLDER holds what pw.x needs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
-import json
 import random
 import resource
 import time
@@ -34,6 +33,7 @@ from xtalrl.metrics.properties import in_window
 from xtalrl.structures.crystals import Rejection, parse_row
 
 RESULTS = Path(__file__).parents[1] / "docs/results"
+OWN = RESULTS / "gaps_own.csv"
 FAMILY, PROTOCOL = "sssp-1.3.0-efficiency", CONFIRMING + "paper-fast"
 LARGEST = {"sites": 4, "volume": 80.0}
 """Sites and Å³ of the crystals that are computed here."""
@@ -93,12 +93,11 @@ def compute(crystals: list[dict[str, Any]], folder: Path, archive: str, minutes:
     """Compute crystals that are not kept yet until the time is over."""
     end = time.time() + 60 * minutes
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "own.jsonl"
-    done = {json.loads(line)["material_id"] for line in log.read_text().splitlines()} if log.exists() else set()
+    own = pd.read_csv(OWN)
     family = str(fetch_family(FAMILY, archive, str(folder / "cache")))
     limits = {kind: [20.0] for kind in ("crystal", "reference", "design")}
     for crystal in crystals:
-        if crystal["material_id"] in done or time.time() > end:
+        if crystal["material_id"] in set(own["material_id"]) or time.time() > end:
             continue
         names = [str(folder / f"{name}.parquet") for name in ("crystals", "requests", "outcomes")]
         tables.write_rows([crystal], tables.CRYSTALS, names[0])
@@ -106,38 +105,42 @@ def compute(crystals: list[dict[str, Any]], folder: Path, archive: str, minutes:
         before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
         run_shard(names[1], family, 0, names[2], 1, PROTOCOL, "extended", limits, None, str(folder / "cache"))
         [outcome] = tables.read_rows(names[2], tables.SCF_OUTCOMES)
-        kept = {name: outcome[name] for name in ("outcome", "strategy", "band_gap", "engine")}
         cpu_s = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
-        with log.open("a") as file:
-            file.write(json.dumps({"material_id": crystal["material_id"], **kept, "cpu_s": cpu_s}) + "\n")
+        own.loc[len(own)] = {
+            **{name: crystal[name] for name in ("material_id", "formula")},
+            **{name: outcome[name] for name in ("outcome", "engine")},
+            "own_ev": outcome["band_gap"],
+            "materials_project_ev": crystal["band_gap"],
+            "cpu_s": cpu_s,
+        }
+        own.round(3).to_csv(OWN, index=False, lineterminator="\n")
 
 
-def own_values(source: Path, labels: Path, folder: Path) -> list[str]:
-    """Lines on the crystals computed here beside both gaps, and gaps_own.csv without the released ones."""
-    crystals = {crystal["material_id"]: crystal for crystal in small_crystals(source, labels)}
-    own = pd.DataFrame(map(json.loads, (folder / "own.jsonl").read_text().splitlines())).set_index("material_id")
-    own["formula"] = [crystals[material_id]["formula"] for material_id in own.index]
-    own["source"] = [crystals[material_id]["band_gap"] for material_id in own.index]
+def own_values(source: Path, labels: Path) -> list[str]:
+    """Lines on the crystals computed here beside both gaps."""
+    n_all = len(small_crystals(source, labels))
+    own = pd.read_csv(OWN, index_col="material_id")
     released = pd.read_csv(labels / "val.csv").set_index("material_id")["qe_band_gap_eV"].clip(lower=0)
     own["released"] = released.reindex(own.index)
-    columns = {"formula": "formula", "outcome": "outcome", "band_gap": "own_ev", "source": "materials_project_ev"}
-    own[list(columns)].rename(columns=columns).round(3).to_csv(RESULTS / "gaps_own.csv", lineterminator="\n")
-    known = own.dropna(subset=["band_gap"])
+    known = own.dropna(subset=["own_ev"])
+    timed = own["cpu_s"].dropna()
     window = EvaluationConfig().window_ev
     lines = [
         f"## {len(known)} small crystals, computed here",
         "",
-        f"{len(own)} of the {len(crystals)} validation crystals with both gaps, at most {LARGEST['sites']} sites and {LARGEST['volume']:g} Å³, in a random order, by "
+        f"{len(own)} of the {n_all} validation crystals with both gaps, at most {LARGEST['sites']} sites and {LARGEST['volume']:g} Å³, in a random order, by "
         f"{' and '.join(known['engine'].unique())} as `snakemake confirm` computes hits: SSSP's recommended cutoffs, 6x6x6 k points, `recovery: extended`, no U. "
-        f"{len(own) - len(known)} ended without a gap. {own['cpu_s'].mean():.0f} s of CPU each. "
-        "The crystal that was running when the computation was stopped is left out.",
+        f"{len(own) - len(known)} ended without a gap. {timed.mean():.0f} s of CPU each for the {len(timed)} whose time was kept. "
+        "Crystals that were running when the computation was stopped are left out.",
         "",
         "| | released | own | Materials Project |",
         "|---|---:|---:|---:|",
-        "| mean gap (eV) | " + " | ".join(f"{known[n].mean():.3f}" for n in ("released", "band_gap", "source")) + " |",
+        "| mean gap (eV) | "
+        + " | ".join(f"{known[n].mean():.3f}" for n in ("released", "own_ev", "materials_project_ev"))
+        + " |",
     ]
-    for name, label in (("released", "The released gaps"), ("source", "The Materials Project's gaps")):
-        difference = (known[name] - known["band_gap"]).abs()
+    for name, label in (("released", "The released gaps"), ("materials_project_ev", "The Materials Project's gaps")):
+        difference = (known[name] - known["own_ev"]).abs()
         n_far = int((difference > window).sum())
         lines += [
             "",
@@ -150,7 +153,7 @@ def own_values(source: Path, labels: Path, folder: Path) -> list[str]:
         "|---|---:|---:|---:|",
     ]
     for target in PoliciesConfig().targets_ev:
-        theirs, ours = (in_window(known[name].to_numpy(), target, window) for name in ("released", "band_gap"))
+        theirs, ours = (in_window(known[name].to_numpy(), target, window) for name in ("released", "own_ev"))
         lines.append(f"| {target:g} | {theirs.sum()} | {np.logical_and(theirs, ours).sum()} | {ours.sum()} |")
     return lines
 
@@ -159,13 +162,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="folder of MP-20")
     parser.add_argument("labels", type=Path, help="folder of the released labels")
-    parser.add_argument("--own", type=Path, help="folder of the crystals computed here")
-    parser.add_argument("--sssp", help="archive of the SSSP 1.3.0 efficiency pseudopotentials: compute more")
+    parser.add_argument(
+        "--compute", type=Path, metavar="FOLDER", help="compute more small crystals; what pw.x needs is kept here"
+    )
+    parser.add_argument("--sssp", help="archive of the SSSP 1.3.0 efficiency pseudopotentials, for --compute")
     parser.add_argument("--minutes", type=float, default=60.0, help="start no further SCF after this long")
     options = parser.parse_args()
-    if options.sssp:
-        compute(small_crystals(options.source, options.labels), options.own, options.sssp, options.minutes)
-        return
+    if options.compute and not options.sssp:
+        parser.error("--compute needs --sssp")
+    if options.compute:
+        compute(small_crystals(options.source, options.labels), options.compute, options.sssp, options.minutes)
     rows = [row for split in ("train", "val") for row in compare(split, options.source, options.labels)]
     with open(RESULTS / "gaps.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -186,7 +192,7 @@ def main() -> None:
         "|---|---:|---:|",
         *(f"| {name} | {row['train']:.3f} | {row['val']:.3f} |" for name, row in table.iterrows()),
         "",
-        *(own_values(options.source, options.labels, options.own) if options.own else ()),
+        *own_values(options.source, options.labels),
         "",
     ]
     (RESULTS / "gaps.md").write_text("\n".join(lines), encoding="utf-8")

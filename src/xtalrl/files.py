@@ -27,10 +27,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        with suppress(OSError):  # Some network file systems cannot sync a folder; the file itself is safe.
-            _sync(path.parent)
+        put(temporary, path)
     except OSError as error:
         if error.errno is not None and error.filename is None:
             error.filename = str(path)
@@ -44,6 +41,18 @@ def write_whole(path: str | Path, content: bytes) -> None:
     """Write a file by `whole_file`."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
+
+
+def put(written: Path, path: Path) -> None:
+    """Give a finished file its name once its content is on the disk.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    _sync(written)
+    written.replace(path)
+    with suppress(OSError):  # Some network file systems cannot sync a folder; the file itself is safe.
+        _sync(path.parent)
 
 
 def _sync(path: Path) -> None:

@@ -36,6 +36,7 @@ from pymatgen.io.cif import CifBlock, CifFile, CifWriter
 from xtalrl import tables
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError
+from xtalrl.files import put
 from xtalrl.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ def write_designs(designs: Sequence[Design], output: Path) -> None:
     temporary = output.with_name(f".{os.getpid()}.{output.name}")
     try:
         _WRITERS[output.suffix](_with_progress(designs), temporary)
-        os.replace(temporary, output)
+        put(temporary, output)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)

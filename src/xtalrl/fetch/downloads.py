@@ -23,6 +23,7 @@ import urllib3
 import yaml
 
 from xtalrl.errors import XtalrlError, without_secrets
+from xtalrl.files import put
 from xtalrl.progress import Progress
 from xtalrl.resources import RESOURCES
 from xtalrl.sharing import make_folder, share
@@ -115,7 +116,7 @@ def download(url: str, path: str | Path, checksum: str) -> None:
             if part is not None and not _is_there(path, checksum):
                 _complete(url, part, path, checksum)
                 share(part)
-                os.replace(part, path)
+                put(part, path)
                 logger.info("%s: %s bytes, %s", path, f"{path.stat().st_size:,}", checksum)
                 return
     logger.info("%s is there already", path)

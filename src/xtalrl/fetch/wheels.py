@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import platform
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from xtalrl.errors import XtalrlError, without_secrets
+from xtalrl.files import put
 from xtalrl.progress import format_seconds
 from xtalrl.sharing import make_folder, share
 
@@ -85,7 +85,7 @@ def fetch_wheel(wheel: Wheel, downloads: str | Path) -> Path:
                 f"{wheel.project}=={wheel.version}`, copy the wheel into {downloads}, and run the same command again."
             )
         path = next(Path(folder).glob("*.whl"))
-        os.replace(path, downloads / path.name)
+        put(path, downloads / path.name)
     share(downloads / path.name)
     return downloads / path.name
 
