@@ -34,8 +34,9 @@ from xtalrl.metrics.formulas import composition_key, reduced_formula
 from xtalrl.metrics.validity import is_valid
 from xtalrl.report.files import write_csv, write_text
 from xtalrl.rl.policies import PolicySpec, Reward
-from xtalrl.rl.rollout import RolloutSettings, rollout_policy
-from xtalrl.rl.settings import PRESETS, TrainingSettings
+from xtalrl.rl.rollout import rollout_policy
+from xtalrl.rl.rollout_settings import RolloutSettings
+from xtalrl.rl.settings import PRESETS
 from xtalrl.rl.training import train_policy
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -108,7 +109,7 @@ def train(runs: Mapping[str, Path | None], folder: Path, steps: int, only: list[
             continue
         inputs = {"graphs": run / "structures/graphs.parquet", "trajectories": run / "trajectories.parquet"}
         options = {**COMMON, **recipe.options, "steps": steps}
-        settings = TrainingSettings(**TrainingConfig(**options).model_dump())
+        settings = TrainingConfig(**options).settings
         for seed in recipe.seeds:
             place = folder / f"{number:02d}/seed{seed}"
             if (place / "recipe.json").exists():

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from xtalrl.commands.config_docs import render_markdown, render_yaml
 from xtalrl.commands.table_docs import render_tables
-from xtalrl.config import Config, check_inputs, load, validate
+from xtalrl.config import Config, RewardConfig, RolloutConfig, TrainingConfig, check_inputs, load, validate
 from xtalrl.elements import ACTION
 from xtalrl.errors import XtalrlError
 from xtalrl.report.contents import render_captions
 from xtalrl.rl.policies import PolicySpec, Reward
+from xtalrl.rl.rollout_settings import RolloutSettings
+from xtalrl.rl.settings import TrainingSettings
 
 
 def test_generated_documents_are_in_step_with_the_models(root: Path) -> None:
@@ -31,6 +33,15 @@ def test_the_default_file_is_the_default_configuration() -> None:
 @pytest.mark.parametrize("name", ["config", "paper", "sweep", "demo", "test"])
 def test_every_shipped_configuration_is_valid(root: Path, name: str) -> None:
     load(root / "config/config.yaml", root / f"config/{name}.yaml")
+
+
+@pytest.mark.parametrize(
+    ("section", "settings"),
+    [(TrainingConfig, TrainingSettings), (RewardConfig, Reward), (RolloutConfig, RolloutSettings)],
+)
+def test_a_section_has_the_names_and_defaults_of_the_settings_that_it_becomes(section: type, settings: type) -> None:
+    # `rollout.even_electrons` is null where the preset decides.
+    assert vars(settings()) == section().model_dump() | ({"even_electrons": False} if section is RolloutConfig else {})
 
 
 def test_every_key_is_described() -> None:

@@ -13,7 +13,7 @@ from xtalrl.commands.cli import app
 from xtalrl.commands.design import design_crystals
 from xtalrl.elements import has_odd_electrons
 from xtalrl.errors import XtalrlError
-from xtalrl.rl.rollout import RolloutSettings
+from xtalrl.rl.rollout_settings import RolloutSettings
 from xtalrl.structures.external import read_designs
 
 SETTINGS = RolloutSettings(designs=6, neutral=True, even_electrons=True)

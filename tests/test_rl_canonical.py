@@ -17,7 +17,8 @@ from xtalrl.rl.canonical import LENGTH_TOLERANCE, CrystalBonds, canonical_sites
 from xtalrl.rl.graphs import CrystalGraphs
 from xtalrl.rl.network import Architecture, QNetwork
 from xtalrl.rl.replay import Orders, read_trajectories
-from xtalrl.rl.rollout import RolloutSettings, fill_skeletons
+from xtalrl.rl.rollout import fill_skeletons
+from xtalrl.rl.rollout_settings import RolloutSettings
 from xtalrl.rl.trajectories import build_trajectories, orders
 
 

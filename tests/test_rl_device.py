@@ -20,7 +20,8 @@ from xtalrl.rl.learner import Learner, Stack
 from xtalrl.rl.network import Architecture, QNetwork
 from xtalrl.rl.policies import PolicySpec, Reward
 from xtalrl.rl.replay import Orders, Replay, read_trajectories
-from xtalrl.rl.rollout import RolloutSettings, fill_skeletons
+from xtalrl.rl.rollout import fill_skeletons
+from xtalrl.rl.rollout_settings import RolloutSettings
 from xtalrl.rl.settings import PRESETS, TrainingSettings
 
 SPECS = [

@@ -20,7 +20,8 @@ from xtalrl.rl.graphs import CrystalGraphs
 from xtalrl.rl.network import Architecture, QNetwork
 from xtalrl.rl.policies import PolicySpec, Reward
 from xtalrl.rl.replay import Orders, read_trajectories
-from xtalrl.rl.rollout import RolloutSettings, fill_skeletons, rollout_policy
+from xtalrl.rl.rollout import fill_skeletons, rollout_policy
+from xtalrl.rl.rollout_settings import RolloutSettings
 from xtalrl.rl.training import TrainingSettings, train_policy
 
 CCQL = PolicySpec("ccql", omega=1.0, target_ev=1.12, reward=Reward())

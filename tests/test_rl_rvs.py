@@ -30,7 +30,8 @@ from xtalrl.rl.network import Architecture, QNetwork
 from xtalrl.rl.policies import PolicySpec, Reward
 from xtalrl.rl.pretrained import read_pretrained, ship_policy, take_pretrained
 from xtalrl.rl.replay import Replay
-from xtalrl.rl.rollout import RolloutSettings, rollout_policy
+from xtalrl.rl.rollout import rollout_policy
+from xtalrl.rl.rollout_settings import RolloutSettings
 from xtalrl.rl.settings import PRESETS, TrainingSettings
 from xtalrl.rl.training import train_policy
 

@@ -1,6 +1,10 @@
 """The configuration of a run: one documented, validated place for every choice that changes a result.
 
 Run-time matters (jobs, memory, wall time) are not here but in `profiles/`.
+
+The sections `reward`, `training` and `rollout` become `Reward`, `TrainingSettings` and `RolloutSettings` of `xtalrl.rl`, which are plain
+data, because a GPU node has no pydantic. The defaults stand there and are taken from there; bounds and descriptions stand here.
+
 `docs/configuration.md` and `config/config.yaml` are generated from these models (`xtalrl config-docs`).
 """
 
@@ -32,7 +36,19 @@ from pydantic import (
 from xtalrl.elements import ACTION
 from xtalrl.errors import XtalrlError, without_secrets
 from xtalrl.rl.policies import PolicySpec, Reward
-from xtalrl.rl.settings import PRESET_DEFAULTS, PRESETS, TrainingSettings, snapshot_steps
+from xtalrl.rl.rollout_settings import RolloutSettings, Select
+from xtalrl.rl.settings import (
+    PRESET_DEFAULTS,
+    PRESETS,
+    Backend,
+    EdgeFeatures,
+    Focus,
+    StateFeatures,
+    TargetEmbedding,
+    TrainingSettings,
+    Weighting,
+    snapshot_steps,
+)
 from xtalrl.yaml_files import read_merged
 
 MATERIALS_PROJECT = "materials-project"
@@ -363,12 +379,13 @@ class RewardConfig(_Section):
     """The terminal reward: α₁·g_E + α₂·exp(-(p - p̂)²/β₂)."""
 
     energy: Literal["formation", "total"] = Field(
-        "formation", description="`formation`: g_E = exp(-E_form/β₁) (eq. 7). `total`: g_E = log10(-E_tot/Ry) (eq. 16)."
+        Reward.energy,
+        description="`formation`: g_E = exp(-E_form/β₁) (eq. 7). `total`: g_E = log10(-E_tot/Ry) (eq. 16).",
     )
-    alpha1: Weight = Field(1.0, description="Weight of the energy term.")
-    alpha2: Weight = Field(10.0, description="Weight of the gap term.")
-    beta1: float = Field(5.0, ge=0.1, le=100_000, description="Width of the formation-energy term in eV/atom.")
-    beta2: Width = Field(3.0, description="Width of the gap term in eV².")
+    alpha1: Weight = Field(Reward.alpha1, description="Weight of the energy term.")
+    alpha2: Weight = Field(Reward.alpha2, description="Weight of the gap term.")
+    beta1: float = Field(Reward.beta1, ge=0.1, le=100_000, description="Width of the formation-energy term in eV/atom.")
+    beta2: Width = Field(Reward.beta2, description="Width of the gap term in eV².")
 
 
 class SweepConfig(_Section):
@@ -384,127 +401,139 @@ class TrainingConfig(_Section):
     """How a policy is trained (appendix A.1.5)."""
 
     preset: Literal["paper", "modern"] = Field(
-        "paper",
+        TrainingSettings.preset,
         description="`paper`: the options as the paper has them, which are the defaults. `modern`: inputs, schedule and "
         "averaging that the paper does not have (docs/policies-and-rollout.md lists them; docs/results/ablation.md measures each part)."
         " An option that contradicts the preset "
         "is refused; steps, batch size, learning rate and warm-up are only proposed by it.",
     )
-    steps: Count = Field(250_000, description="Gradient steps.")
-    batch_size: int = Field(1024, ge=1, le=1_000_000, description="Transitions a step.")
-    learning_rate: float = Field(3e-4, gt=0, le=1, description="Of Adam.")
-    discount: float = Field(0.99, ge=0, le=1, description="γ.")
-    target_update_rate: float = Field(5e-3, gt=0, le=1, description="Soft update of the target network, every step.")
+    steps: Count = Field(TrainingSettings.steps, description="Gradient steps.")
+    batch_size: int = Field(TrainingSettings.batch_size, ge=1, le=1_000_000, description="Transitions a step.")
+    learning_rate: float = Field(TrainingSettings.learning_rate, gt=0, le=1, description="Of Adam.")
+    discount: float = Field(TrainingSettings.discount, ge=0, le=1, description="γ.")
+    target_update_rate: float = Field(
+        TrainingSettings.target_update_rate, gt=0, le=1, description="Soft update of the target network, every step."
+    )
     gradient_clip: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
-        5.0,
+        TrainingSettings.gradient_clip,
         description="Largest norm of the gradient, as in the authors' code (the paper does not say); null leaves it as it is.",
     )
-    focus: Literal["index", "node"] = Field(
-        "index",
+    focus: Focus = Field(
+        TrainingSettings.focus,
         description="How a policy sees which site it fills. `index`: by its number in the file, as in the paper, which leaks the "
         "order of the file. `node`: by a mark on the node; state features are standardised and trajectories know nothing of the file's "
         "order, so that designs do not depend on it.",
     )
-    edge_features: Literal["paper", "gaussian_basis"] = Field(
-        "paper",
+    edge_features: EdgeFeatures = Field(
+        TrainingSettings.edge_features,
         description="How a bond length enters. `paper`: one Gaussian (eq. 8). `gaussian_basis`: 100 of them up to 5 Å, as in MEGNet's paper.",
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32",
+        TrainingSettings.precision,
         description="Of the products of matrices; `bfloat16` by autocast, weights and sums stay in single precision.",
     )
     compile: bool = Field(
-        False,
+        TrainingSettings.compile,
         description="Have torch compile the activation, which takes a few seconds and a C++ compiler; for CPUs. docs/policies-and-rollout.md "
         "tells what it saves.",
         json_schema_extra=CHANGES_NO_RESULT,
     )
-    backend: Literal["native", "dgl"] = Field(
-        "native",
+    backend: Backend = Field(
+        TrainingSettings.backend,
         description="What passes the messages. `dgl`: DGL 1.1.3 in an environment that has it (`make dgl`), on CPUs; it learns and designs the "
         "same up to rounding, more slowly.",
         json_schema_extra=CHANGES_NO_RESULT,
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="`auto` takes a GPU where there is one.", json_schema_extra=CHANGES_NO_RESULT
+        TrainingSettings.device,
+        description="`auto` takes a GPU where there is one.",
+        json_schema_extra=CHANGES_NO_RESULT,
     )
     policies_per_pass: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_TRAININGS)] = Field(
-        "auto",
+        TrainingSettings.policies_per_pass,
         description="Most policies of a seed that one job trains together, sharing batches and graphs; 1 makes a job of each. `auto`: "
         "1 on a CPU, and where `device` is `cuda`, or a GPU is in this machine, as many as its memory holds.",
         json_schema_extra=CHANGES_NO_RESULT,
     )
     checkpoint_every: Count = Field(
-        10_000, description="Steps between checkpoints.", json_schema_extra=CHANGES_NO_RESULT
+        TrainingSettings.checkpoint_every, description="Steps between checkpoints.", json_schema_extra=CHANGES_NO_RESULT
     )
     snapshots: int = Field(
-        0,
+        TrainingSettings.snapshots,
         ge=0,
         le=1000,
         description="Evenly spaced steps at which the weights are kept and rolled out, for the learning curve of the designs; 0 makes "
         "none. A policy trained without them is trained again from the start to get them.",
     )
     log_every: Count = Field(
-        100, description="Steps between rows of the training log.", json_schema_extra=CHANGES_NO_RESULT
+        TrainingSettings.log_every,
+        description="Steps between rows of the training log.",
+        json_schema_extra=CHANGES_NO_RESULT,
     )
     trackers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], AfterValidator(_distinct)] = Field(
-        (),
+        TrainingSettings.trackers,
         description="Beside training.csv, curves for TensorBoard (files in the policy's folder) or Weights & Biases.",
         json_schema_extra=CHANGES_NO_RESULT,
     )
-    state_features: Literal["auto", "raw", "standardised"] = Field(
-        "auto",
+    state_features: StateFeatures = Field(
+        TrainingSettings.state_features,
         description="How the lattice parameters and the space group enter. `raw`: as numbers, as in the paper. `standardised`: with mean 0 and "
         "standard deviation 1. `auto`: standardised where `focus` is `node`.",
     )
     electrons: bool = Field(
-        False,
+        TrainingSettings.electrons,
         description="Whether the network is told the number of electrons placed so far, its parity, and the number of free sites.",
     )
-    target_embedding: Literal["column", "gaussians"] = Field(
-        "column",
+    target_embedding: TargetEmbedding = Field(
+        TrainingSettings.target_embedding,
         description="How the target gap p̂ enters. `column`: as one number of the state, as in the paper. `gaussians`: as 16 Gaussians and a mark "
         "for 0, added to every node and to the state.",
     )
     target_noise_ev: float = Field(
-        0.1, ge=0, le=30, description="Standard deviation in eV of the noise on p̂ while `rvs` is trained."
+        TrainingSettings.target_noise_ev,
+        ge=0,
+        le=30,
+        description="Standard deviation in eV of the noise on p̂ while `rvs` is trained.",
     )
     hide_target: float = Field(
-        0.0,
+        TrainingSettings.hide_target,
         ge=0,
         lt=1,
         description="Share of the transitions for which `rvs` is trained without p̂, which `rollout.guidance` needs. Only with "
         "`target_embedding: gaussians`.",
     )
     condition_on_energy: bool = Field(
-        False,
+        TrainingSettings.condition_on_energy,
         description="Whether `rvs` is shown the formation energy, too (half of the time), so that `rollout.target_energy` can ask for a low one. "
         "Only with `target_embedding: gaussians`.",
     )
     schedule: Literal["constant", "cosine"] = Field(
-        "constant",
+        TrainingSettings.schedule,
         description="Learning rate after the warm-up. `cosine`: half a cosine that ends at the last step, so that a policy trained with "
         "another number of steps is trained again from the start.",
     )
     warmup_steps: int = Field(
-        0, ge=0, le=1_000_000_000, description="Steps in which the learning rate rises linearly to its value."
+        TrainingSettings.warmup_steps,
+        ge=0,
+        le=1_000_000_000,
+        description="Steps in which the learning rate rises linearly to its value.",
     )
     weight_averaging: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None,
+        TrainingSettings.weight_averaging,
         description="Decay per step of an exponential average of the weights, which is then the policy; null uses the last weights.",
     )
-    weighting: Literal["transitions", "crystals", "sizes"] = Field(
-        "transitions",
+    weighting: Weighting = Field(
+        TrainingSettings.weighting,
         description="What is drawn uniformly. `transitions`, as in the paper: large cells count more. `crystals`: every crystal counts alike. "
         "`sizes`: every number of sites counts alike.",
     )
     returns: Literal["bootstrap", "monte_carlo"] = Field(
-        "bootstrap",
+        TrainingSettings.returns,
         description="What Q-learning regresses on. `bootstrap`: reward plus the target network's value of the next state, as in the paper. "
         "`monte_carlo`: the discounted reward at the end of the trajectory, which is known.",
     )
     cloning_steps: int = Field(
-        0,
+        TrainingSettings.cloning_steps,
         ge=0,
         le=1_000_000_000,
         description="Steps at the start in which CQL policies only clone, without the TD term (a warm start).",
@@ -534,6 +563,11 @@ class TrainingConfig(_Section):
         return self
 
     @property
+    def settings(self) -> TrainingSettings:
+        """The same as plain data."""
+        return TrainingSettings(**self.model_dump())
+
+    @property
     def snapshot_steps(self) -> list[int]:
         """Steps at which the weights are kept, rising, all before the last."""
         return snapshot_steps(self.steps, self.snapshots)
@@ -551,22 +585,24 @@ Element = Annotated[str, AfterValidator(_known_element)]
 class RolloutConfig(_Section):
     """How a policy fills the skeletons; the paper takes the best element at every site."""
 
-    select: Literal["greedy", "epsilon-greedy", "softmax"] = Field(
-        "greedy",
+    select: Select = Field(
+        RolloutSettings.select,
         description="`greedy`: the element of the highest Q. `epsilon-greedy`: with probability ε any element instead. `softmax`: drawn with "
         "probability exp(Q/T) / Σ exp(Q/T). Draws depend on the training seed and the material_id.",
     )
-    epsilon: float = Field(0.1, ge=0, le=1, description="ε of `epsilon-greedy`.")
-    temperature: float = Field(1.0, ge=0.000001, le=1_000_000, description="T of `softmax`, in the unit of Q.")
+    epsilon: float = Field(RolloutSettings.epsilon, ge=0, le=1, description="ε of `epsilon-greedy`.")
+    temperature: float = Field(
+        RolloutSettings.temperature, ge=0.000001, le=1_000_000, description="T of `softmax`, in the unit of Q."
+    )
     designs: int = Field(
-        1,
+        RolloutSettings.designs,
         ge=1,
         le=1000,
         description="Distinct designs of each skeleton: with `greedy` those that lose least in Q (the first is the greedy one), else drawn "
         "without replacement. All are judged and simulated; the tables count the first of each skeleton.",
     )
     neutral: bool = Field(
-        False,
+        RolloutSettings.neutral,
         description="Never complete a composition that the paper's validity rule rejects: only elements with which it can still be avoided.",
     )
     even_electrons: bool | None = Field(
@@ -576,18 +612,20 @@ class RolloutConfig(_Section):
         "false with `paper`, true with `modern`.",
     )
     guidance: float = Field(
-        1.0,
+        RolloutSettings.guidance,
         ge=0,
         le=1000,
         description="How strongly `rvs` is pushed towards its target: 1 as it learned, 0 without a target, above 1 beyond what it learned "
         "(classifier-free guidance). Other values than 1 need `training.hide_target`.",
     )
     target_energy: Annotated[float, Field(ge=-20, le=20)] | None = Field(
-        None,
+        RolloutSettings.target_energy,
         description="Formation energy in eV/atom that `rvs` is asked for beside the gap; needs `training.condition_on_energy`. null asks for none.",
     )
-    allow: tuple[Element, ...] = Field((), description="Elements that may be placed; none given: all 88.")
-    deny: tuple[Element, ...] = Field((), description="Elements that may not be placed.")
+    allow: tuple[Element, ...] = Field(
+        RolloutSettings.allow, description="Elements that may be placed; none given: all 88."
+    )
+    deny: tuple[Element, ...] = Field(RolloutSettings.deny, description="Elements that may not be placed.")
 
     @model_validator(mode="after")
     def _elements_are_left(self) -> RolloutConfig:
@@ -730,8 +768,8 @@ class Config(_Section):
         """The settings whose change trains a policy again."""
         if not spec.is_learned:
             return {}
-        settings = TrainingSettings(**self.training.model_dump())
-        return asdict(settings.of_the_result(spec.algorithm)) | {"steps": settings.steps}
+        settings = self.training.settings.of_the_result(spec.algorithm)
+        return asdict(settings) | {"steps": self.training.steps}
 
     def rollout_of(self, spec: PolicySpec) -> dict[str, Any]:
         """The settings with which a policy designs; those that it does not look at are as by default, so that a change of them plans nothing."""
@@ -743,7 +781,7 @@ class Config(_Section):
             "guidance": not spec.algorithm.hides_target,
             "target_energy": not spec.algorithm.hides_target,
         }
-        return settings | {name: RolloutConfig.model_fields[name].default for name, is_idle in idle.items() if is_idle}
+        return settings | {name: getattr(RolloutSettings, name) for name, is_idle in idle.items() if is_idle}
 
     @property
     def ties(self) -> Literal["index", "shuffled"]:

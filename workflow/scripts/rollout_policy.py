@@ -1,6 +1,7 @@
 """Fill the validation skeletons with one policy. Runs on a GPU node: imports torch, numpy and pyarrow only."""
 
-from xtalrl.rl.rollout import RolloutSettings, rollout_policy
+from xtalrl.rl.rollout import rollout_policy
+from xtalrl.rl.rollout_settings import RolloutSettings
 from xtalrl.workflow import job
 
 with job(snakemake.log[0]):

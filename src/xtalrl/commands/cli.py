@@ -178,7 +178,7 @@ def design(
 ) -> None:
     """Fill skeletons of your own with elements for a wanted gap: no run, no DFT, seconds."""
     from xtalrl.commands.design import print_designs
-    from xtalrl.rl.rollout import RolloutSettings
+    from xtalrl.rl.rollout_settings import RolloutSettings
 
     settings = RolloutSettings(
         designs=best,

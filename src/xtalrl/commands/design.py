@@ -21,7 +21,8 @@ from xtalrl.rl.graphs import MAX_SITES, CrystalGraphs
 from xtalrl.rl.policies import PolicySpec
 from xtalrl.rl.pretrained import read_pretrained
 from xtalrl.rl.replay import Orders
-from xtalrl.rl.rollout import RolloutSettings, design_skeletons
+from xtalrl.rl.rollout import design_skeletons
+from xtalrl.rl.rollout_settings import RolloutSettings
 from xtalrl.rl.trajectories import orders
 from xtalrl.structures.external import crystal_row, read_designs
 from xtalrl.structures.neighbor_graphs import edge_columns, graph_row

@@ -1,1 +1,1 @@
-"""Offline reinforcement learning. Imports numpy, pyarrow, tqdm, torch and safetensors only: a GPU node needs no more."""
+"""Offline reinforcement learning. Imports numpy, pyarrow, torch and safetensors only: a GPU node needs no more."""

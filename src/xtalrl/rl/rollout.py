@@ -9,9 +9,9 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -29,6 +29,7 @@ from xtalrl.rl.network import Architecture, QNetwork, network_type
 from xtalrl.rl.neutrality import NeutralCompletions
 from xtalrl.rl.policies import PolicySpec
 from xtalrl.rl.replay import Orders, read_trajectories
+from xtalrl.rl.rollout_settings import AS_IN_THE_PAPER, RolloutSettings
 from xtalrl.rl.tensor_files import DamagedError, read_tensors
 from xtalrl.rl.training import find_device, keep_freed_memory
 
@@ -37,38 +38,6 @@ logger = logging.getLogger(__name__)
 STATES_AT_ONCE = 1024
 """Bounds the memory of a rollout; a design depends on its own crystal only."""
 
-Select = Literal["greedy", "epsilon-greedy", "softmax"]
-
-
-@dataclass(frozen=True)
-class RolloutSettings:
-    """How a policy chooses elements; described in `xtalrl.config.RolloutConfig`. The paper's is the default."""
-
-    select: Select = "greedy"
-    epsilon: float = 0.1
-    temperature: float = 1.0
-    designs: int = 1
-    neutral: bool = False
-    even_electrons: bool = False
-    guidance: float = 1.0
-    target_energy: float | None = None
-    allow: tuple[str, ...] = ()
-    deny: tuple[str, ...] = ()
-
-    def elements(self) -> NDArray[np.bool_]:
-        """(88,) elements that may be placed.
-
-        Raises:
-            XtalrlError: there is none.
-        """
-        allowed = np.array([element in (self.allow or ELEMENTS) and element not in self.deny for element in ELEMENTS])
-        if not allowed.any():
-            raise XtalrlError(
-                f"Of the elements allowed ({', '.join(self.allow) or 'all'}), those denied ({', '.join(self.deny)}) leave no element to place: "
-                "allow others, or deny fewer."
-            )
-        return allowed
-
 
 def rollout_policy(
     folder: str | Path,
@@ -76,7 +45,7 @@ def rollout_policy(
     trajectories: str | Path,
     designs: str | Path,
     device: str,
-    settings: RolloutSettings = RolloutSettings(),
+    settings: RolloutSettings = AS_IN_THE_PAPER,
     target_ev: float | None = None,
     snapshot: int | str | None = None,
 ) -> None:
@@ -186,7 +155,7 @@ def fill_skeletons(
     network: QNetwork | None,
     orders: Orders,
     target_ev: float | None,
-    settings: RolloutSettings = RolloutSettings(),
+    settings: RolloutSettings = AS_IN_THE_PAPER,
     *,
     discount: float = 1.0,
     seed: int = 0,
@@ -215,7 +184,7 @@ def fill_skeletons(
     Returns:
         For each trajectory (n_designs, n_sites) elements by site; fewer designs than asked for where there are no more.
     """
-    allowed = settings.elements()
+    allowed = _allowed_elements(settings)
     completions = NeutralCompletions(
         sum(1 << int(action) for action in np.flatnonzero(allowed)), settings.even_electrons
     )
@@ -257,6 +226,22 @@ def fill_skeletons(
             progress.advance(len(np.unique(trajectory)))
             trajectory, elements, score, perturbed = (kept[~full] for kept in (trajectory, elements, score, perturbed))
     return filled
+
+
+def _allowed_elements(settings: RolloutSettings) -> NDArray[np.bool_]:
+    """(88,) elements that may be placed.
+
+    Raises:
+        XtalrlError: there is none.
+    """
+    allow, deny = settings.allow, settings.deny
+    allowed = np.array([element in (allow or ELEMENTS) and element not in deny for element in ELEMENTS])
+    if not allowed.any():
+        raise XtalrlError(
+            f"Of the elements allowed ({', '.join(allow) or 'all'}), those denied ({', '.join(deny)}) leave no element to place: "
+            "allow others, or deny fewer."
+        )
+    return allowed
 
 
 def _can_complete(
