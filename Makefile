@@ -1,6 +1,7 @@
 # make demo: the whole pipeline on embedded crystals.   make test: the test suite.   `make help` lists the rest.
 PYTHON ?= python3
 CORES ?= $(shell nproc)
+SIDE_BY_SIDE := --numprocesses $(CORES) --dist loadgroup
 VENV := .venv
 BIN := $(VENV)/bin
 VENV_DGL := .venv-dgl
@@ -30,10 +31,10 @@ demo: $(VENV)/.complete  ## Run the whole pipeline on the embedded crystals; end
 	@xtalrl summary --configfile config/demo.yaml
 
 test: $(VENV)/.complete  ## Run the test suite
-	@python -m pytest -m "not slow"
+	@python -m pytest -m "not slow" $(SIDE_BY_SIDE)
 
 test-slow: $(VENV)/.complete  ## Run the slow tests: a miniature real run, real pw.x, a browser
-	@python -m pytest -m slow
+	@python -m pytest -m slow $(SIDE_BY_SIDE)
 
 test-dgl: $(VENV_DGL)/.complete  ## Run the tests that need DGL, in an environment with it
 	@$(VENV_DGL)/bin/python -c 'import dgl, matgl.layers'  # else they would skip

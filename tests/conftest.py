@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,18 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("xtalrl", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("xtalrl")
 
+# One core for each of the processes that share the tests.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give all tests of a file to one process, since they share fixtures, and all that start a SLURM: there is one on a machine."""
+    for item in items:
+        name = item.path.stem
+        item.add_marker(pytest.mark.xdist_group("slurm" if name.startswith("test_slurm") else name))
 
 
 @pytest.fixture(scope="session")

