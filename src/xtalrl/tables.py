@@ -31,6 +31,9 @@ METALS = "metals"
 """Split of the metals of the training split (`structures.metals: train`): crystals to learn from that need no SCF, because their gap of 0
 is known."""
 
+DESIGN_SPLIT = "design"
+"""Split of designs that stand as crystals of their own (`structures.filled`)."""
+
 GAP_RANGE_EV = (-20.0, 30.0)
 """Band gaps that a label may have, before clipping. No solid has a wider one; a negative gap says by how much bands overlap."""
 FORMATION_ENERGY_RANGE_EV = (-20.0, 20.0)
@@ -411,11 +414,70 @@ STABILITY = _schema(
     key="request_id",
 )
 
+PREDICTIONS = _schema(
+    "predictions",
+    "What a predictor says of complete crystals, before any SCF",
+    _field("material_id", pa.string(), "The crystal: its material_id, or the request_id of a design"),
+    _field(
+        "p_failure",
+        pa.float64(),
+        "Probability that its SCF gives no gap; null where the predictor has seen no SCFs",
+        "1",
+        nullable=True,
+        within=(0, 1),
+    ),
+    _field("p_metal", pa.float64(), "Probability that it is a metal, if its SCF gives a gap", "1", within=(0, 1)),
+    _field("nonmetal_gap", pa.float64(), "Expected band gap, if it is not a metal", "eV"),
+    _field("nonmetal_gap_std", pa.float64(), "Standard deviation of that gap, within and between the members", "eV"),
+    _field("nonmetal_gap_spread", pa.float64(), "Standard deviation between the members alone", "eV"),
+    _field("band_gap", pa.float64(), "Median of the gap, metals counted: 0 where p_metal is at least a half", "eV"),
+    _field("band_gap_low", pa.float64(), "Lower end of the conformal interval of the gap, metals counted", "eV"),
+    _field("band_gap_high", pa.float64(), "Upper end of that interval", "eV"),
+    _field("formation_energy_per_atom", pa.float64(), "Median of the formation energy", "eV/atom"),
+    _field(
+        "formation_energy_std",
+        pa.float64(),
+        "Standard deviation of the formation energy, within and between the members",
+        "eV/atom",
+    ),
+    _field("formation_energy_spread", pa.float64(), "Standard deviation between the members alone", "eV/atom"),
+    _field("formation_energy_low", pa.float64(), "Lower end of its conformal interval", "eV/atom"),
+    _field("formation_energy_high", pa.float64(), "Upper end of that interval", "eV/atom"),
+    _field("confidence", pa.float64(), "Share of crystals whose value the intervals are to cover", "1", within=(0, 1)),
+    _field(
+        "calibrated_on", pa.string(), "Whose errors make the intervals: crystals, or designs where enough have a gap"
+    ),
+    _field(
+        "gap_from",
+        pa.float64(),
+        "The wanted gaps are above this; null where there is no such limit",
+        "eV",
+        nullable=True,
+    ),
+    _field(
+        "gap_to",
+        pa.float64(),
+        "The wanted gaps are below this; null where there is no such limit",
+        "eV",
+        nullable=True,
+    ),
+    _field(
+        "p_hit",
+        pa.float64(),
+        "Probability that its SCF gives a wanted gap; null where no gap is wanted",
+        "1",
+        nullable=True,
+        within=(0, 1),
+    ),
+    _field("predictor", pa.string(), "First 16 digits of the SHA-256 of the predictor's file"),
+    key="material_id",
+)
+
 SCHEMAS: dict[str, pa.Schema] = {
     schema.metadata[b"xtalrl_table"].decode(): schema
     for schema in (
         CRYSTALS, REJECTED, GRAPHS, SCF_REQUESTS, SCF_OUTCOMES, REFERENCES, LABELS, TRAJECTORIES, DESIGNS, ASSESSMENTS, EVALUATION, HITS, CONFIRMATION,
-        STABILITY,
+        STABILITY, PREDICTIONS,
     )
 }  # fmt: skip
 

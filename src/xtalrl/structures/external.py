@@ -140,12 +140,6 @@ def import_designs(
 def crystal_row(design: ExternalDesign, material_id: str) -> dict[str, Any]:
     """A row of `tables.CRYSTALS`: the Niggli cell of an external crystal."""
     reduced = design.reduced
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            spacegroup = reduced.get_space_group_info(symprec=SYMPREC)[1]
-    except Exception:  # spglib finds none for some odd cells; every crystal is a P1 crystal.
-        spacegroup = 1
     return {
         "material_id": material_id,
         "split": SPLIT,
@@ -154,9 +148,20 @@ def crystal_row(design: ExternalDesign, material_id: str) -> dict[str, Any]:
         "species": [site.specie.symbol for site in reduced],
         "lattice": reduced.lattice.matrix.ravel().tolist(),
         "frac_coords": reduced.frac_coords.ravel().tolist(),
-        "spacegroup_number": spacegroup,
+        "spacegroup_number": space_group(reduced),
         "source": f"{design.source} row {design.row}" + (f", {design.note}" if design.note else ""),
     }
+
+
+def space_group(structure: Structure) -> int:
+    """Number of the space group of a crystal, at the Materials Project's tolerance."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            number: int = structure.get_space_group_info(symprec=SYMPREC)[1]
+    except Exception:  # spglib finds none for some odd cells; every crystal is a P1 crystal.
+        return 1
+    return number
 
 
 def read_designs(path: str | Path, max_sites: int) -> tuple[list[ExternalDesign], list[dict[str, Any]]]:

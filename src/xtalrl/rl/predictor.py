@@ -1,0 +1,292 @@
+"""A predictor of complete crystals: is it a metal, which gap has it otherwise, which formation energy; before any SCF.
+
+An ensemble on the graphs and message-passing blocks of the policies (`xtalrl.rl.network`). The crystals are dealt to as many folds as there are
+members, all crystals of one reduced composition to the same one, and each member learns from all folds but its own. So every crystal that the ensemble
+learned from has been held out by one member, and what that member says of it is an honest prediction: it is what conformal intervals are made of, and
+what the figures on held-out crystals and designs are counted from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xtalrl import tables
+from xtalrl.elements import N_ELEMENTS
+from xtalrl.errors import XtalrlError
+from xtalrl.progress import Progress
+from xtalrl.rl.compression import compress
+from xtalrl.rl.graphs import CrystalGraphs, GraphBatch, send
+from xtalrl.rl.network import MLP, Architecture, QNetwork, electrons_placed
+from xtalrl.rl.predictive import Energies, Floats, Gaps, conformal_radius
+from xtalrl.rl.tensor_files import DamagedError, read_tensors, save_tensors
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Version of a predictor's file."""
+N_OUTPUTS = 6
+"""Logits of a failing SCF and of a metal; location and logarithm of the scale of the gap and of the formation energy."""
+LOG_SCALE_RANGE = (-5.0, 3.0)
+"""Bounds of the logarithms of scales in eV and eV/atom."""
+BATCH = 256
+"""Crystals that are predicted at a time."""
+MIN_DESIGNS = 30
+"""Designs with a value from which on they, and not the crystals, calibrate the intervals."""
+KINDS = ("crystals", "designs")
+
+ARCHITECTURE = Architecture(
+    conditional=False,
+    focus="node",
+    edge_features="gaussian_basis",
+    encoder=(48, 24),
+    block=(48, 48, 24),
+    electrons=True,
+)
+"""Of a member: a policy's network a little narrower, that is told the number of electrons and their parity."""
+
+
+class PropertyNetwork(QNetwork):
+    """The trunk of a Q-network on complete crystals, with a head for their properties."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        """Draw the weights from torch's global generator."""
+        super().__init__(architecture)
+        self.head = MLP(5 * architecture.encoder[-1], *architecture.head, N_OUTPUTS, activate_last=False)
+
+    def outputs(self, graphs: GraphBatch, node_types: Tensor) -> Tensor:
+        """(B, N_OUTPUTS) of crystals that went through `compressed`."""
+        outputs = self.q_values(graphs, node_types, graphs.first_node, None)
+        low, high = LOG_SCALE_RANGE
+        scales = outputs[..., 3::2].clamp(low, high)
+        return torch.cat([outputs[..., :3], scales[..., :1], outputs[..., 4:5], scales[..., 1:]], -1)
+
+
+def compressed(graphs: CrystalGraphs, crystals: NDArray[np.int64], rounds: int) -> tuple[GraphBatch, Tensor]:
+    """The graphs of complete crystals (positions) and the elements on their nodes, made small for networks of so many blocks."""
+    batch = graphs.batch(crystals)
+    site = torch.arange(len(batch.node_graph), device=graphs.device)
+    shift = send(graphs.first_site[crystals], graphs.device) - batch.first_node
+    node_types = graphs.actions[site + shift.index_select(0, batch.node_graph)]
+    state = torch.cat([batch.state, electrons_placed(batch, node_types)], 1)
+    small, node_types, _ = compress(GraphBatch(**{**vars(batch), "state": state}), node_types, rounds)
+    return small, node_types
+
+
+def fold_of(actions: NDArray[np.int64], n_folds: int) -> int:
+    """The fold of a crystal with these elements, one per site: the same for every crystal of its reduced composition, in any table."""
+    counts = np.bincount(actions, minlength=N_ELEMENTS)
+    counts //= np.gcd.reduce(counts)
+    return int.from_bytes(hashlib.sha256(counts.astype("<i8").tobytes()).digest()[:8], "little") % n_folds
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a predictor says of n crystals."""
+
+    gaps: Gaps
+    energies: Energies
+    failure: Floats | None
+    """(P, n) probability that an SCF gives no gap; None where no SCF was learned from."""
+
+    @classmethod
+    def of_outputs(cls, outputs: Floats, knows_failures: bool) -> Prediction:
+        """From the outputs (P, n, N_OUTPUTS) of the members."""
+        failure, metal, gap, gap_scale, energy, energy_scale = np.moveaxis(outputs.astype(np.float64), -1, 0)
+        return cls(
+            Gaps(gap, np.exp(gap_scale), _sigmoid(metal)),
+            Energies(energy, np.exp(energy_scale)),
+            _sigmoid(failure) if knows_failures else None,
+        )
+
+    def p_hit(self, above: float | None, below: float | None) -> Floats:
+        """(n,) probability that an SCF gives a gap above and below a bound in eV, both excluded; None is no bound."""
+        hit = self.gaps.probability(above, below)
+        return hit if self.failure is None else hit * (1 - self.failure.mean(0))
+
+
+@dataclass
+class Predictor:
+    """An ensemble of networks with the scores that calibrate its intervals."""
+
+    members: list[PropertyNetwork]
+    scores: dict[str, Floats] = field(default_factory=dict)
+    """Of held-out crystals and designs, by `gap crystals`, `gap designs`, `energy crystals` and `energy designs`."""
+    knows_failures: bool = False
+    about: dict[str, Any] = field(default_factory=dict)
+    """Settings, data and versions, for people."""
+    digest: str = ""
+    """First 16 digits of the SHA-256 of its file."""
+
+    @property
+    def n_blocks(self) -> int:
+        """Message-passing blocks of a member."""
+        return self.members[0].architecture.n_blocks
+
+    @torch.no_grad()
+    def predict(self, graphs: CrystalGraphs) -> Prediction:
+        """Predict all crystals of `graphs`, in their order."""
+        outputs = []
+        progress = Progress("Predicting", len(graphs.material_ids), "crystals")
+        for start in range(0, len(graphs.material_ids), BATCH):
+            crystals = np.arange(start, min(start + BATCH, len(graphs.material_ids)))
+            batch = compressed(graphs, crystals, self.n_blocks)
+            outputs.append(torch.stack([member.outputs(*batch) for member in self.members]).cpu().numpy())
+            progress.advance(len(crystals))
+        together = np.concatenate(outputs, 1) if outputs else np.zeros((len(self.members), 0, N_OUTPUTS))
+        return Prediction.of_outputs(together, self.knows_failures)
+
+    def calibrated_on(self) -> str:
+        """Whose scores make the intervals: designs where there are enough, else crystals."""
+        return KINDS[len(self.scores.get("gap designs", ())) >= MIN_DESIGNS]
+
+    def radius(self, quantity: str, confidence: float) -> float:
+        """Radius of the conformal intervals of `gap` or `energy`."""
+        scores = self.scores.get(f"{quantity} {self.calibrated_on()}", np.zeros(0))
+        return conformal_radius(scores, confidence)
+
+    def save(self, path: str | Path) -> None:
+        """Write the ensemble to one safetensors file; weights have half precision."""
+        weights = {
+            f"{number}.{name}": value.half()
+            for number, member in enumerate(self.members)
+            for name, value in member.state_dict().items()
+        }
+        scores = {f"scores.{name}": torch.tensor(values, dtype=torch.float32) for name, values in self.scores.items()}
+        save_tensors(
+            path,
+            weights | scores,
+            {
+                **self.about,
+                "format": FORMAT,
+                "members": len(self.members),
+                "network": asdict(self.members[0].architecture),
+                "knows_failures": self.knows_failures,
+            },
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Predictor:
+        """Read the file of `save`.
+
+        Raises:
+            XtalrlError: it is missing, damaged, or of another version.
+        """
+        try:
+            tensors, about = read_tensors(path)
+            if about.get("format") != FORMAT:
+                raise XtalrlError(
+                    f"{path} is a predictor of format {about.get('format')!r}, and this version of xtalrl reads format {FORMAT}: "
+                    "train it again, or take the one that ships with this version."
+                )
+            members = []
+            for number in range(about["members"]):
+                network = PropertyNetwork(Architecture(**about["network"]))
+                prefix = f"{number}."
+                network.load_state_dict(
+                    {n.removeprefix(prefix): t.float() for n, t in tensors.items() if n.startswith(prefix)}
+                )
+                members.append(network.requires_grad_(False))
+            scores = {
+                name.removeprefix("scores."): value.numpy().astype(np.float64)
+                for name, value in tensors.items()
+                if name.startswith("scores.")
+            }
+            digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+            return cls(members, scores, about["knows_failures"], about, digest)
+        except FileNotFoundError:
+            raise XtalrlError(f"{path} does not exist: train the predictor first.") from None
+        except (DamagedError, RuntimeError, KeyError, TypeError, ValueError) as error:
+            what = " ".join(str(error).split())[:200]
+            raise XtalrlError(
+                f"{path} cannot be used as a predictor ({what}): train it again, or get it again."
+            ) from None
+
+
+def predict_crystals(
+    graphs: str | Path | Sequence[str | Path],
+    predictor: str | Path,
+    predictions: str | Path,
+    *,
+    gap_from: float | None = None,
+    gap_to: float | None = None,
+    confidence: float = 0.9,
+) -> None:
+    """Write what a predictor says of complete crystals, in the order of their graphs.
+
+    Args:
+        graphs: `tables.GRAPHS`, one or several; of designs, those of `structures.filled`.
+        predictor: file of `train_predictor`.
+        predictions: `tables.PREDICTIONS` to write.
+        gap_from, gap_to: the wanted gaps in eV lie between these, both excluded; None is no bound, and both None want nothing.
+        confidence: share of crystals whose value the intervals are to cover.
+
+    Raises:
+        XtalrlError: a file is missing, damaged or of another version.
+    """
+    paths = [graphs] if isinstance(graphs, str | Path) else graphs
+    table = pa.concat_tables([tables.read(path, tables.GRAPHS) for path in paths])
+    loaded = Predictor.load(predictor)
+    crystals = CrystalGraphs(table)
+    rows = prediction_rows(
+        loaded, crystals.material_ids, loaded.predict(crystals), gap_from=gap_from, gap_to=gap_to, confidence=confidence
+    )
+    tables.write(rows, tables.PREDICTIONS, predictions)
+    logger.info("%s crystals are predicted", f"{len(rows):,}")
+
+
+def prediction_rows(
+    predictor: Predictor,
+    material_ids: Sequence[str],
+    prediction: Prediction,
+    *,
+    gap_from: float | None = None,
+    gap_to: float | None = None,
+    confidence: float = 0.9,
+) -> pa.Table:
+    """What a predictor said of crystals as `tables.PREDICTIONS`; arguments as in `predict_crystals`."""
+    gaps, energies, n = prediction.gaps, prediction.energies, len(material_ids)
+    gap_low, gap_high = gaps.interval(predictor.radius("gap", confidence))
+    energy_low, energy_high = energies.interval(predictor.radius("energy", confidence))
+    wanted = gap_from is not None or gap_to is not None
+    columns = {
+        "material_id": material_ids,
+        "p_failure": None if prediction.failure is None else prediction.failure.mean(0),
+        "p_metal": gaps.metal.mean(0),
+        "nonmetal_gap": gaps.mean(),
+        "nonmetal_gap_std": gaps.std(),
+        "nonmetal_gap_spread": gaps.spread(),
+        "band_gap": gaps.quantile(0.5),
+        "band_gap_low": gap_low,
+        "band_gap_high": gap_high,
+        "formation_energy_per_atom": energies.quantile(0.5),
+        "formation_energy_std": energies.std(),
+        "formation_energy_spread": energies.spread(),
+        "formation_energy_low": energy_low,
+        "formation_energy_high": energy_high,
+        "confidence": [confidence] * n,
+        "calibrated_on": [predictor.calibrated_on()] * n,
+        "gap_from": None if gap_from is None else [gap_from] * n,
+        "gap_to": None if gap_to is None else [gap_to] * n,
+        "p_hit": prediction.p_hit(gap_from, gap_to) if wanted else None,
+        "predictor": [predictor.digest] * n,
+    }
+    arrays = [
+        pa.nulls(n, column.type) if columns[column.name] is None else pa.array(columns[column.name], column.type)
+        for column in tables.PREDICTIONS
+    ]
+    return pa.Table.from_arrays(arrays, schema=tables.PREDICTIONS)
+
+
+def _sigmoid(x: Floats) -> Floats:
+    return 1 / (1 + np.exp(-np.clip(x, -30, 30)))

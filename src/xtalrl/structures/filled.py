@@ -1,0 +1,61 @@
+"""Designs as crystals of their own: skeletons with their elements, for what asks about the filled crystal and not about its skeleton."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pymatgen.core.lattice import Lattice
+from pymatgen.core.structure import Structure
+
+from xtalrl import tables
+from xtalrl.errors import XtalrlError
+from xtalrl.structures.external import space_group
+
+
+def fill_crystals(assessments: str | Path, crystals: str | Path, filled: str | Path) -> None:
+    """Write the distinct valid designs of a table as crystals, with their request_id as material_id and the split `tables.DESIGN_SPLIT`.
+
+    `build_graphs` makes graphs of them whose bonds and space group are those of the elements that are there, as of any crystal.
+
+    Args:
+        assessments: `tables.ASSESSMENTS`, or another table with its columns material_id, species and request_id.
+        crystals: `tables.CRYSTALS`, the skeletons.
+        filled: `tables.CRYSTALS` to write, in the order of the request_ids.
+
+    Raises:
+        XtalrlError: a file is missing or malformed, or a design is on a skeleton that is not there.
+    """
+    skeletons = {row["material_id"]: row for row in tables.read_rows(crystals, tables.CRYSTALS)}
+    designs = {
+        row["request_id"]: row
+        for row in tables.read_rows(assessments, tables.ASSESSMENTS)
+        if row["request_id"] is not None
+    }
+    rows = []
+    for request_id, design in sorted(designs.items()):
+        skeleton = skeletons.get(design["material_id"])
+        if skeleton is None:
+            raise XtalrlError(
+                f"{assessments} holds a design on the skeleton {design['material_id']}, which {crystals} does not hold: "
+                "the designs are older than the structures; run `snakemake rollout` again."
+            )
+        structure = Structure(
+            Lattice(np.reshape(skeleton["lattice"], (3, 3))),
+            design["species"],
+            np.reshape(skeleton["frac_coords"], (-1, 3)),
+        )
+        rows.append(
+            {
+                "material_id": request_id,
+                "split": tables.DESIGN_SPLIT,
+                "formula": design["formula"],
+                "n_sites": design["n_sites"],
+                "species": design["species"],
+                "lattice": skeleton["lattice"],
+                "frac_coords": skeleton["frac_coords"],
+                "spacegroup_number": space_group(structure),
+                "source": f"design on {design['material_id']}",
+            }
+        )
+    tables.write_rows(rows, tables.CRYSTALS, filled)
