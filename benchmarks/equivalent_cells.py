@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from xtalrl.cells import Cell
 from xtalrl.dft.engines import find_engine
-from xtalrl.dft.inputs import Cell, render, settings_for
+from xtalrl.dft.inputs import render, settings_for
 from xtalrl.dft.outcomes import classify
 from xtalrl.dft.protocols import load_protocol
 from xtalrl.dft.pseudopotentials import load_family

@@ -26,6 +26,7 @@ from ase.data import atomic_numbers
 from validation import HUND_MOMENTS
 
 from xtalrl import tables
+from xtalrl.cells import write_formula
 from xtalrl.dft.protocols import PROTOCOLS
 from xtalrl.dft.pseudopotentials import fetch_family, load_family
 from xtalrl.dft.recovery import MOST_ATTEMPTS, RUNGS, SPIN_ELEMENTS, Recovery
@@ -80,7 +81,7 @@ def draw_designs(skeletons: list[dict[str, Any]], n: int, seed: int, f_block: bo
 
 def formula_of(species: list[str]) -> str:
     """Elements in alphabetical order with their numbers."""
-    return "".join(f"{e}{count if count > 1 else ''}" for e, count in sorted(Counter(species).items()))
+    return write_formula(dict(sorted(Counter(species).items())))
 
 
 def write_protocol(path: Path, mesh: int) -> str:

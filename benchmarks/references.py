@@ -32,8 +32,9 @@ from ase.data import atomic_numbers
 from pymatgen.core.structure import Structure
 
 from xtalrl import tables
+from xtalrl.cells import Cell
 from xtalrl.dft.engines import find_engine
-from xtalrl.dft.inputs import BOHR_ANGSTROM, Cell, Settings, physics_key, render, settings_for
+from xtalrl.dft.inputs import BOHR_ANGSTROM, Settings, physics_key, render, settings_for
 from xtalrl.dft.outcomes import classify
 from xtalrl.dft.protocols import Protocol, load_protocol
 from xtalrl.dft.pseudopotentials import Family, fetch_family, load_family
@@ -141,11 +142,7 @@ def candidates_of(lists: dict[str, Path], protocol: Protocol, family: Family) ->
                 if same in forms:
                     forms[same] = replace(forms[same], source=f"{forms[same].source}, {name}")
                 elif len(structure) <= MOST_SITES:
-                    cell = Cell(
-                        (element,) * len(structure),
-                        tuple(map(float, structure.lattice.matrix.flatten())),
-                        tuple(map(float, structure.frac_coords.flatten())),
-                    )
+                    cell = Cell.from_structure(structure)
                     form = candidate(element, name, material_id, cell, protocol, family)
                     forms[same] = replace(form, last_resort=name == ALL_FORMS)
         forms.setdefault((), replace(atom, last_resort=True))

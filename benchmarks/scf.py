@@ -36,8 +36,9 @@ from typing import Any
 
 import ase.spacegroup
 
+from xtalrl.cells import Cell
 from xtalrl.dft.engines import Engine, find_engine
-from xtalrl.dft.inputs import Cell, Settings, render, settings_for
+from xtalrl.dft.inputs import Settings, render, settings_for
 from xtalrl.dft.outcomes import classify
 from xtalrl.dft.protocols import load_protocol
 from xtalrl.dft.pseudopotentials import Family, fetch_family, load_family
@@ -87,11 +88,7 @@ class Crystal:
         )
         # Through a CIF, as MP-20's come: its lengths and angles say nothing of the orientation.
         structure = parse_cif(AseAtomsAdaptor.get_structure(atoms).to(fmt="cif"), 20)
-        return Cell(
-            tuple(site.specie.symbol for site in structure),
-            tuple(float(x) for x in structure.lattice.matrix.flatten()),
-            tuple(float(x) for x in structure.frac_coords.flatten()),
-        )
+        return Cell.from_structure(structure)
 
 
 def _cubic(a: float) -> tuple[float, ...]:

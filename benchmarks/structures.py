@@ -19,11 +19,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pymatgen.core import Lattice, Structure
 from pymatgen.core.graphs import StructureGraph
 
 from xtalrl import tables
+from xtalrl.cells import Cell
 from xtalrl.dft.labels import import_labels
 from xtalrl.dft.references import import_references
 from xtalrl.resources import RESOURCES
@@ -95,10 +94,7 @@ def made_up_labels(crystals: Path, labels: Path) -> None:
 def compare_with_pymatgen(crystals: Path, sample: int) -> None:
     """CPU milliseconds a graph of a random sample: plain pymatgen, and ours."""
     rows = tables.read_rows(crystals, tables.CRYSTALS)
-    structures = [
-        Structure(Lattice(np.reshape(row["lattice"], (3, 3))), row["species"], np.reshape(row["frac_coords"], (-1, 3)))
-        for row in random.Random(0).sample(rows, min(sample, len(rows)))
-    ]
+    structures = [Cell.from_row(row).to_structure() for row in random.Random(0).sample(rows, min(sample, len(rows)))]
     crystal_nn = neighbors.crystal_nn()
     seconds = []
     for build in (lambda s: StructureGraph.from_local_env_strategy(s, crystal_nn), find_edges):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from xtalrl.dft.inputs import Cell
+from xtalrl.cells import Cell
 from xtalrl.dft.pseudopotentials import Family, describe_family
 from xtalrl.resources import PROJECT
 

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from xtalrl import tables
+from xtalrl.cells import reduced_formula
 from xtalrl.config import Config, validate
 from xtalrl.elements import ELEMENTS, SIMILARITY_CLASS, SIMILARITY_CLASSES
 from xtalrl.energies import RYDBERG_EV_PAPER
 from xtalrl.metrics.composition import assess_designs
 from xtalrl.metrics.evaluation import evaluate_designs
-from xtalrl.metrics.formulas import reduced_formula
 from xtalrl.metrics.stability import assess_stability
 from xtalrl.report.contents import TABLES, content
 from xtalrl.report.results import Results, scoring_of

@@ -12,7 +12,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 BASICS = (
-    "errors", "files", "yaml_files", "progress", "resources", "sharing", "archives", "fetch", "elements", "oxidation", "energies", "workflow",
+    "errors", "files", "yaml_files", "progress", "resources", "sharing", "archives", "fetch", "elements", "cells", "oxidation", "energies", "workflow",
 )  # fmt: skip
 FLOORS = (
     BASICS,

@@ -14,8 +14,9 @@ from dft_data import sssp
 from pymatgen.core import Lattice, Structure
 
 from xtalrl import tables
+from xtalrl.cells import Cell
 from xtalrl.config import validate
-from xtalrl.dft.inputs import Cell, settings_for
+from xtalrl.dft.inputs import settings_for
 from xtalrl.dft.protocols import load_protocol
 from xtalrl.dft.pseudopotentials import describe_family
 from xtalrl.dft.references import origin_of

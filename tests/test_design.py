@@ -33,9 +33,9 @@ def test_designs_are_distinct_neutral_and_even(skeleton: Path) -> None:
     designs, problems = design_crystals(skeleton, 3.0, "mp20", SETTINGS)
     assert problems == []
     assert [design.values["sample"] for design in designs] == [0, 1, 2, 3, 4, 5]
-    assert len({tuple(design.species) for design in designs}) == 6
-    assert all(design.values["valid"] and not has_odd_electrons(design.species) for design in designs)
-    assert [len(design.frac_coords) for design in designs] == [5] * 6
+    assert len({tuple(design.cell.species) for design in designs}) == 6
+    assert all(design.values["valid"] and not has_odd_electrons(design.cell.species) for design in designs)
+    assert [len(design.cell.positions) for design in designs] == [5] * 6
 
 
 def test_the_gap_and_the_elements_allowed_matter(skeleton: Path) -> None:
@@ -45,7 +45,7 @@ def test_the_gap_and_the_elements_allowed_matter(skeleton: Path) -> None:
     assert formulas[0.5] != formulas[6.0]
     only = RolloutSettings(designs=3, allow=("Na", "K", "Cl", "F"), deny=("Cl",))
     designs, _ = design_crystals(skeleton, 3.0, "mp20", only)
-    assert {element for design in designs for element in design.species} <= {"Na", "K", "F"}
+    assert {element for design in designs for element in design.cell.species} <= {"Na", "K", "F"}
 
 
 def test_the_numbering_of_the_sites_does_not_matter(skeleton: Path, tmp_path: Path) -> None:

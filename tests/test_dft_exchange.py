@@ -12,10 +12,11 @@ import pytest
 from dft_data import SILICON, sssp
 from typer.testing import CliRunner
 
+from xtalrl.cells import Cell
 from xtalrl.commands.cli import app
 from xtalrl.dft.cache import Cache, Record
 from xtalrl.dft.exchange import SAME_ENERGY_RY, cache_stats, contradiction, export_cache, import_cache, verify_cache
-from xtalrl.dft.inputs import Cell, calculation, key_of, settings_for
+from xtalrl.dft.inputs import calculation, key_of, settings_for
 from xtalrl.dft.outcomes import Outcome, Result, Run
 from xtalrl.dft.protocols import load_protocol
 from xtalrl.errors import XtalrlError

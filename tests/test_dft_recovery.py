@@ -13,8 +13,8 @@ from test_dft_engines import fetched_cache, needs_embedded
 from test_dft_shards import crystal
 
 from xtalrl import tables
+from xtalrl.cells import Cell
 from xtalrl.dft import recovery as recovery_module
-from xtalrl.dft.inputs import Cell
 from xtalrl.dft.outcomes import Outcome, Result, Run, classify
 from xtalrl.dft.protocols import PROTOCOLS, load_protocol
 from xtalrl.dft.pseudopotentials import fetch_family

@@ -11,8 +11,9 @@ import pytest
 from dft_data import SHARED, needs_shared, sssp
 from test_dft_engines import fetched_cache, needs_embedded
 
+from xtalrl.cells import Cell
 from xtalrl.dft.engines import find_engine
-from xtalrl.dft.inputs import Cell, Form, render, settings_for
+from xtalrl.dft.inputs import Form, render, settings_for
 from xtalrl.dft.outcomes import classify
 from xtalrl.dft.protocols import load_protocol
 from xtalrl.dft.requests import _atom_in_box, check_elemental_crystals, form_of

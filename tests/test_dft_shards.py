@@ -24,13 +24,14 @@ from dft_data import SILICON, SSSP, fake_pids, fake_pw, is_alive, sssp
 from pymatgen.core import Lattice, Structure
 
 from xtalrl import tables
+from xtalrl.cells import Cell
 from xtalrl.dft.engines import Engine, find_engine
 from xtalrl.dft.outcome_rows import count_outcomes, credited_gap, gather_outcomes
 from xtalrl.dft.outcomes import Outcome, Result, Run
 from xtalrl.dft.protocols import load_protocol
 from xtalrl.dft.pseudopotentials import load_family, md5_of
 from xtalrl.dft.recovery import Situation
-from xtalrl.dft.requests import cell_of, cost_of, plan_crystal_scf, plan_design_scf, plan_reference_scf
+from xtalrl.dft.requests import cost_of, plan_crystal_scf, plan_design_scf, plan_reference_scf
 from xtalrl.dft.shards import run_shard
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
@@ -542,12 +543,12 @@ def test_the_time_left_goes_by_the_cost_and_not_by_the_number(caplog: pytest.Log
 
 
 def test_the_cost_goes_by_electrons_and_volume() -> None:
-    small = cost_of(cell_of(crystal("small", "Si", "Si")), sssp())
-    assert cost_of(cell_of(crystal("heavy", "Pb", "Pb")), sssp()) / small == pytest.approx(28 / 8), (
+    small = cost_of(Cell.from_row(crystal("small", "Si", "Si")), sssp())
+    assert cost_of(Cell.from_row(crystal("heavy", "Pb", "Pb")), sssp()) / small == pytest.approx(28 / 8), (
         "electrons of SSSP's Pb and Si"
     )
-    assert cost_of(cell_of(crystal("large", "Si", "Si", size=2)), sssp()) / small == pytest.approx(8)
-    assert cost_of(cell_of(crystal("unknown", "Og", "Si")), sssp()) == 0, "pw.x will not run"
+    assert cost_of(Cell.from_row(crystal("large", "Si", "Si", size=2)), sssp()) / small == pytest.approx(8)
+    assert cost_of(Cell.from_row(crystal("unknown", "Og", "Si")), sssp()) == 0, "pw.x will not run"
 
 
 def test_a_shard_tells_what_its_calculations_cost(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -557,7 +558,7 @@ def test_a_shard_tells_what_its_calculations_cost(place: Place, monkeypatch: pyt
     monkeypatch.setattr(Progress, "show", lambda self, note="": made.append(self))
     place.run()
     family, _ = load_family(place.family)
-    assert made[-1].work_done == pytest.approx(sum(cost_of(cell_of(row), family) for row in crystals))
+    assert made[-1].work_done == pytest.approx(sum(cost_of(Cell.from_row(row), family) for row in crystals))
     assert made[-1].work_left == pytest.approx(0, abs=1e-6)
 
 

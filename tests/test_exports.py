@@ -30,6 +30,7 @@ from report_data import write_results
 from typer.testing import CliRunner
 
 from xtalrl import tables
+from xtalrl.cells import Cell
 from xtalrl.commands.cli import app
 from xtalrl.commands.exports import (
     _WRITERS,
@@ -133,11 +134,11 @@ def test_round_trip(
 
 
 def assert_same_crystal(structure: Structure, design: Design, oriented: bool) -> None:
-    found, expected = structure.lattice.matrix, design.lattice
+    found, expected = structure.lattice.matrix, design.cell.vectors
     assert np.allclose(found @ found.T, expected @ expected.T, atol=1e-6)
     assert np.allclose(found, expected, atol=1e-6) or not oriented
-    assert len(structure) == len(design.species)
-    for species, coords in zip(design.species, design.frac_coords, strict=True):
+    assert len(structure) == len(design.cell.species)
+    for species, coords in zip(design.cell.species, design.cell.positions, strict=True):
         near = min(structure, key=lambda site: site.distance_and_image_from_frac_coords(coords)[0])
         assert near.specie.symbol == species
         assert near.distance_and_image_from_frac_coords(coords)[0] < 1e-6
@@ -292,9 +293,7 @@ def test_any_text_returns_from_every_format(texts: list[dict[str, str]], number:
     made = [
         Design(
             name=f"{n}/{'/'.join(values.values())}",
-            species=["Na", "Cl"],
-            lattice=np.diag([3.0, 4.0, 5.0]),
-            frac_coords=np.array([[0, 0, 0], [0.5, 0.5, 0.5]]),
+            cell=Cell(("Na", "Cl"), (3, 0, 0, 0, 4, 0, 0, 0, 5), (0, 0, 0, 0.5, 0.5, 0.5)),
             values=values | dict.fromkeys(FLOATS, number) | {"valid": True, "seed": 3},
         )
         for n, values in enumerate(texts)
@@ -351,7 +350,7 @@ def test_plain_texts_stand_in_a_cif_as_they_are() -> None:
 
 
 def test_long_names_and_namesakes_are_files_of_their_own(tmp_path: Path) -> None:
-    base = Design("", ["Na"], np.eye(3) * 3, np.zeros((1, 3)), {})
+    base = Design("", Cell(("Na",), (3, 0, 0, 0, 3, 0, 0, 0, 3), (0, 0, 0)), {})
     names = ["x" * 300, "X" * 300, "x" * 300 + "y", "a/b", "a b", "a_b__2", "A/b"]
     _WRITERS[""]([replace(base, name=name) for name in names], tmp_path / "cifs")
     assert len({file.name.lower() for file in (tmp_path / "cifs").iterdir()}) == len(names)

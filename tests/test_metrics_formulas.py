@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymatgen.core.composition import Composition
 
+from xtalrl.cells import reduced_formula
 from xtalrl.elements import ELEMENTS
 from xtalrl.errors import XtalrlError
-from xtalrl.metrics.formulas import composition_key, parse_formula, read_known_compositions, reduced_formula
+from xtalrl.metrics.formulas import composition_key, parse_formula, read_known_compositions
 
 counts_of_elements = st.dictionaries(st.sampled_from(ELEMENTS), st.integers(1, 12), min_size=1, max_size=6)
 

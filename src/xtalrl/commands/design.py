@@ -7,14 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from xtalrl import tables
+from xtalrl.cells import Cell, reduced_formula
 from xtalrl.commands.exports import Design, check_output, write_designs
 from xtalrl.elements import ACTION, ELEMENTS
 from xtalrl.errors import XtalrlError
-from xtalrl.metrics.formulas import reduced_formula
 from xtalrl.metrics.validity import PAPER_RULE, is_valid
 from xtalrl.rl.canonical import CrystalBonds
 from xtalrl.rl.graphs import MAX_SITES, CrystalGraphs
@@ -74,8 +73,7 @@ def design_crystals(
                 "validity_rule": PAPER_RULE,
             }
             name = f"{crystal['material_id']}/{sample}"
-            lattice, positions = np.reshape(crystal["lattice"], (3, 3)), np.reshape(crystal["frac_coords"], (-1, 3))
-            designs.append(Design(name, species, lattice, positions, values))
+            designs.append(Design(name, Cell.from_row(crystal | {"species": species}), values))
     return designs, problems
 
 
@@ -114,7 +112,9 @@ def print_designs(path: Path, gap_ev: float, policy: str, settings: RolloutSetti
     for design in designs:
         skeleton, rank = design.values["material_id"], design.values["sample"] + 1
         verdict = "neutral" if design.values["valid"] else "not neutral"
-        print(f"{skeleton:<24}{rank:>5}  {reduced_formula(design.species):<20}{verdict:<14}{' '.join(design.species)}")
+        print(
+            f"{skeleton:<24}{rank:>5}  {reduced_formula(design.cell.species):<20}{verdict:<14}{' '.join(design.cell.species)}"
+        )
     for problem in problems:
         print(f"left out: {problem}")
     if output is None:

@@ -24,16 +24,14 @@ from typing import Any, cast
 import ase
 import ase.db
 import ase.io
-import numpy as np
 import pyarrow as pa
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.cif import parse_cif
 from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
-from numpy.typing import NDArray
-from pymatgen.core.structure import Structure
 from pymatgen.io.cif import CifBlock, CifFile, CifWriter
 
 from xtalrl import tables
+from xtalrl.cells import Cell, write_formula
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError
 from xtalrl.files import put
@@ -61,18 +59,16 @@ FIELDS: dict[str, pa.Field] = {name: tables.EVALUATION.field(name) for name in _
 
 @dataclass(frozen=True)
 class Design:
-    """A filled skeleton: a name unlike all others, its sites (fractional coordinates, (n, 3)), its cell (rows, Å), and `FIELDS`."""
+    """A filled skeleton: a name unlike all others, its cell, and `FIELDS`."""
 
     name: str
-    species: Sequence[str]
-    lattice: NDArray[np.float64]
-    frac_coords: NDArray[np.float64]
+    cell: Cell
     values: Mapping[str, Any]
 
     @property
     def formula(self) -> dict[str, int]:
         """Atoms of each element, in alphabetical order."""
-        return dict(sorted(Counter(self.species).items()))
+        return dict(sorted(Counter(self.cell.species).items()))
 
 
 @dataclass(frozen=True)
@@ -186,9 +182,7 @@ def select_designs(config: Config, selection: Selection) -> list[Design]:
             Design(
                 name=f"{row['policy']}/seed{row['seed']}/{row['material_id']}"
                 + (f"/{row['sample']}" if row["sample"] else ""),
-                species=row["species"],
-                lattice=np.reshape(cell["lattice"], (3, 3)),
-                frac_coords=np.reshape(cell["frac_coords"], (-1, 3)),
+                cell=Cell.from_row(cell | {"species": row["species"]}),
                 values={name: value for name, value in values.items() if value not in (None, "")},
             )
         )
@@ -197,7 +191,7 @@ def select_designs(config: Config, selection: Selection) -> list[Design]:
 
 def to_atoms(design: Design) -> ase.Atoms:
     """ASE's atoms; the energy (of the cell, eV) is that of a calculator, everything else is in `info`."""
-    atoms = ase.Atoms(design.species, cell=design.lattice, scaled_positions=design.frac_coords, pbc=True)
+    atoms = design.cell.to_atoms()
     atoms.info = {"name": design.name} | {
         name: value for name, value in design.values.items() if name != "total_energy"
     }
@@ -209,8 +203,7 @@ def to_atoms(design: Design) -> ase.Atoms:
 
 def to_cif(design: Design) -> str:
     """A CIF without symmetry, every site listed; our fields have the prefix `_xtalrl_` (see `read_cif_values`)."""
-    structure = Structure(design.lattice, design.species, design.frac_coords)
-    (block,) = CifWriter(structure, significant_figures=CIF_FIGURES).cif_file.data.values()
+    (block,) = CifWriter(design.cell.to_structure(), significant_figures=CIF_FIGURES).cif_file.data.values()
     block.header = _file_name(design)
     fields = [f"{PREFIX}{name}   {_cif_value(value)}\n" for name, value in design.values.items()]
     return "".join([f"{block}\n", *fields])
@@ -278,17 +271,17 @@ def to_optimade(design: Design) -> dict[str, Any]:
             "last_modified": None,
             "elements": list(counts),
             "nelements": len(counts),
-            "elements_ratios": [n / len(design.species) for n in counts.values()],
-            "chemical_formula_descriptive": _formula(counts),
-            "chemical_formula_reduced": _formula(reduced),
-            "chemical_formula_anonymous": _formula(dict(zip(_LETTERS, ranked, strict=False))),
+            "elements_ratios": [n / len(design.cell.species) for n in counts.values()],
+            "chemical_formula_descriptive": write_formula(counts),
+            "chemical_formula_reduced": write_formula(reduced),
+            "chemical_formula_anonymous": write_formula(dict(zip(_LETTERS, ranked, strict=False))),
             "dimension_types": [1, 1, 1],
             "nperiodic_dimensions": 3,
-            "lattice_vectors": design.lattice.tolist(),
-            "cartesian_site_positions": (design.frac_coords @ design.lattice).tolist(),
-            "nsites": len(design.species),
+            "lattice_vectors": design.cell.vectors.tolist(),
+            "cartesian_site_positions": (design.cell.positions @ design.cell.vectors).tolist(),
+            "nsites": len(design.cell.species),
             "species": [{"name": element, "chemical_symbols": [element], "concentration": [1.0]} for element in counts],
-            "species_at_sites": list(design.species),
+            "species_at_sites": list(design.cell.species),
             "structure_features": [],
             **{PREFIX + name: value for name, value in design.values.items()},
         },
@@ -297,10 +290,6 @@ def to_optimade(design: Design) -> dict[str, Any]:
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """Of an anonymous formula; a cell of 20 sites has at most 20 elements."""
-
-
-def _formula(counts: Mapping[str, int]) -> str:
-    return "".join(f"{name}{n if n > 1 else ''}" for name, n in counts.items())
 
 
 def _file_name(design: Design) -> str:

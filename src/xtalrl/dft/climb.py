@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from xtalrl.cells import Cell
 from xtalrl.dft.cache import Record
 from xtalrl.dft.outcomes import Outcome, Result, taken
 from xtalrl.dft.protocols import Protocol
 from xtalrl.dft.pseudopotentials import Family
 from xtalrl.dft.recovery import Attempt, Recovery, Situation, final_result, first_attempt, next_attempt
-from xtalrl.dft.requests import cell_of, form_of
+from xtalrl.dft.requests import form_of
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Climb:
 
 def situation_of(request: Mapping[str, Any], protocol: Protocol, family: Family, recovery: Recovery) -> Situation:
     """What is known about a row of SCF_REQUESTS before anything has run."""
-    cell = cell_of(request)
+    cell = Cell.from_row(request)
     form = form_of(request["kind"], cell, protocol)
     return Situation(cell, form, protocol, family, recovery, request["tot_magnetization"])
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from ase.formula import Formula
 
+from xtalrl.cells import reduced_formula
 from xtalrl.dft.cache import (
     Record,
     read_file,
@@ -261,7 +261,7 @@ def _name(record: Record) -> str:
 
 
 def _formula(record: Record) -> str | None:
-    return None if not record.species else str(Formula.from_list(record.species).reduce()[0].format("metal"))
+    return reduced_formula(record.species) if record.species else None
 
 
 def _settings_type() -> pa.DataType:

@@ -13,6 +13,7 @@ import numpy as np
 import spglib
 from ase.data import atomic_masses, atomic_numbers
 
+from xtalrl.cells import Cell
 from xtalrl.dft.protocols import Mesh, Protocol
 from xtalrl.dft.pseudopotentials import Family
 
@@ -30,26 +31,6 @@ XML = f"out/{PREFIX}.save/data-file-schema.xml"
 
 Form = Literal["crystal", "elemental", "atom"]
 """What a cell is: a crystal or design, the crystal of an element, or one atom in a box."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A periodic cell: element of each site, lattice vectors as rows (9 numbers, Å), fractional coordinates (3 per site)."""
-
-    species: tuple[str, ...]
-    lattice: tuple[float, ...]
-    frac_coords: tuple[float, ...]
-
-    @property
-    def volume(self) -> float:
-        """Å³."""
-        return abs(float(np.linalg.det(np.reshape(self.lattice, (3, 3)))))
-
-    @property
-    def reciprocal(self) -> np.ndarray:
-        """Reciprocal lattice vectors as rows, 2π included, in 1/Å."""
-        inverse: np.ndarray = 2 * np.pi * np.linalg.inv(np.reshape(self.lattice, (3, 3))).T
-        return inverse
 
 
 @dataclass(frozen=True)
@@ -146,7 +127,7 @@ def fewest_plane_waves(cell: Cell, ecutwfc_ry: float, mesh: Mesh) -> int:
     """Plane waves |k + G|² < ecutwfc at the k point of the mesh (without offset) that has the fewest."""
     reciprocal = cell.reciprocal * BOHR_ANGSTROM
     radius = math.sqrt(ecutwfc_ry)
-    lattice = np.reshape(cell.lattice, (3, 3)) / BOHR_ANGSTROM
+    lattice = cell.vectors / BOHR_ANGSTROM
     reach = [math.ceil(radius * float(np.linalg.norm(row)) / (2 * np.pi)) + 1 for row in lattice]
     grid = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1).reshape(-1, 3)
     fewest = len(grid)
@@ -170,9 +151,9 @@ def standard_orientation(cell: Cell) -> list[tuple[float, float, float]]:
     pw.x looks for rotations about these axes only (`set_sym_bl`): in the orientation of a Niggli cell it misses most of them and takes
     several times as many k points, to the same energy. Fractional coordinates and k mesh stay as they are.
     """
-    lattice = np.reshape(cell.lattice, (3, 3))
+    lattice = cell.vectors
     numbers = [atomic_numbers[element] for element in cell.species]
-    crystal = (lattice.tolist(), np.reshape(cell.frac_coords, (-1, 3)).tolist(), numbers)
+    crystal = (lattice.tolist(), cell.positions.tolist(), numbers)
     try:
         dataset = spglib.get_symmetry_dataset(crystal, symprec=0.01)
     except spglib.SpglibError:

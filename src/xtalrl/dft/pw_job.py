@@ -13,8 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from xtalrl.cells import Cell
 from xtalrl.dft.engines import Engine
-from xtalrl.dft.inputs import Cell, calculation, key_of, render
+from xtalrl.dft.inputs import calculation, key_of, render
 from xtalrl.dft.outcomes import Category, Outcome, Result, Run, classify, taken
 from xtalrl.dft.pseudopotentials import Family, Pseudopotential, md5_of
 from xtalrl.dft.recovery import Attempt

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from xtalrl.dft.inputs import Cell, Form, Settings, number_of_bands, settings_for
+from xtalrl.cells import Cell
+from xtalrl.dft.inputs import Form, Settings, number_of_bands, settings_for
 from xtalrl.dft.outcomes import Outcome, Result
 from xtalrl.dft.protocols import Protocol
 from xtalrl.dft.pseudopotentials import Family

@@ -6,7 +6,7 @@ import csv
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xtalrl import tables
-from xtalrl.dft.inputs import Cell, Form, physics_key, settings_for
+from xtalrl.cells import Cell
+from xtalrl.dft.inputs import Form, physics_key, settings_for
 from xtalrl.dft.protocols import CONFIRMING, Protocol, load_protocol
 from xtalrl.dft.pseudopotentials import Family, load_family
 from xtalrl.dft.recovery import Recovery
@@ -35,7 +36,7 @@ def plan_crystal_scf(crystals: str, family: str, requests: str, protocol: str, s
     planner = _Planner(family, protocol, shards)
     rows = _to_compute(crystals).to_pylist()
     planner.write(
-        [planner.request(row["material_id"], "crystal", cell_of(row), row["tot_magnetization"]) for row in rows],
+        [planner.request(row["material_id"], "crystal", Cell.from_row(row), row["tot_magnetization"]) for row in rows],
         requests,
     )
 
@@ -107,11 +108,6 @@ def plan_confirmation_scf(
     planner.write(planner.designs(hits, tables.HITS, crystals, external_crystals), requests)
 
 
-def cell_of(row: Mapping[str, Any]) -> Cell:
-    """The cell of a row with species, lattice and frac_coords."""
-    return Cell(tuple(row["species"]), tuple(row["lattice"]), tuple(row["frac_coords"]))
-
-
 def cost_of(cell: Cell, family: Family) -> float:
     """Roughly how long an SCF takes, in no unit: valence electrons (bands) times volume (plane waves). 0 where a pseudopotential is missing."""
     return 0.0 if family.missing(cell.species) else family.n_electrons(cell.species) * cell.volume
@@ -150,9 +146,7 @@ class _Planner:
             "request_id": request_id,
             "kind": kind,
             "key": key,
-            "species": cell.species,
-            "lattice": cell.lattice,
-            "frac_coords": cell.frac_coords,
+            **cell.row,
             "tot_magnetization": tot_magnetization,
             "source": source,
         }
@@ -175,7 +169,9 @@ class _Planner:
                     f"{table} holds a design on the skeleton {design['material_id']}, which {crystals} does not hold: "
                     "the designs are older than the structures; run `snakemake rollout` again."
                 )
-            rows.append(self.request(request_id, "design", cell_of(skeleton | {"species": design["species"]}), None))
+            rows.append(
+                self.request(request_id, "design", Cell.from_row(skeleton | {"species": design["species"]}), None)
+            )
         return rows
 
     def will_run(self, species: Sequence[str], recovery: Recovery) -> bool:
@@ -197,7 +193,7 @@ class _Planner:
                 atoms.append(element)
                 cell = _atom_in_box(element, self.protocol)
             else:
-                cell = _cell_of_structure(structure)
+                cell = Cell.from_structure(structure)
             rows.append(self.request(f"{REFERENCE_PREFIX}{element}", "reference", cell, None, source))
         if atoms:
             logger.info(
@@ -213,7 +209,7 @@ class _Planner:
         the same time and as many shards as calculations give one each.
         """
         by_key = {row["key"]: row for row in rows}
-        order = sorted(by_key, key=lambda key: (-cost_of(cell_of(by_key[key]), self.family), key))
+        order = sorted(by_key, key=lambda key: (-cost_of(Cell.from_row(by_key[key]), self.family), key))
         shard = {key: number % self.shards for number, key in enumerate(order)}
         rows = [row | {"shard": shard[row["key"]]} for row in rows]
         tables.write_rows(rows, tables.SCF_REQUESTS, path)
@@ -240,14 +236,6 @@ def _textbook_crystal(element: str) -> tuple[Structure | None, str]:
     from xtalrl.structures.textbook import elemental_crystals, textbook_crystal
 
     return textbook_crystal(element), elemental_crystals()[element].source
-
-
-def _cell_of_structure(structure: Structure) -> Cell:
-    return Cell(
-        tuple(site.specie.symbol for site in structure),
-        tuple(float(x) for x in structure.lattice.matrix.flatten()),
-        tuple(float(x) for x in structure.frac_coords.flatten()),
-    )
 
 
 def check_elemental_crystals(path: str) -> None:

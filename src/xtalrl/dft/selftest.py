@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from xtalrl.cells import Cell
 from xtalrl.dft.engines import Engine
-from xtalrl.dft.inputs import Cell, Settings, render
+from xtalrl.dft.inputs import Settings, render
 from xtalrl.dft.outcomes import Result, classify, taken
 from xtalrl.dft.pseudopotentials import load_family
 from xtalrl.dft.scratch import scratch_folder

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from xtalrl import tables
+from xtalrl.cells import Cell
 from xtalrl.dft.cache import Cache, Record
 from xtalrl.dft.claims import Claims, Taken
 from xtalrl.dft.climb import AttemptLimits, climb, situation_of
@@ -26,7 +27,7 @@ from xtalrl.dft.protocols import load_protocol
 from xtalrl.dft.pseudopotentials import load_family
 from xtalrl.dft.pw_job import JobEnd, OutOfTime, PwJob, Task
 from xtalrl.dft.recovery import Attempt, Recovery
-from xtalrl.dft.requests import cell_of, cost_of
+from xtalrl.dft.requests import cost_of
 from xtalrl.dft.scratch import scratch_folder
 from xtalrl.dft.unfinished import Unfinished
 from xtalrl.errors import XtalrlError
@@ -120,7 +121,7 @@ class _Queue:
         groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
         for row in wanted:
             groups[_group(row)].append(row)
-        self.cost = {group: cost_of(cell_of(rows[0]), settler.family) for group, rows in groups.items()}
+        self.cost = {group: cost_of(Cell.from_row(rows[0]), settler.family) for group, rows in groups.items()}
         self.todo = [groups[group][0] for group in sorted(groups, key=self.cost.__getitem__, reverse=True)]
         self.ended: dict[tuple[str, str], Row] = {}
         self.states_kept = 0

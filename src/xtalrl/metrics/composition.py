@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from xtalrl import tables
+from xtalrl.cells import reduced_formula
 from xtalrl.elements import SIMILARITY_CLASS, has_odd_electrons
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.designs import PolicyDesigns
-from xtalrl.metrics.formulas import composition_key, read_known_compositions, reduced_formula
+from xtalrl.metrics.formulas import composition_key, read_known_compositions
 from xtalrl.metrics.intervals import Estimate, Floats
 from xtalrl.metrics.scoring import Scoring
 from xtalrl.metrics.validity import PAPER_RULE, is_valid

@@ -7,14 +7,14 @@ import gzip
 import logging
 import math
 import re
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from pymatgen.core.composition import Composition
 from pymatgen.core.periodic_table import Element
 
+from xtalrl.cells import reduced_formula as reduced_formula
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
 
@@ -65,19 +65,6 @@ def composition_key(counts: Mapping[str, int]) -> str:
     Unlike a conventional formula it has one form only: `Ca(HO)2`, `CaH2O2` and `Ca(OH)2` share it, and so do `O` and `O2`.
     """
     return "".join(f"{symbol}{count}" for symbol, count in sorted(reduce_counts(counts).items()))
-
-
-@functools.lru_cache(maxsize=200_000)
-def _reduced_formula(items: tuple[tuple[str, int], ...]) -> str:
-    with warnings.catch_warnings():
-        # Sorting by electronegativity, pymatgen warns of noble gases, which have none.
-        warnings.filterwarnings("ignore", message="No Pauling electronegativity")
-        return Composition(dict(items)).reduced_formula
-
-
-def reduced_formula(species: Iterable[str]) -> str:
-    """Conventional reduced formula of the elements of all sites (pymatgen's spelling)."""
-    return _reduced_formula(tuple(sorted(Counter(species).items())))
 
 
 def read_known_compositions(path: str | Path) -> frozenset[str]:

@@ -17,11 +17,11 @@ import numpy as np
 from scipy.optimize import linprog
 
 from xtalrl import tables
+from xtalrl.cells import reduced_formula
 from xtalrl.dft.references import reference_rows
 from xtalrl.elements import ELEMENTS
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.designs import PolicyDesigns
-from xtalrl.metrics.formulas import reduced_formula
 from xtalrl.metrics.intervals import Bools, Estimate, Floats
 from xtalrl.metrics.scoring import Scoring
 from xtalrl.progress import Progress

@@ -10,16 +10,16 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from ase.data import atomic_numbers, covalent_radii
+from ase.data import atomic_numbers
 from ase.data.colors import jmol_colors
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
-from pymatgen.core.periodic_table import Element
 
 from xtalrl import tables
+from xtalrl.cells import bonds, covalent_radius
 from xtalrl.metrics.intervals import Floats
 from xtalrl.metrics.properties import in_window
 from xtalrl.metrics.scoring import Scoring
@@ -29,7 +29,6 @@ from xtalrl.report.style import RC_PARAMS
 
 _EXAMPLES = 2
 _RADIUS = 0.45  # of the covalent radius, so that one sees through the cell
-_BOND_TOLERANCE = 1.15  # times the sum of the covalent radii
 _SHADES = 7
 _VIEW = (
     np.radians(-72.0),
@@ -220,20 +219,16 @@ def draw_crystal(axis: Axes, species: Sequence[str], lattice: Sequence[float], f
                 start, end = (edges[first] + (edges[second] - edges[first]) * t for t in (a, b))
                 parts.append(((start[2] + end[2]) / 2, ("line", start, end, "#9A9A9A", 0.6)))
     numbers = [atomic_numbers[element] for element in elements]
-    # Cations that touch are not bonded, but metals among themselves are.
-    metals = [Element(element).is_metal for element in elements]
-    metals = [False] * len(metals) if all(metals) else metals
-    radii = np.array([covalent_radii[number] for number in numbers])
+    radii = np.array([covalent_radius(element) for element in elements])
     colors = [_color(number) for number in numbers]
     scale = max(np.ptp(np.vstack([points, edges])[:, :2], axis=0).max(), 1e-6)
-    for i, j in itertools.combinations(range(len(points)), 2):
+    for i, j in bonds(elements, points):
+        middle = (points[i] + points[j]) / 2
         distance = float(np.linalg.norm(points[i] - points[j]))
-        if 0.1 < distance < _BOND_TOLERANCE * (radii[i] + radii[j]) and not (metals[i] and metals[j]):
-            middle = (points[i] + points[j]) / 2
-            for index in (i, j):
-                # From within the sphere's surface, so that no bond is drawn over its own atom.
-                near = points[index] + (middle - points[index]) * min(1.0, 1.7 * _RADIUS * radii[index] / distance)
-                parts.append(((near[2] + middle[2]) / 2, ("line", near, middle, _mix(colors[index], 0.25), 26 / scale)))
+        for index in (i, j):
+            # From within the sphere's surface, so that no bond is drawn over its own atom.
+            near = points[index] + (middle - points[index]) * min(1.0, 1.7 * _RADIUS * radii[index] / distance)
+            parts.append(((near[2] + middle[2]) / 2, ("line", near, middle, _mix(colors[index], 0.25), 26 / scale)))
     for point, radius, color in zip(points, radii, colors, strict=True):
         parts.append((point[2], ("ball", point, _RADIUS * radius, color)))
     parts.sort(key=lambda part: part[0])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from xtalrl.cells import write_formula
 from xtalrl.metrics.designs import SUCCESSFUL_OUTCOMES
 from xtalrl.metrics.properties import in_window
 
@@ -96,17 +97,12 @@ def failure_columns(outcomes: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
     return [
         _named_column(rows, "request_id", "Request", kind="text"),
         _named_column(rows, "kind", "Kind", kind="text", filter_by="select"),
-        _column("species", "Species", [_contracted(row["species"]) for row in rows], kind="text"),
+        _column("species", "Species", [write_formula(Counter(row["species"])) for row in rows], kind="text"),
         _named_column(rows, "outcome", "Outcome", kind="text", filter_by="select"),
         _named_column(rows, "detail", "Detail", kind="text"),
         _column("attempts", "Attempts", [len(row["attempts"] or ()) for row in rows], kind="number"),
         _named_column(rows, "wall_s", "Wall time (s)", kind="number", decimals=1),
     ]
-
-
-def _contracted(species: Sequence[str]) -> str:
-    """Na2Cl2: the elements in the order they first occur."""
-    return "".join(f"{element}{n if n > 1 else ''}" for element, n in Counter(species).items())
 
 
 def _target(target_ev: float | None) -> str:

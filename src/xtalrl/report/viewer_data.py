@@ -12,11 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ase.data import atomic_numbers, covalent_radii
 from markupsafe import Markup
-from pymatgen.core.periodic_table import Element
 
-from xtalrl.dft.inputs import Cell, mesh_of
+from xtalrl.cells import BOND_LEAST, BOND_REACH, Cell, covalent_radius, is_metal
+from xtalrl.dft.inputs import mesh_of
 from xtalrl.dft.protocols import Protocol
 from xtalrl.dft.pseudopotentials import Family
 from xtalrl.elements import ACTION, ELEMENTS
@@ -71,7 +70,7 @@ def viewer_data(
         protocol, family: those of the designs' SCFs.
 
     Returns:
-        `elements`: symbols, covalent radii (Å) and cutoffs (Ry) by action. `skeletons`: lists over skeletons: id, lattice (9, Å), coordinates (3 per site, in
+        `elements`: symbols, covalent radii (Å) and cutoffs (Ry) by action. `bonds`: see `cells.bonds`. `skeletons`: lists over skeletons: id, lattice (9, Å), coordinates (3 per site, in
         1/COORDINATE_STEPS), true species (null where the crystal is the design itself), space group, k mesh. `designs`: lists over designs:
         skeleton and SCF by number (null where there is none), species. `scfs`: lists over SCFs; texts are numbers in `texts`.
     """
@@ -84,9 +83,10 @@ def viewer_data(
         "elements": {
             "symbols": list(ELEMENTS),
             "cutoffs": [_cutoffs(element, protocol, family) for element in ELEMENTS],
-            "metals": [Element(element).is_metal for element in ELEMENTS],
-            "radii": [round(float(covalent_radii[atomic_numbers[element]]), 2) for element in ELEMENTS],
+            "metals": [is_metal(element) for element in ELEMENTS],
+            "radii": [covalent_radius(element) for element in ELEMENTS],
         },
+        "bonds": {"reach": BOND_REACH, "least": BOND_LEAST},
         "coordinate_steps": COORDINATE_STEPS,
         "first_character": FIRST_CHARACTER,
         "skeletons": {
@@ -100,7 +100,7 @@ def viewer_data(
                 encode_species(row["species"]) if row["material_id"] in compared else None for row in skeletons.values()
             ],
             "spacegroup": [row["spacegroup_number"] for row in skeletons.values()],
-            "mesh": [" × ".join(map(str, mesh_of(_cell(row), protocol.kpoints))) for row in skeletons.values()],
+            "mesh": [" × ".join(map(str, mesh_of(Cell.from_row(row), protocol.kpoints))) for row in skeletons.values()],
         },
         "designs": {
             "skeleton": [numbers.get(row["material_id"]) for row in evaluation],
@@ -152,10 +152,6 @@ class _Scfs:
             round(attempt["wall_s"], 1),
             attempt["key"][:KEY_DIGITS],
         ]
-
-
-def _cell(row: Mapping[str, Any]) -> Cell:
-    return Cell(tuple(row["species"]), tuple(row["lattice"]), tuple(row["frac_coords"]))
 
 
 def _cutoffs(element: str, protocol: Protocol, family: Family) -> tuple[float, float] | None:

@@ -19,6 +19,7 @@ from pymatgen.core.composition import Composition
 from pymatgen.core.structure import Structure
 
 from xtalrl import tables
+from xtalrl.cells import Cell
 from xtalrl.elements import ACTION
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
@@ -217,9 +218,7 @@ def parse_row(row: Mapping[str, Any], max_sites: int, metals: Metals = "source")
         "material_id": material_id,
         "formula": structure.composition.reduced_formula,
         "n_sites": len(structure),
-        "species": [site.specie.symbol for site in structure],
-        "lattice": structure.lattice.matrix.ravel().tolist(),
-        "frac_coords": structure.frac_coords.ravel().tolist(),
+        **Cell.from_structure(structure).row,
         "spacegroup_number": int(spacegroup),
         "band_gap": gap,
         "formation_energy_per_atom": formation_energy,

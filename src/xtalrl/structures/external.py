@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pymatgen.core.periodic_table import Element
 from pymatgen.core.structure import Structure
 
 from xtalrl import tables
+from xtalrl.cells import Cell
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
 from xtalrl.structures.cif import MAX_SITES_READ, read_block
@@ -145,9 +146,7 @@ def crystal_row(design: ExternalDesign, material_id: str) -> dict[str, Any]:
         "split": SPLIT,
         "formula": reduced.composition.reduced_formula,
         "n_sites": len(reduced),
-        "species": [site.specie.symbol for site in reduced],
-        "lattice": reduced.lattice.matrix.ravel().tolist(),
-        "frac_coords": reduced.frac_coords.ravel().tolist(),
+        **Cell.from_structure(reduced).row,
         "spacegroup_number": space_group(reduced),
         "source": f"{design.source} row {design.row}" + (f", {design.note}" if design.note else ""),
     }
@@ -219,7 +218,7 @@ class Skeletons:
         """`crystals`: rows of `tables.CRYSTALS`."""
         self.ids = [row["material_id"] for row in crystals]
         self.species = [row["species"] for row in crystals]
-        self.cells = [_bare(row["lattice"], row["frac_coords"]) for row in crystals]
+        self.cells = [_bare(Cell.from_row(row)) for row in crystals]
         self.n_sites = np.array([len(cell) for cell in self.cells])
         self.lengths = np.array([sorted(cell.lattice.abc) for cell in self.cells]).reshape(-1, 3)
         self.matcher: Any = StructureMatcher(
@@ -247,7 +246,7 @@ class Skeletons:
         skeleton, true = self.cells[index], self.species[index]
         if (sites := _sites_by_position(design.given, skeleton)) is not None:
             return [design.given[site].specie.symbol for site in sites]
-        bare = _bare(design.reduced.lattice.matrix, design.reduced.frac_coords)
+        bare = _bare(Cell.from_structure(design.reduced))
         transformation = self.matcher.get_transformation(skeleton, bare)
         if transformation is None:
             return None
@@ -256,10 +255,9 @@ class Skeletons:
         return max(equivalent, key=lambda species: sum(a == b for a, b in zip(species, true, strict=True)))
 
 
-def _bare(lattice: Any, frac_coords: Any) -> Structure:
+def _bare(cell: Cell) -> Structure:
     """A cell with the same placeholder on every site."""
-    coords = np.reshape(frac_coords, (-1, 3))
-    return Structure(Lattice(np.reshape(lattice, (3, 3))), ["H"] * len(coords), coords)
+    return replace(cell, species=("H",) * len(cell.species)).to_structure()
 
 
 def _symmetry_permutations(skeleton: Structure) -> list[list[int]]:
@@ -352,9 +350,7 @@ def _structure(content: Any) -> Structure:
     for kept in (content.info, content.arrays):
         if shared := _partial_occupancy(kept):
             raise Rejection(Reason.DISORDERED, shared)
-    return Structure(
-        Lattice(content.cell.array), content.get_chemical_symbols(), content.get_scaled_positions(wrap=False)
-    )
+    return Cell.from_atoms(content).to_structure()
 
 
 def _partial_occupancy(kept: Any) -> str:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-from pymatgen.core.lattice import Lattice
-from pymatgen.core.structure import Structure
-
 from xtalrl import tables
+from xtalrl.cells import Cell
 from xtalrl.errors import XtalrlError
 from xtalrl.structures.external import space_group
 
@@ -40,21 +37,15 @@ def fill_crystals(assessments: str | Path, crystals: str | Path, filled: str | P
                 f"{assessments} holds a design on the skeleton {design['material_id']}, which {crystals} does not hold: "
                 "the designs are older than the structures; run `snakemake rollout` again."
             )
-        structure = Structure(
-            Lattice(np.reshape(skeleton["lattice"], (3, 3))),
-            design["species"],
-            np.reshape(skeleton["frac_coords"], (-1, 3)),
-        )
+        cell = Cell.from_row(skeleton | {"species": design["species"]})
         rows.append(
             {
                 "material_id": request_id,
                 "split": tables.DESIGN_SPLIT,
                 "formula": design["formula"],
                 "n_sites": design["n_sites"],
-                "species": design["species"],
-                "lattice": skeleton["lattice"],
-                "frac_coords": skeleton["frac_coords"],
-                "spacegroup_number": space_group(structure),
+                **cell.row,
+                "spacegroup_number": space_group(cell.to_structure()),
                 "source": f"design on {design['material_id']}",
             }
         )

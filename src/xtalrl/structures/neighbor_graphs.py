@@ -19,6 +19,7 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from xtalrl import tables
+from xtalrl.cells import Cell
 from xtalrl.elements import ACTION
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
@@ -126,7 +127,7 @@ def edge_columns(crystal: dict[str, Any]) -> dict[str, Any] | str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            edges = find_edges(_structure(crystal))
+            edges = find_edges(Cell.from_row(crystal).to_structure())
     except Exception as error:  # CrystalNN, qhull and pymatgen have no common error.
         return f"{type(error).__name__}: {error}".replace("\n", " ")[:200]
     if not len(edges.source):
@@ -145,15 +146,9 @@ def graph_row(crystal: dict[str, Any], edges: dict[str, Any]) -> dict[str, Any]:
         "material_id": crystal["material_id"],
         "split": crystal["split"],
         "actions": [ACTION[element] for element in crystal["species"]],
-        "lattice_parameters": Lattice(np.reshape(crystal["lattice"], (3, 3))).parameters,
+        "lattice_parameters": Lattice(Cell.from_row(crystal).vectors).parameters,
         "spacegroup_number": crystal["spacegroup_number"],
     } | edges
-
-
-def _structure(crystal: dict[str, Any]) -> Structure:
-    return Structure(
-        Lattice(np.reshape(crystal["lattice"], (3, 3))), crystal["species"], np.reshape(crystal["frac_coords"], (-1, 3))
-    )
 
 
 def find_edges(structure: Structure) -> Edges:

@@ -8,7 +8,7 @@ const showDesign = (() => {
     node.append(...children);
     return node;
   };
-  const HALO = "#e6007e", BOND = 1.12; // Of the sum of the covalent radii.
+  const HALO = "#e6007e";
   const cells = [...dialog.querySelectorAll("[data-cell]")]; // each with its `viewer`, null without WebGL
   let data, table, position;
 
@@ -38,12 +38,13 @@ const showDesign = (() => {
         atoms.push({ elem: element, x, y, z, site, serial: atoms.length, bonds: [], bondOrder: [] });
       }
     });
+    // The rule of `bonds` in cells.py.
     for (const one of atoms) for (const other of atoms) {
       if (other.serial <= one.serial) continue;
       if (metallic(one.elem) && metallic(other.elem) && !species.every(metallic)) continue; // the bonds that tell are those to the anions
-      const reach = BOND * (radius(one.elem) + radius(other.elem));
+      const reach = data.bonds.reach * (radius(one.elem) + radius(other.elem));
       const distance = Math.hypot(one.x - other.x, one.y - other.y, one.z - other.z);
-      if (distance > 0.4 && distance < reach) {
+      if (distance > data.bonds.least && distance < reach) {
         one.bonds.push(other.serial); one.bondOrder.push(1);
         other.bonds.push(one.serial); other.bondOrder.push(1);
       }
