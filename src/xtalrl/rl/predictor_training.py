@@ -51,7 +51,7 @@ class PredictorSettings:
 
     members: int = 4
     """Networks of the ensemble, and folds of the crystals; of a training that goes on, those it began with."""
-    steps: int = 6000
+    steps: int = 5000
     """Updates of each member."""
     batch_size: int = 128
     """Crystals of an update."""
@@ -138,6 +138,9 @@ def train_predictor(
     settings: PredictorSettings | None = None,
     *,
     start: str | Path | None = None,
+    gap_from: float | None = None,
+    gap_to: float | None = None,
+    confidence: float = 0.9,
     seed: int = 0,
     threads: int = 1,
 ) -> None:
@@ -152,6 +155,7 @@ def train_predictor(
             crystal that several tables hold is there once, with the first.
         settings: None takes the defaults, or those of fine tuning where there is a `start`.
         start: a predictor to go on from, such as the one that ships with xtalrl; its folds are the same, so that a composition held out stays so.
+        gap_from, gap_to, confidence: of the predictions in `held_out`, as in `predict_crystals`.
         seed: of weights and batches.
         threads: of torch.
 
@@ -188,8 +192,9 @@ def train_predictor(
     trained.save(predictor)
     if held_out is not None:
         loaded = Predictor.load(predictor)
-        rows = prediction_rows(loaded, crystals.graphs.material_ids, outside)
-        first = np.unique(np.array(crystals.graphs.material_ids), return_index=True)[1]
+        ids = crystals.graphs.material_ids
+        rows = prediction_rows(loaded, ids, outside, gap_from=gap_from, gap_to=gap_to, confidence=confidence)
+        first = np.unique(np.array(ids), return_index=True)[1]
         tables.write(rows.take(pa.array(np.sort(first))), tables.PREDICTIONS, held_out)
     logger.info(
         "A predictor of %s members, trained on %s crystals, %s of them designs",

@@ -1,0 +1,255 @@
+"""How good predictions of crystals are, where their gaps and formation energies are known: errors, ranking, and whether they mean what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from xtalrl import tables
+from xtalrl.metrics.intervals import BOOTSTRAP, NOTHING, Bools, Estimate, Floats
+
+BINS = 10
+"""Bins of equal width in which stated probabilities are compared with what happened."""
+_SAMPLES, _CONFIDENCE, _SEED = 1000, 0.95, 20240322
+
+Statistic = Callable[["Judged"], float]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """n predictions beside what turned out; all (n,), NaN where it is not known."""
+
+    p_metal: Floats
+    nonmetal_gap: Floats
+    nonmetal_gap_std: Floats
+    nonmetal_gap_spread: Floats
+    """eV; the part of the standard deviation that lies between the members."""
+    gap: Floats
+    """Predicted, eV; metals counted."""
+    gap_low: Floats
+    gap_high: Floats
+    energy: Floats
+    """Predicted, eV/atom."""
+    energy_low: Floats
+    energy_high: Floats
+    p_hit: Floats
+    gap_from: Floats
+    gap_to: Floats
+    true_gap: Floats
+    """eV; NaN also where the SCF failed."""
+    true_energy: Floats
+    """eV/atom"""
+
+    @classmethod
+    def of_rows(cls, predictions: list[dict[str, Any]], truth: Mapping[str, Mapping[str, Any]]) -> Judged:
+        """Rows of `tables.PREDICTIONS` beside rows, by material_id, with the columns band_gap and formation_energy_per_atom (`tables.LABELS`).
+
+        A crystal without such a row is left out; one whose row has no values counts as a failed SCF.
+        """
+        rows = [(row, truth[row["material_id"]]) for row in predictions if row["material_id"] in truth]
+
+        def column(name: str, of: int, default: float = np.nan) -> Floats:
+            return np.array([default if pair[of][name] is None else pair[of][name] for pair in rows], float)
+
+        return cls(
+            p_metal=column("p_metal", 0),
+            nonmetal_gap=column("nonmetal_gap", 0),
+            nonmetal_gap_std=column("nonmetal_gap_std", 0),
+            nonmetal_gap_spread=column("nonmetal_gap_spread", 0),
+            gap=column("band_gap", 0),
+            gap_low=column("band_gap_low", 0),
+            gap_high=column("band_gap_high", 0),
+            energy=column("formation_energy_per_atom", 0),
+            energy_low=column("formation_energy_low", 0),
+            energy_high=column("formation_energy_high", 0),
+            p_hit=column("p_hit", 0),
+            gap_from=column("gap_from", 0, -np.inf),
+            gap_to=column("gap_to", 0, np.inf),
+            true_gap=column("band_gap", 1),
+            true_energy=column("formation_energy_per_atom", 1),
+        )
+
+    @classmethod
+    def read(cls, predictions: str | Path, labels: str | Path) -> Judged:
+        """`of_rows` of two files.
+
+        Raises:
+            XtalrlError: one of them is missing or malformed.
+        """
+        truth = {row["material_id"]: row for row in tables.read_rows(labels, tables.LABELS)}
+        return cls.of_rows(tables.read_rows(predictions, tables.PREDICTIONS), truth)
+
+    def __len__(self) -> int:
+        """Number of predictions."""
+        return len(self.p_metal)
+
+    def where(self, chosen: Any) -> Judged:
+        """Those chosen: a mask or positions."""
+        return Judged(*[getattr(self, field.name)[chosen] for field in fields(self)])
+
+    @property
+    def is_metal(self) -> Bools:
+        """Whether each turned out to have a gap of 0."""
+        metal: Bools = self.true_gap == 0
+        return metal
+
+    @property
+    def is_hit(self) -> Bools:
+        """Whether each turned out to have a gap in its wanted range; a failed SCF is none."""
+        hit: Bools = (self.true_gap > self.gap_from) & (self.true_gap < self.gap_to)
+        return hit
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number on predictions."""
+
+    name: str
+    unit: str
+    estimate: Estimate
+    constant: float | None = None
+    """What the best constant prediction comes to on the same crystals, where there is one."""
+
+
+def figures(judged: Judged, confidence: float) -> Iterator[Figure]:
+    """All figures of predictions whose intervals are to cover the share `confidence`; each with its 95 % bootstrap interval over crystals."""
+    known = judged.where(np.isfinite(judged.true_gap))
+    nonmetals = known.where(known.true_gap > 0)
+    energies = judged.where(np.isfinite(judged.true_energy))
+    said = f"{100 * confidence:g} % intervals"
+    yield Figure("gap, mean absolute error", "eV", resampled(gap_error, known), _constant_error(known.true_gap))
+    yield Figure(
+        "gap of nonmetals, mean absolute error", "eV", resampled(nonmetal_gap_error, nonmetals), _constant_error(nonmetals.true_gap)
+    )  # fmt: skip
+    yield Figure("gap, mean error", "eV", resampled(gap_bias, known))
+    yield Figure("gap, rank correlation", "1", resampled(rank_correlation, known), 0.0)
+    yield Figure("metals told from nonmetals, area under the curve", "1", resampled(metal_auc, known), 0.5)
+    yield Figure("metals, expected calibration error", "1", resampled(metal_calibration, known))
+    yield Figure("metals expected less metals found, share", "1", resampled(metal_excess, known))
+    yield Figure(f"gap, share covered by the {said}", "1", resampled(gap_coverage, known))
+    yield Figure(f"gap, mean width of the {said}", "eV", resampled(gap_width, known))
+    yield Figure(
+        "formation energy, mean absolute error", "eV/atom", resampled(energy_error, energies), _constant_error(energies.true_energy)
+    )  # fmt: skip
+    yield Figure(f"formation energy, share covered by the {said}", "1", resampled(energy_coverage, energies))
+    if np.isfinite(judged.p_hit).any():
+        yield Figure("hits, area under the curve", "1", resampled(hit_auc, judged), 0.5)
+        yield Figure("hits expected", "designs", resampled(hits_expected, judged))
+        yield Figure("hits found", "designs", resampled(hits_found, judged))
+
+
+def resampled(statistic: Statistic, judged: Judged) -> Estimate:
+    """A statistic with its percentile bootstrap interval over crystals; resamples that have none (a single class, say) are left out."""
+    n = len(judged)
+    if n == 0:
+        return NOTHING
+    value = statistic(judged)
+    if not np.isfinite(value):
+        return NOTHING
+    draws = np.random.default_rng(_SEED)
+    values = np.array([statistic(judged.where(draws.integers(n, size=n))) for _ in range(_SAMPLES)])
+    if n < 2 or not np.isfinite(values).any():
+        return Estimate(value, None, None, n)
+    tail = (1 - _CONFIDENCE) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return Estimate(value, min(float(low), value), max(float(high), value), n, BOOTSTRAP, values)
+
+
+def gap_error(judged: Judged) -> float:
+    """Mean absolute error of the gap, metals counted, eV."""
+    return float(np.abs(judged.gap - judged.true_gap).mean())
+
+
+def nonmetal_gap_error(judged: Judged) -> float:
+    """Mean absolute error of the gap a nonmetal would have, eV."""
+    return float(np.abs(judged.nonmetal_gap - judged.true_gap).mean())
+
+
+def gap_bias(judged: Judged) -> float:
+    """Mean of the predicted gap less the true one, eV."""
+    return float((judged.gap - judged.true_gap).mean())
+
+
+def rank_correlation(judged: Judged) -> float:
+    """Spearman's ρ between the expected gap, metals counted, and the true one; NaN where one of them does not vary."""
+    expected, true = (1 - judged.p_metal) * judged.nonmetal_gap, judged.true_gap
+    if np.ptp(expected) == 0 or np.ptp(true) == 0:
+        return np.nan
+    return float(np.corrcoef(stats.rankdata(expected), stats.rankdata(true))[0, 1])
+
+
+def metal_auc(judged: Judged) -> float:
+    """Probability that of a metal and a nonmetal the metal has the higher probability of being one."""
+    return area_under_curve(judged.p_metal, judged.is_metal)
+
+
+def metal_calibration(judged: Judged) -> float:
+    """Expected calibration error of the probability of a metal."""
+    return calibration_error(judged.p_metal, judged.is_metal)
+
+
+def metal_excess(judged: Judged) -> float:
+    """Mean probability of a metal less the share of metals."""
+    return float(judged.p_metal.mean() - judged.is_metal.mean())
+
+
+def gap_coverage(judged: Judged) -> float:
+    """Share of true gaps inside their interval."""
+    return float(((judged.gap_low <= judged.true_gap) & (judged.true_gap <= judged.gap_high)).mean())
+
+
+def gap_width(judged: Judged) -> float:
+    """Mean width of the intervals, eV."""
+    return float((judged.gap_high - judged.gap_low).mean())
+
+
+def energy_error(judged: Judged) -> float:
+    """Mean absolute error of the formation energy, eV/atom."""
+    return float(np.abs(judged.energy - judged.true_energy).mean())
+
+
+def energy_coverage(judged: Judged) -> float:
+    """Share of true formation energies inside their interval."""
+    return float(((judged.energy_low <= judged.true_energy) & (judged.true_energy <= judged.energy_high)).mean())
+
+
+def hit_auc(judged: Judged) -> float:
+    """Probability that of a hit and another crystal the hit has the higher probability of being one."""
+    return area_under_curve(judged.p_hit, judged.is_hit)
+
+
+def hits_expected(judged: Judged) -> float:
+    """Sum of the probabilities of a hit."""
+    return float(judged.p_hit.sum())
+
+
+def hits_found(judged: Judged) -> float:
+    """Number of hits."""
+    return float(judged.is_hit.sum())
+
+
+def area_under_curve(score: Floats, positive: Bools) -> float:
+    """Probability that of a positive and a negative, drawn at random, the positive has the higher score, ties counting half; NaN where there are not both."""
+    n_positive = int(positive.sum())
+    n_negative = len(positive) - n_positive
+    if not n_positive or not n_negative:
+        return np.nan
+    ranks = stats.rankdata(score)
+    return float((ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
+
+
+def calibration_error(probability: Floats, happened: Bools) -> float:
+    """Mean over crystals of the difference between the mean probability in a bin and the share that happened there (expected calibration error)."""
+    which = np.minimum((probability * BINS).astype(int), BINS - 1)
+    difference = np.bincount(which, probability - happened, BINS)
+    return float(np.abs(difference).sum() / len(probability))
+
+
+def _constant_error(values: Floats) -> float | None:
+    """Mean absolute error of the best constant, the median."""
+    return float(np.abs(values - np.median(values)).mean()) if len(values) else None
