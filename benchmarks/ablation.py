@@ -4,10 +4,11 @@
     python benchmarks/ablation.py report FOLDER
     python benchmarks/ablation.py score POLICY RUN [--targets 0 1.12 3] [--even-electrons] [--neutral] [--guidance 2]
 
-`train` trains and rolls out one recipe after another into FOLDER; it goes on where it was stopped. INDEX_RUN and NODE_RUN are results
+`train` trains and rolls out one recipe after another into FOLDER; it goes on where it was stopped, and leaves out what docs/results/ablation.csv
+has, unless `--only` names it. INDEX_RUN and NODE_RUN are results
 folders of `snakemake trajectories` from the same labels, one with `training.focus: index`, one with `node`, because a policy that is to be
 blind to the order of the file needs orders that do not follow it; METALS_RUN (`--metals-run`) is one with `structures.metals: train`.
-`report` writes docs/results/ablation.{csv,md}. `score` prints the same metrics of any trained policy (the folder of its policy.json), designing on the
+`report` adds the recipes in FOLDER to docs/results/ablation.{csv,md}. `score` prints the same metrics of any trained policy (the folder of its policy.json), designing on the
 validation skeletons of a run. No design needs an SCF: where its reduced formula is that of crystals of the source, the
 mean of their gaps stands in for its own.
 """
@@ -40,6 +41,8 @@ from xtalrl.rl.settings import PRESETS
 from xtalrl.rl.training import train_policy
 
 PROJECT = Path(__file__).resolve().parents[1]
+TABLE = PROJECT / "docs/results/ablation.csv"
+COLUMNS = ("group", "recipe", "seed", "steps", "cpu_s", "metric", "value", "low", "high", "n")
 TARGETS = (1.12, 2.0, 3.0, 4.0)
 COMMON = {"batch_size": 256, "learning_rate": 1e-3, "log_every": 200, "checkpoint_every": 500, "device": "cpu"}
 COSINE = {"schedule": "cosine", "warmup_steps": 200}
@@ -103,6 +106,8 @@ def recipes() -> list[Recipe]:
 
 def train(runs: Mapping[str, Path | None], folder: Path, steps: int, only: list[str]) -> None:
     """Train and roll out the recipes that are not there yet; those that need a run that was not given are left out."""
+    known = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=COLUMNS)
+    done = set(zip(known["recipe"], known["seed"], known["steps"], strict=True))
     for number, recipe in enumerate(recipes()):
         run = runs["metals" if recipe.metals else recipe.focus]
         if run is None or (only and not any(part in recipe.name for part in only)):
@@ -112,7 +117,7 @@ def train(runs: Mapping[str, Path | None], folder: Path, steps: int, only: list[
         settings = TrainingConfig(**options).settings
         for seed in recipe.seeds:
             place = folder / f"{number:02d}/seed{seed}"
-            if (place / "recipe.json").exists():
+            if (place / "recipe.json").exists() or (not only and (recipe.name, seed, steps) in done):
                 continue
             start = time.process_time()
             train_policy(recipe.spec, settings, folder=place, seed=seed, threads=1, **inputs)
@@ -207,7 +212,7 @@ def summarise(scores: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, float
 
 
 def report(folder: Path) -> None:
-    """Write docs/results/ablation.{csv,md}."""
+    """Write docs/results/ablation.{csv,md}: the recipes in a folder in the place of what was known of them, and what was known of others."""
     rows: list[dict[str, Any]] = []
     cache: dict[str, tuple[pd.DataFrame, dict[str, float]]] = {}
     for path in sorted(folder.glob("*/seed*/recipe.json")):
@@ -222,13 +227,18 @@ def report(folder: Path) -> None:
         for metric, value, low, high, n in summarise(scores):
             rows.append(
                 {
-                    "group": about["group"], "recipe": about["name"], "seed": path.parent.name.removeprefix("seed"), "steps": about["steps"],
+                    "group": about["group"], "recipe": about["name"], "seed": int(path.parent.name.removeprefix("seed")), "steps": about["steps"],
                     "cpu_s": about["cpu_s"], "metric": metric, "value": value, "low": low, "high": high, "n": n,
                 }
             )  # fmt: skip
-    columns = ["group", "recipe", "seed", "steps", "cpu_s", "metric", "value", "low", "high", "n"]
-    write_csv(PROJECT / "docs/results/ablation.csv", columns, rows)
-    write_text(PROJECT / "docs/results/ablation.md", page(pd.DataFrame(rows)))
+    new = {(row["recipe"], row["seed"]) for row in rows}
+    if TABLE.exists():
+        known = pd.read_csv(TABLE).to_dict("records")
+        rows += [row for row in known if (row["recipe"], row["seed"]) not in new]
+    place = {recipe.name: number for number, recipe in enumerate(recipes())}
+    rows.sort(key=lambda row: (place[row["recipe"]], row["seed"]))
+    write_csv(TABLE, list(COLUMNS), rows)
+    write_text(TABLE.with_suffix(".md"), page(pd.DataFrame(rows)))
 
 
 def page(frame: pd.DataFrame) -> str:
