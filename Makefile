@@ -57,13 +57,13 @@ lint: $(VENV)/.complete  ## Check style, types and the workflow
 	ruff check .
 	ruff format --check .
 	mypy
-	snakefmt --check Snakefile rules
+	snakefmt --check Snakefile rules workflow/Snakefile
 	snakemake --lint --configfile config/demo.yaml
 
 format: $(VENV)/.complete  ## Format the code
 	ruff check --fix .
 	ruff format .
-	snakefmt Snakefile rules
+	snakefmt Snakefile rules workflow/Snakefile
 
 docs: $(VENV)/.complete  ## Write what is generated: config/config.yaml, docs/{configuration,tables}.md
 	@xtalrl config-docs

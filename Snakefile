@@ -34,27 +34,11 @@ FIGURE_FILES = [figure_files(kind) for kind in ("png", "pdf", "csv")]
 of_report = settled(TABLE_FILES, FIGURE_FILES, rules.make_report.output)
 
 
-localrules:
-    all,
-    structures,
-    scf,
-    references,
-    labels,
-    trajectories,
-    train,
-    rollout,
-    evaluate,
-    confirm,
-    tables,
-    figures,
-    report,
-    sweep,
-
-
 rule all:
     default_target: True
     input:
         settled(f"{RESULTS}/report.html"),
+    localrule: True
 
 
 rule structures:
@@ -63,31 +47,37 @@ rule structures:
             f"{RESULTS}/structures/crystals.parquet",
             f"{RESULTS}/structures/graphs.parquet",
         ),
+    localrule: True
 
 
 rule scf:
     input:
         settled(f"{RESULTS}/scf/outcomes.parquet"),
+    localrule: True
 
 
 rule references:
     input:
         settled(f"{RESULTS}/references.parquet"),
+    localrule: True
 
 
 rule labels:
     input:
         settled(f"{RESULTS}/labels.parquet"),
+    localrule: True
 
 
 rule trajectories:
     input:
         settled(f"{RESULTS}/trajectories.parquet"),
+    localrule: True
 
 
 rule train:
     input:
         settled(trained_runs(f"{RESULTS}/policies/{{policy}}/seed{{seed}}/policy.json")),
+    localrule: True
 
 
 rule rollout:
@@ -96,11 +86,13 @@ rule rollout:
             f"{RESULTS}/designs/assessments.parquet",
             rules.make_table1_composition.output,
         ),
+    localrule: True
 
 
 rule evaluate:
     input:
         settled(f"{RESULTS}/evaluation/evaluation.parquet"),
+    localrule: True
 
 
 rule confirm:
@@ -109,23 +101,28 @@ rule confirm:
             f"{RESULTS}/confirmation/confirmation.parquet",
             rules.make_confirmation.output,
         ),
+    localrule: True
 
 
 rule tables:
     input:
         settled(TABLE_FILES),
+    localrule: True
 
 
 rule figures:
     input:
         settled(FIGURE_FILES),
+    localrule: True
 
 
 rule report:
     input:
         of_report,
+    localrule: True
 
 
 rule sweep:
     input:
         sweep_results,
+    localrule: True

@@ -4,11 +4,18 @@ import sys
 
 from snakemake.exceptions import WorkflowError
 
-from xtalrl.config import LABELS_OF_SOURCE, MATERIALS_PROJECT, check_inputs, validate
+from xtalrl.config import (
+    DEMO_FORMULAS,
+    LABELS_OF_SOURCE,
+    MATERIALS_PROJECT,
+    check_inputs,
+    validate,
+)
 from xtalrl.dft.protocols import CONFIRMING, load_protocol
 from xtalrl.dft.pseudopotentials import describe_family
 from xtalrl.energies import CHECKED_ELEMENTS
 from xtalrl.errors import XtalrlError
+from xtalrl.resources import DEFAULTS, here_or_of_project, of_project
 from xtalrl.report.contents import (
     FIGURES,
     TABLES,
@@ -28,17 +35,17 @@ from xtalrl.workflow import (
 from xtalrl.yaml_files import read_merged, refuse_second_options
 
 SPLITS = ("train", "val", "test")
-DEFAULTS = "config/config.yaml"
+CONFIG_FILE = here_or_of_project(DEFAULTS)
 
 # Snakemake takes the last of two keys or options and says nothing: its files are read again, strictly.
 try:
     refuse_second_options(sys.argv)
-    read_merged([DEFAULTS, *workflow.overwrite_configfiles])
+    read_merged([CONFIG_FILE, *workflow.overwrite_configfiles])
 except XtalrlError as error:
     raise WorkflowError(str(error)) from None
 
 
-configfile: DEFAULTS
+configfile: CONFIG_FILE
 
 
 try:
@@ -117,7 +124,9 @@ def elemental_crystals(wildcards):
 
 
 def known_formulas(wildcards):
-    """The list of known formulas, if any: the user's, or that of the Materials Project."""
+    """The list of known formulas, if any: the user's, that of the Materials Project, or the demo's."""
+    if cfg.evaluation.formulas == DEMO_FORMULAS:
+        return of_project("resources/demo/formulas.txt")
     if cfg.evaluation.formulas == MATERIALS_PROJECT:
         return f"{CACHE}/materials_project/formulas.txt"
     return cfg.evaluation.formulas or []

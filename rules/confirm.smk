@@ -1,12 +1,6 @@
 """Finer SCFs of the designs that hit their target, and what they say of the hits."""
 
 
-localrules:
-    find_hits,
-    plan_confirmation_scf,
-    confirm_hits,
-
-
 checkpoint find_hits:
     input:
         evaluation=f"{RESULTS}/evaluation/evaluation.parquet",
@@ -16,6 +10,7 @@ checkpoint find_hits:
         f"{RESULTS}/logs/find_hits.log",
     benchmark:
         f"{RESULTS}/benchmarks/find_hits.tsv"
+    localrule: True
     conda:
         "../envs/workflow.yaml"
     params:
@@ -40,6 +35,7 @@ checkpoint plan_confirmation_scf:
         f"{RESULTS}/logs/plan_confirmation_scf.log",
     benchmark:
         f"{RESULTS}/benchmarks/plan_confirmation_scf.tsv"
+    localrule: True
     conda:
         "../envs/workflow.yaml"
     params:
@@ -61,6 +57,7 @@ checkpoint confirm_hits:
         f"{RESULTS}/logs/confirm_hits.log",
     benchmark:
         f"{RESULTS}/benchmarks/confirm_hits.tsv"
+    localrule: True
     conda:
         "../envs/workflow.yaml"
     message:

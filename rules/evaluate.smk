@@ -1,10 +1,6 @@
 """SCFs of the distinct valid designs, and their properties beside the true crystals'."""
 
 
-localrules:
-    plan_design_scf,
-
-
 checkpoint plan_design_scf:
     input:
         ENGINE,
@@ -20,6 +16,7 @@ checkpoint plan_design_scf:
         f"{RESULTS}/logs/plan_design_scf.log",
     benchmark:
         f"{RESULTS}/benchmarks/plan_design_scf.tsv"
+    localrule: True
     conda:
         "../envs/workflow.yaml"
     params:

@@ -2,9 +2,6 @@
 
 if cfg.references.energies:
 
-    localrules:
-        import_references,
-
     checkpoint import_references:
         input:
             energies=cfg.references.energies,
@@ -20,6 +17,7 @@ if cfg.references.energies:
             f"{RESULTS}/logs/import_references.log",
         benchmark:
             f"{RESULTS}/benchmarks/import_references.tsv"
+        localrule: True
         conda:
             "../envs/workflow.yaml"
         params:
@@ -31,9 +29,6 @@ if cfg.references.energies:
 
 else:
 
-    localrules:
-        assemble_references,
-
     checkpoint assemble_references:
         input:
             outcomes=f"{RESULTS}/references/outcomes.parquet",
@@ -43,6 +38,7 @@ else:
             f"{RESULTS}/logs/assemble_references.log",
         benchmark:
             f"{RESULTS}/benchmarks/assemble_references.tsv"
+        localrule: True
         conda:
             "../envs/workflow.yaml"
         message:
@@ -53,9 +49,6 @@ else:
 
 if cfg.labels.path == LABELS_OF_SOURCE:
 
-    localrules:
-        take_source_labels,
-
     checkpoint take_source_labels:
         input:
             crystals=f"{RESULTS}/structures/crystals.parquet",
@@ -65,6 +58,7 @@ if cfg.labels.path == LABELS_OF_SOURCE:
             f"{RESULTS}/logs/take_source_labels.log",
         benchmark:
             f"{RESULTS}/benchmarks/take_source_labels.tsv"
+        localrule: True
         conda:
             "../envs/workflow.yaml"
         message:
@@ -73,9 +67,6 @@ if cfg.labels.path == LABELS_OF_SOURCE:
             "../workflow/scripts/take_source_labels.py"
 
 elif cfg.labels.path:
-
-    localrules:
-        import_labels,
 
     checkpoint import_labels:
         input:
@@ -92,6 +83,7 @@ elif cfg.labels.path:
             f"{RESULTS}/logs/import_labels.log",
         benchmark:
             f"{RESULTS}/benchmarks/import_labels.tsv"
+        localrule: True
         conda:
             "../envs/workflow.yaml"
         params:
@@ -102,9 +94,6 @@ elif cfg.labels.path:
             "../workflow/scripts/import_labels.py"
 
 else:
-
-    localrules:
-        label_crystals,
 
     checkpoint label_crystals:
         input:
@@ -117,6 +106,7 @@ else:
             f"{RESULTS}/logs/label_crystals.log",
         benchmark:
             f"{RESULTS}/benchmarks/label_crystals.tsv"
+        localrule: True
         conda:
             "../envs/workflow.yaml"
         message:

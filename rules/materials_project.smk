@@ -4,12 +4,6 @@ They need the network and MP_API_KEY, which compute nodes seldom have: they run 
 """
 
 
-localrules:
-    fetch_magnetizations,
-    fetch_elemental_crystals,
-    fetch_formulas,
-
-
 checkpoint fetch_magnetizations:
     input:
         **STRUCTURE_CSVS,
@@ -19,6 +13,7 @@ checkpoint fetch_magnetizations:
         f"{RESULTS}/logs/fetch_magnetizations.log",
     benchmark:
         f"{RESULTS}/benchmarks/fetch_magnetizations.tsv"
+    localrule: True
     conda:
         "../envs/workflow.yaml"
     message:
@@ -34,6 +29,7 @@ rule fetch_elemental_crystals:
         f"{CACHE}/logs/fetch_elemental_crystals.log",
     benchmark:
         f"{CACHE}/benchmarks/fetch_elemental_crystals.tsv"
+    localrule: True
     conda:
         "../envs/workflow.yaml"
     message:
@@ -49,6 +45,7 @@ rule fetch_formulas:
         f"{CACHE}/logs/fetch_formulas.log",
     benchmark:
         f"{CACHE}/benchmarks/fetch_formulas.tsv"
+    localrule: True
     conda:
         "../envs/workflow.yaml"
     message:

@@ -1,10 +1,6 @@
 """The report, from result files alone."""
 
 
-localrules:
-    make_report,
-
-
 rule make_report:
     input:
         rejected=f"{RESULTS}/structures/rejected.parquet",
@@ -40,6 +36,7 @@ rule make_report:
         f"{RESULTS}/logs/make_report.log",
     benchmark:
         f"{RESULTS}/benchmarks/make_report.tsv"
+    localrule: True
     conda:
         "../envs/workflow.yaml"
     params:

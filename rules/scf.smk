@@ -1,14 +1,7 @@
 """Every SCF of the workflow: of the crystals (stage `scf`), the elements (`references`), the designs (`evaluation`) and their hits again (`confirmation`)."""
 
-
 # The plan of a stage waits for a pw.x, its shards for the plan: another pw.x that leaves the plan the same runs no shard again.
-# Minutes at most, on a few Parquet files; the downloads need a network that compute nodes may lack: where Snakemake runs.
-localrules:
-    fetch_pseudopotentials,
-    fetch_engine,
-    plan_crystal_scf,
-    plan_reference_scf,
-    gather_scf,
+# What takes minutes at most on a few Parquet files, or needs a network that compute nodes may lack, is a `localrule`: it runs where Snakemake runs.
 
 
 checkpoint fetch_pseudopotentials:
@@ -18,6 +11,7 @@ checkpoint fetch_pseudopotentials:
         f"{CACHE}/logs/fetch_pseudopotentials.{cfg.dft.family}.log",
     benchmark:
         f"{CACHE}/benchmarks/fetch_pseudopotentials.{cfg.dft.family}.tsv"
+    localrule: True
     conda:
         "../envs/workflow.yaml"
     params:
@@ -35,6 +29,7 @@ checkpoint fetch_engine:
         f"{CACHE}/logs/fetch_engine.log",
     benchmark:
         f"{CACHE}/benchmarks/fetch_engine.tsv"
+    localrule: True
     conda:
         "../envs/workflow.yaml"
     params:
@@ -57,6 +52,7 @@ checkpoint plan_crystal_scf:
         f"{RESULTS}/logs/plan_crystal_scf.log",
     benchmark:
         f"{RESULTS}/benchmarks/plan_crystal_scf.tsv"
+    localrule: True
     conda:
         "../envs/workflow.yaml"
     params:
@@ -80,6 +76,7 @@ checkpoint plan_reference_scf:
         f"{RESULTS}/logs/plan_reference_scf.log",
     benchmark:
         f"{RESULTS}/benchmarks/plan_reference_scf.tsv"
+    localrule: True
     conda:
         "../envs/workflow.yaml"
     params:
@@ -126,6 +123,7 @@ checkpoint gather_scf:
         f"{RESULTS}/logs/gather_scf.{{stage}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/gather_scf.{{stage}}.tsv"
+    localrule: True
     conda:
         "../envs/workflow.yaml"
     message:

@@ -3,6 +3,6 @@
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
 if "slurm" in ExecutorPluginRegistry().plugins:
-    from workflow.slurm_executor import install
+    from xtalrl.slurm_executor import install
 
     install()

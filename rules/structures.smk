@@ -1,14 +1,9 @@
 """MP-20 or the demo set → nonmetal crystals as Niggli cells → CrystalNN graphs."""
 
 
-localrules:
-    build_demo_set,
-    fetch_mp20,
-
-
 rule build_demo_set:
     input:
-        crystals="resources/demo/crystals.csv",
+        crystals=of_project("resources/demo/crystals.csv"),
     output:
         train=f"{RESULTS}/structures/demo/train.csv",
         val=f"{RESULTS}/structures/demo/val.csv",
@@ -17,6 +12,7 @@ rule build_demo_set:
         f"{RESULTS}/logs/build_demo_set.log",
     benchmark:
         f"{RESULTS}/benchmarks/build_demo_set.tsv"
+    localrule: True
     conda:
         "../envs/workflow.yaml"
     message:
@@ -34,6 +30,7 @@ rule fetch_mp20:
         f"{CACHE}/logs/fetch_mp20.log",
     benchmark:
         f"{CACHE}/benchmarks/fetch_mp20.tsv"
+    localrule: True
     conda:
         "../envs/workflow.yaml"
     message:

@@ -1,10 +1,5 @@
 """Training: a job per policy and seed, or a job per seed that trains all policies together where that pays; and the shipped policies."""
 
-
-localrules:
-    take_pretrained,
-
-
 TRAINED = "all" if TRAIN_TOGETHER else "{policy}"
 
 
@@ -43,6 +38,7 @@ rule take_pretrained:
         f"{RESULTS}/logs/take_pretrained.{{pretrained}}.seed{{seed}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/take_pretrained.{{pretrained}}.seed{{seed}}.tsv"
+    localrule: True
     conda:
         "../envs/workflow.yaml"
     message:

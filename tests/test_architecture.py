@@ -13,6 +13,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 BASICS = (
     "errors", "files", "yaml_files", "progress", "resources", "sharing", "archives", "fetch", "elements", "cells", "oxidation", "energies", "workflow",
+    "slurm_executor",
 )  # fmt: skip
 FLOORS = (
     BASICS,

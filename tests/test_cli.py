@@ -11,7 +11,10 @@ import pytest
 from test_dft_exchange import fill, record
 from typer.testing import CliRunner
 
+from xtalrl import __version__
 from xtalrl.commands.cli import app
+from xtalrl.config import load
+from xtalrl.provenance import write_record
 
 OUTPUT = """
      Program PWSCF v.6.7MaX starts on 21Nov2026 at 21: 0: 0
@@ -186,3 +189,52 @@ def test_evaluate_answers_a_mistake_with_a_sentence(cli: CliRunner, path: str, n
     result = cli.invoke(app, ["evaluate", path, "--name", name])
     assert result.exit_code == 1
     assert expected in result.output
+
+
+def test_init_writes_what_is_not_there_and_nothing_over_it(cli: CliRunner, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text("results: results/mine\n")
+    first = cli.invoke(app, ["init", str(tmp_path)])
+    assert "config/config.yaml, which differs from ours" in first.stdout
+    assert (tmp_path / "config/config.yaml").read_text() == "results: results/mine\n"
+    assert (tmp_path / "profiles/slurm/head.sh").stat().st_mode & 0o111
+    assert (tmp_path / "profiles/local/config.yaml").read_bytes() == (root / "profiles/local/config.yaml").read_bytes()
+    assert "Wrote" not in cli.invoke(app, ["init", str(tmp_path)]).stdout
+    assert "is the checkout" in cli.invoke(app, ["init"]).output
+
+
+def test_commands_find_the_run_that_is_here(
+    cli: CliRunner, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo = load(root / "config/config.yaml", root / "config/demo.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert f"There is no run in {tmp_path}/results." in cli.invoke(app, ["status"]).stderr
+    write_record(demo)
+    found = cli.invoke(app, ["summary"])
+    assert "results/demo is the only run here." in found.stderr
+    assert "results/demo/report.html does not exist yet" in found.stderr
+    write_record(demo.model_copy(update={"results": "results/other"}))
+    several = cli.invoke(app, ["summary"])
+    assert several.exit_code == 1
+    assert "name one, `--results results/demo` (results/demo, results/other)" in several.stderr
+    named = cli.invoke(app, ["status", "--json", "--results", "results/demo"])
+    assert json.loads(named.stdout)["train"]["total"] == 5
+    nothing = cli.invoke(app, ["summary", "--results", "results/dmeo"])
+    assert "results/dmeo holds no run. Runs beside it:" in nothing.stderr
+    both = cli.invoke(app, ["summary", "--results", "results/demo", "--configfile", "config/demo.yaml"])
+    assert "give one of them" in both.stderr
+
+
+def test_a_configuration_that_is_not_there_is_said_where_it_was_looked_for(
+    cli: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = cli.invoke(app, ["status", "--configfile", "mine.yaml"])
+    assert result.exit_code == 1
+    assert f"there is no folder config/ in {tmp_path}: `xtalrl init` makes one" in result.stderr
+    assert cli.invoke(app, ["status", "--configfile", "config/demo.yaml"]).exit_code == 0, "the one that ships"
+
+
+def test_the_version_and_the_short_help(cli: CliRunner) -> None:
+    assert cli.invoke(app, ["--version"]).stdout == f"xtalrl {__version__}\n"
+    assert "--configfile" in cli.invoke(app, ["status", "-h"], env={"COLUMNS": "200"}).stdout

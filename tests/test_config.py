@@ -222,7 +222,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
 
 def test_a_missing_file_names_the_files_there_are(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
-    with pytest.raises(XtalrlError, match=r"config/dmo.yaml does not exist; there are: .*config/demo.yaml"):
+    with pytest.raises(XtalrlError, match=r"config/dmo.yaml does not exist; in .* there are: .*config/demo.yaml"):
         load("config/dmo.yaml")
 
 

@@ -146,6 +146,8 @@ def test_criteria(stage: Stage, criteria: dict[str, list[str]], expected: set[st
     [
         ({}, "Say what to run again"),
         ({"outcome": ["not_convergd"]}, "has the outcome 'not_convergd'. Did you mean not_converged"),
+        ({"outcome": ["converged_not_saved"]}, "has the outcome 'converged_not_saved'. There are"),
+        ({"element": ["S"]}, "has the element 'S'. There are"),
         ({"stage": ["designs"]}, "There are: scf"),
         ({"element": ["Xe"]}, "has the element 'Xe'"),
     ],

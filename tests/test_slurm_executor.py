@@ -1,4 +1,4 @@
-"""What workflow/slurm_executor.py makes of the answers of squeue, sacct and sbatch; a real SLURM gives them in test_slurm.py."""
+"""What src/xtalrl/slurm_executor.py makes of the answers of squeue, sacct and sbatch; a real SLURM gives them in test_slurm.py."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from snakemake_executor_plugin_slurm import Executor
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
-from workflow import slurm_executor
-from workflow.slurm_executor import ALIVE, PatientExecutor
+from xtalrl import slurm_executor
+from xtalrl.slurm_executor import ALIVE, PatientExecutor
 
 # SLURM 25.05, "Job State Codes": base states, then flags.
 FINAL = "BOOT_FAIL CANCELLED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED TIMEOUT REVOKED LAUNCH_FAILED RECONFIG_FAIL SPECIAL_EXIT"

@@ -38,7 +38,10 @@ def test_lint(root: Path) -> None:
 
 def test_format(root: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "rules"], cwd=root, capture_output=True, text=True
+        [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "rules", "workflow/Snakefile"],
+        cwd=root,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr
 

@@ -53,6 +53,8 @@ from xtalrl.yaml_files import read_merged
 
 MATERIALS_PROJECT = "materials-project"
 """In place of a path: ask the Materials Project (docs/materials-project.md)."""
+DEMO_FORMULAS = "demo"
+"""In place of a path: the formulas of the embedded crystals."""
 LABELS_OF_SOURCE = "source"
 """In place of a path: the gaps and formation energies of the structures' own CSVs."""
 
@@ -77,6 +79,12 @@ class _Section(BaseModel):
             for name, value in self
             if type(self).model_fields[name].json_schema_extra != CHANGES_NO_RESULT
         }
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _null_of_the_command_line(cls, value: Any) -> Any:
+        """Snakemake reads the values of `--config` as text, `null` too."""
+        return None if value == "null" else value
 
     @field_validator("*", mode="before")
     @classmethod
@@ -645,8 +653,8 @@ class EvaluationConfig(_Section):
     )
     formulas: FilePath | None = Field(
         None,
-        description="Text file (or .gz) of known reduced formulas, one a line, for novelty, or `materials-project` to ask its API; null "
-        "leaves novelty empty.",
+        description="Text file (or .gz) of known reduced formulas, one per line, for novelty; `materials-project` to ask its API; `demo` for those "
+        "of the embedded crystals; null leaves novelty empty.",
     )
     confirm: bool = Field(
         False,
@@ -838,7 +846,7 @@ def check_inputs(config: Config) -> None:
         for name in names:
             model = getattr(config, section)
             value = getattr(model, name)
-            if value not in (None, MATERIALS_PROJECT, LABELS_OF_SOURCE) and not Path(value).exists():
+            if value not in (None, MATERIALS_PROJECT, LABELS_OF_SOURCE, DEMO_FORMULAS) and not Path(value).exists():
                 what = type(model).model_fields[name].description
                 raise XtalrlError(f"`{section}.{name}` is {value!r}, which does not exist. It may be: {what}")
 

@@ -162,7 +162,12 @@ def trains_together(config: Config) -> bool:
 
 
 def as_typed(command: str, configfiles: Sequence[Path]) -> str:
-    """A command with the configuration files that the user gave, as snakemake or xtalrl takes them."""
+    """A command with the configuration files that the user gave, as snakemake or xtalrl takes them.
+
+    Where there is no Snakefile, `xtalrl init` comes first: it brings one, and the profiles.
+    """
+    if command.startswith("snakemake ") and not Path("Snakefile").exists():
+        command = f"xtalrl init && {command}"
     if not configfiles:
         return command
     return f"{command} --configfile {' '.join(str(path) for path in configfiles)}"

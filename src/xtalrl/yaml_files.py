@@ -158,9 +158,10 @@ def _read_text(path: Path, what: str) -> str:
 
 
 def _there_are() -> str:
-    known = sorted(str(path) for path in Path("config").glob("*.yaml"))
+    here = Path.cwd()
+    known = ", ".join(sorted(str(path.relative_to(here)) for path in here.glob("config/*.yaml")))
     return (
-        f"there are: {', '.join(known)}" if known else "there is no folder config/ here: go to the checkout of xtalrl"
+        f"in {here} there are: {known}" if known else f"there is no folder config/ in {here}: `xtalrl init` makes one"
     )
 
 

@@ -16,11 +16,31 @@ from typer.core import TyperCommand
 
 from xtalrl.errors import XtalrlError, explain_os_error
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=__doc__,
+)
+
+
+def _here_or_shipped(paths: list[Path] | None) -> list[Path]:
+    from xtalrl.resources import here_or_of_project
+
+    return [Path(here_or_of_project(str(path))) for path in paths or ()]
+
 
 ConfigFile = Annotated[
     list[Path] | None,
-    typer.Option("--configfile", help="As given to snakemake, one or several; laid over config/config.yaml."),
+    typer.Option(
+        "--configfile",
+        help="As given to snakemake, one or several; laid over config/config.yaml.",
+        callback=_here_or_shipped,
+    ),
+]
+Results = Annotated[
+    Path | None,
+    typer.Option(help="Folder of a run, e.g. results/demo, instead of the configuration that it was made with."),
 ]
 
 
@@ -75,9 +95,63 @@ def _command(function: Callable[..., None], group: typer.Typer = app, name: str 
 
 
 def _load(configfile: list[Path] | None) -> Any:
-    from xtalrl.config import load
+    from xtalrl.commands.runs import load_config
 
-    return load("config/config.yaml", *(configfile or []))
+    return load_config(configfile or [])
+
+
+def _load_run(configfile: list[Path] | None, results: Path | None) -> Any:
+    from xtalrl.commands.runs import load_run
+
+    return load_run(configfile or [], results)
+
+
+def _run(command: list[str]) -> int:
+    """Show a command of snakemake and run it."""
+    typer.echo(shlex.join(command))
+    return subprocess.run([sys.executable, "-m", *command]).returncode
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from xtalrl import __version__
+
+        typer.echo(f"xtalrl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Design crystals with a wanted band gap: look after a run of the workflow, and use its parts by hand."""
+
+
+@_command
+def init(folder: Annotated[Path, typer.Argument(help="Where to write; made if it is not there.")] = Path()) -> None:
+    """Write what a run starts from into a folder of yours: config/config.yaml, profiles/ and a Snakefile."""
+    from xtalrl.commands.init import write_starting_files
+
+    write_starting_files(folder)
+
+
+@_command
+def demo(
+    cores: Annotated[str, typer.Option(help="Cores to use, or `all`.")] = "all",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the jobs.")] = False,
+) -> None:
+    """Run the whole pipeline on the embedded crystals, into results/demo of this folder: about a quarter of an hour on 2 cores."""
+    from xtalrl.commands.status import print_summary
+    from xtalrl.commands.workflow_commands import workflow_command
+
+    configfiles = _here_or_shipped([Path("config/demo.yaml")])
+    options = ["--cores", cores, *(["--dry-run"] if dry_run else [])]
+    if code := _run(workflow_command("all", "local", configfiles, options=options)):
+        sys.exit(code)
+    if not dry_run:
+        print_summary(_load(configfiles))
 
 
 @_command
@@ -97,18 +171,21 @@ def doctor(
 @_command
 def status(
     configfile: ConfigFile = None,
+    results: Results = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
     """Show how far each stage is and how its SCFs ended, from its files and the queue."""
     from xtalrl.commands.status import print_status
 
-    print_status(_load(configfile), as_json)
+    config, _ = _load_run(configfile, results)
+    print_status(config, as_json)
 
 
 @_command
 def rerun(
     configfile: ConfigFile = None,
-    outcome: Annotated[list[str] | None, typer.Option(help="SCFs that ended so, e.g. not_converged.")] = None,
+    results: Results = None,
+    outcome: Annotated[list[str] | None, typer.Option(help="Only SCFs with this outcome, e.g. not_converged.")] = None,
     element: Annotated[list[str] | None, typer.Option(help="SCFs with this element.")] = None,
     protocol: Annotated[list[str] | None, typer.Option(help="SCFs done with this protocol.")] = None,
     stage: Annotated[
@@ -123,15 +200,17 @@ def rerun(
     from xtalrl.commands.rerun import print_rerun
 
     criteria = {"outcome": outcome, "element": element, "protocol": protocol, "stage": stage, "id": request}
-    print_rerun(_load(configfile), {name: values or [] for name, values in criteria.items()}, yes, configfile or [])
+    config, files = _load_run(configfile, results)
+    print_rerun(config, {name: values or [] for name, values in criteria.items()}, yes, files)
 
 
 @_command
-def summary(configfile: ConfigFile = None) -> None:
+def summary(configfile: ConfigFile = None, results: Results = None) -> None:
     """List what a finished run made."""
     from xtalrl.commands.status import print_summary
 
-    print_summary(_load(configfile))
+    config, _ = _load_run(configfile, results)
+    print_summary(config)
 
 
 @_command
@@ -152,9 +231,8 @@ def evaluate(
     """Evaluate crystals that others designed like the policies': validity, novelty, SCFs, tables, report."""
     from xtalrl.commands.evaluate import evaluation_command
 
-    command = evaluation_command(path, name, configfile or [], _load(configfile), alone, profile, dry_run)
-    typer.echo(shlex.join(command))
-    sys.exit(subprocess.run([sys.executable, "-m", *command]).returncode)
+    config, files = (_load(configfile), configfile or []) if alone else _load_run(configfile, None)
+    sys.exit(_run(evaluation_command(path, name, files, config, alone, profile, dry_run)))
 
 
 @_command
@@ -203,11 +281,13 @@ def export_run(
     gap_from: Annotated[float | None, typer.Option(help="Only gaps of at least this, in eV.")] = None,
     gap_to: Annotated[float | None, typer.Option(help="Only gaps of at most this, in eV.")] = None,
     configfile: ConfigFile = None,
+    results: Results = None,
 ) -> None:
     """Write the designs of a run for other programs, with gap, formation energy, outcome and provenance."""
     from xtalrl.commands.exports import Selection, export_designs
 
-    count = export_designs(_load(configfile), output, Selection(policy, outcome, gap_from, gap_to))
+    config, _ = _load_run(configfile, results)
+    count = export_designs(config, output, Selection(policy, outcome, gap_from, gap_to))
     typer.echo(f"{count:,} designs: {output}")
 
 

@@ -18,6 +18,7 @@ import yaml
 from xtalrl.commands.checks import Check, State
 from xtalrl.commands.slurm_limits import Limit, ask, limits_of, to_minutes
 from xtalrl.commands.submissions import OTHER_JOBS, Submission, ask_snakemake
+from xtalrl.commands.workflow_commands import find_profile
 from xtalrl.config import Config
 from xtalrl.dft.engines import EMBEDDED
 from xtalrl.errors import XtalrlError
@@ -29,22 +30,16 @@ _KIND = {OTHER_JOBS: "the other jobs"}
 
 
 def load_profile(name: str) -> dict[str, Any]:
-    """The profile of this name in `profiles/`, or in this folder.
+    """The profile of this name, or in this folder (see `find_profile`).
 
     Raises:
         XtalrlError: there is none, or it is not valid YAML.
     """
-    for folder in (Path("profiles") / name, Path(name)):
-        path = folder / "config.yaml"
-        if path.is_file():
-            try:
-                return dict(yaml.safe_load(path.read_text()))
-            except (yaml.YAMLError, TypeError, ValueError) as error:
-                raise XtalrlError(f"{path} is not a valid profile: {error}") from None
-    known = (
-        ", ".join(sorted(path.parent.name for path in Path("profiles").glob("*/config.yaml"))) or "none in profiles/"
-    )
-    raise XtalrlError(f"There is no profile {name!r}; there are: {known}.")
+    path = find_profile(name) / "config.yaml"
+    try:
+        return dict(yaml.safe_load(path.read_text()))
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise XtalrlError(f"{path} is not a valid profile: {error}") from None
 
 
 def check_cluster(config: Config, profile: Mapping[str, Any]) -> Iterator[Check]:

@@ -7,12 +7,20 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from xtalrl.commands.workflow_commands import workflow_command
 from xtalrl.config import Config
-from xtalrl.errors import XtalrlError
 from xtalrl.structures.external_files import check_sets
 
 NO_POLICIES: dict[str, dict[str, object]] = {
-    "policies": {"random": False, "bc": False, "ucql": False, "targets_ev": [], "any_targets_ev": []},
+    "policies": {
+        "random": False,
+        "bc": False,
+        "ucql": False,
+        "targets_ev": [],
+        "any_targets_ev": [],
+        "rvs_targets_ev": [],
+        "pretrained": None,
+    },
     "sweep": {"settings": []},
 }
 """What turns off every policy of a configuration."""
@@ -41,24 +49,13 @@ def evaluation_command(
         dry_run: only list the jobs.
 
     Raises:
-        XtalrlError: there are no crystals at `path`, or the set has the name of a policy.
+        XtalrlError: there are no crystals at `path`, the set has the name of a policy, or there is no such profile.
     """
     name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().stem).lstrip("._-")[:MAX_NAME] or "external"
     sets = {name: str(path)} if alone else {**config.external, name: str(path)}
     check_sets(sets, config.policy_specs())
-    if not Path("Snakefile").is_file():
-        raise XtalrlError("There is no Snakefile here: run `xtalrl evaluate` in the checkout of xtalrl.")
     settings = [f"external={json.dumps(sets)}"]
     if alone:
         settings += [f"{section}={json.dumps(off)}" for section, off in NO_POLICIES.items()]
         settings.append(f"results={config.results}-{name}")
-    return [
-        "snakemake",
-        "report",
-        "--profile",
-        f"profiles/{profile}",
-        *(["--configfile", *map(str, configfiles)] if configfiles else []),
-        "--config",
-        *settings,
-        *(["--dry-run"] if dry_run else []),
-    ]
+    return workflow_command("report", profile, configfiles, settings, ["--dry-run"] if dry_run else [])

@@ -25,10 +25,15 @@ from rich.table import Table
 from xtalrl import tables
 from xtalrl.config import Config
 from xtalrl.dft.cache import Cache
+from xtalrl.dft.outcomes import Outcome
+from xtalrl.elements import ACTION
 from xtalrl.errors import XtalrlError
 from xtalrl.files import write_whole
 from xtalrl.progress import format_seconds
 from xtalrl.workflow import as_typed
+
+_NAMES: dict[str, Collection[str]] = {"outcome": [outcome.value for outcome in Outcome], "element": ACTION}
+"""What a criterion may name although no SCF of the run has it: nothing that is written right is corrected."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,10 @@ def choose(config: Config, criteria: Mapping[str, Collection[str]]) -> list[Choi
         raise XtalrlError(f"No shard in {config.results} has finished yet: `xtalrl status` shows how far the run is.")
     for name, values in criteria.items():
         present = {value for row in rows for value in _values(row, name)}
+        exist = {*present, *_NAMES.get(name, ())}
         for value in values:
             if value not in present:
-                close = difflib.get_close_matches(value, present, n=1)
+                close = [] if value in exist else difflib.get_close_matches(value, exist, n=1)
                 hint = f" Did you mean {close[0]}?" if close else ""
                 known = "" if len(present) > 30 else f" There are: {', '.join(sorted(present))}."
                 raise XtalrlError(f"No finished SCF of {config.results} has the {name} {value!r}.{hint}{known}")
