@@ -28,12 +28,14 @@ import numpy as np
 import pandas as pd
 
 from xtalrl import tables
+from xtalrl.cells import reduced_formula
 from xtalrl.config import TrainingConfig
+from xtalrl.csv_files import write_csv
 from xtalrl.elements import ACTION, ATOMIC_NUMBERS
+from xtalrl.files import write_text
 from xtalrl.metrics.composition import count_correct
-from xtalrl.metrics.formulas import composition_key, reduced_formula
+from xtalrl.metrics.formulas import composition_key
 from xtalrl.metrics.validity import is_valid
-from xtalrl.report.files import write_csv, write_text
 from xtalrl.rl.policies import PolicySpec, Reward
 from xtalrl.rl.rollout import rollout_policy
 from xtalrl.rl.rollout_settings import RolloutSettings

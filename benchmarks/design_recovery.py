@@ -23,10 +23,11 @@ from typing import Any
 from scipy import stats
 
 from xtalrl import tables
+from xtalrl.csv_files import write_csv
 from xtalrl.dft.pseudopotentials import fetch_family
 from xtalrl.dft.requests import plan_design_scf
 from xtalrl.dft.shards import run_shard
-from xtalrl.report.files import write_csv, write_text
+from xtalrl.files import write_text
 
 RESULTS = Path(__file__).parents[1] / "docs/results"
 FAMILY = "sssp-1.3.0-efficiency"

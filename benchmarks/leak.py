@@ -27,9 +27,10 @@ from typing import Any
 import numpy as np
 
 from xtalrl import tables
+from xtalrl.csv_files import write_csv
 from xtalrl.elements import ACTION
+from xtalrl.files import write_text
 from xtalrl.metrics.intervals import Bootstrap
-from xtalrl.report.files import write_csv, write_text
 from xtalrl.rl.policies import PolicySpec, Reward
 from xtalrl.rl.rollout import rollout_policy
 from xtalrl.rl.settings import TrainingSettings

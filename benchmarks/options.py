@@ -20,8 +20,9 @@ from typing import Any
 
 from leak import PROJECT, fill, percent, read_rows, sample, write_data
 
+from xtalrl.csv_files import write_csv
+from xtalrl.files import write_text
 from xtalrl.metrics.intervals import Bootstrap
-from xtalrl.report.files import write_csv, write_text
 from xtalrl.rl.policies import PolicySpec
 from xtalrl.rl.settings import TrainingSettings
 from xtalrl.rl.training import train_policy

@@ -19,13 +19,14 @@ import numpy as np
 
 from xtalrl import tables
 from xtalrl.config import Config, load
+from xtalrl.csv_files import write_csv
+from xtalrl.files import write_text
 from xtalrl.metrics.designs import PolicyDesigns, read_compositions
 from xtalrl.metrics.intervals import Estimate, paired_difference
 from xtalrl.metrics.properties import in_window
 from xtalrl.metrics.scoring import Scoring
 from xtalrl.report.columns import LEARNING_CURVE, TABLE1, Column
 from xtalrl.report.comparisons import verdict
-from xtalrl.report.files import write_csv, write_text
 from xtalrl.report.layout import format_estimate
 from xtalrl.report.paper import PAPER_TABLES, paper_values
 from xtalrl.report.results import scoring_of

@@ -27,16 +27,17 @@ from validation import HUND_MOMENTS
 
 from xtalrl import tables
 from xtalrl.cells import write_formula
+from xtalrl.csv_files import read_csv, write_csv
 from xtalrl.dft.protocols import PROTOCOLS
 from xtalrl.dft.pseudopotentials import fetch_family, load_family
 from xtalrl.dft.recovery import MOST_ATTEMPTS, RUNGS, SPIN_ELEMENTS, Recovery
 from xtalrl.dft.requests import plan_crystal_scf
 from xtalrl.dft.shards import run_shard
 from xtalrl.elements import ELEMENTS
+from xtalrl.files import write_text
 from xtalrl.metrics.intervals import Bootstrap
 from xtalrl.metrics.validity import is_valid
-from xtalrl.report.files import write_csv, write_text
-from xtalrl.structures.crystals import Rejection, parse_row, read_csv
+from xtalrl.structures.crystals import Rejection, parse_row
 
 PROJECT = Path(__file__).resolve().parents[1]
 FAMILY = "sssp-1.3.0-efficiency"
@@ -49,7 +50,7 @@ def read_crystals(path: Path, max_sites: int, largest_volume: float, ids: tuple[
     found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for row in read_csv(path):
+        for row in read_csv(path).rows:
             if ids and row["material_id"] not in ids:
                 continue
             if float(row["cif"].partition("_cell_volume")[2].split()[0]) > largest_volume:

@@ -33,6 +33,7 @@ from pymatgen.core.structure import Structure
 
 from xtalrl import tables
 from xtalrl.cells import Cell
+from xtalrl.csv_files import write_csv
 from xtalrl.dft.engines import find_engine
 from xtalrl.dft.inputs import BOHR_ANGSTROM, Settings, physics_key, render, settings_for
 from xtalrl.dft.outcomes import classify
@@ -42,8 +43,7 @@ from xtalrl.dft.requests import cost_of, form_of
 from xtalrl.dft.shards import run_shard
 from xtalrl.elements import ELEMENTS
 from xtalrl.energies import RYDBERG_EV_PAPER
-from xtalrl.files import write_whole
-from xtalrl.report.files import write_csv, write_text
+from xtalrl.files import write_text, write_whole
 
 PROJECT = Path(__file__).resolve().parents[1]
 FAMILY = "sssp-1.3.0-efficiency"

@@ -37,13 +37,14 @@ from typing import Any
 import ase.spacegroup
 
 from xtalrl.cells import Cell
+from xtalrl.csv_files import write_csv
 from xtalrl.dft.engines import Engine, find_engine
 from xtalrl.dft.inputs import Settings, render, settings_for
 from xtalrl.dft.outcomes import classify
 from xtalrl.dft.protocols import load_protocol
 from xtalrl.dft.pseudopotentials import Family, fetch_family, load_family
 from xtalrl.energies import RYDBERG_EV_PAPER
-from xtalrl.report.files import write_csv, write_text
+from xtalrl.files import write_text
 from xtalrl.structures.crystals import parse_cif
 
 PROJECT = Path(__file__).resolve().parents[1]

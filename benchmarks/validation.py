@@ -26,11 +26,11 @@ from typing import Any
 
 from xtalrl import tables
 from xtalrl.commands.evaluate import NO_POLICIES
+from xtalrl.csv_files import write_csv
 from xtalrl.dft.protocols import PROTOCOLS
 from xtalrl.dft.pseudopotentials import Family, describe_family
 from xtalrl.energies import RYDBERG_EV_PAPER
-from xtalrl.files import write_whole
-from xtalrl.report.files import write_csv, write_text
+from xtalrl.files import write_text, write_whole
 
 PROJECT = Path(__file__).resolve().parents[1]
 FAMILY = "sssp-1.3.0-efficiency"

@@ -12,7 +12,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 BASICS = (
-    "errors", "files", "yaml_files", "progress", "resources", "sharing", "archives", "fetch", "elements", "cells", "oxidation", "energies", "workflow",
+    "errors", "files", "csv_files", "yaml_files", "progress", "resources", "sharing", "archives", "fetch", "elements", "cells", "oxidation", "energies", "workflow",
     "slurm_executor",
 )  # fmt: skip
 FLOORS = (
@@ -26,7 +26,7 @@ FLOORS = (
 )
 """The rooms from the ground up. Rooms of one floor do not know each other, but for `NEIGHBOURS` and the basics."""
 NEIGHBOURS = {("tables", "table_checks")}
-TWICE = {"files", "confirmation"}
+TWICE = {"confirmation"}
 """Names of two modules each; no others may come."""
 
 

@@ -134,7 +134,7 @@ def test_an_elemental_crystal_that_is_right_is_taken_as_it_is(tmp_path: Path) ->
 
 
 def test_a_table_of_elemental_crystals_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(XtalrlError, match="cannot be read as CSV"):
+    with pytest.raises(XtalrlError, match=r"is a folder, not a CSV: fix `references.crystals`"):
         check_elemental_crystals(str(tmp_path))
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(XtalrlError, match="columns `element` and `cif`; it has: a, b"):

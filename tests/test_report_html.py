@@ -20,9 +20,9 @@ from report_data import write_results
 
 from xtalrl import tables
 from xtalrl.config import Config
+from xtalrl.csv_files import write_csv
 from xtalrl.errors import XtalrlError
 from xtalrl.report.contents import figures_of, tables_of
-from xtalrl.report.files import write_csv
 from xtalrl.report.html import make_report
 from xtalrl.report.viewer_data import ASSETS, THREE_DMOL, three_dmol
 

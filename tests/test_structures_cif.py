@@ -15,8 +15,9 @@ from ase.spacegroup import crystal
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
 
+from xtalrl.csv_files import read_csv
 from xtalrl.structures.cif import read_block, read_cif, split_blocks
-from xtalrl.structures.crystals import parse_row, read_csv
+from xtalrl.structures.crystals import parse_row
 from xtalrl.structures.rejections import Reason, Rejection
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -290,7 +291,7 @@ def test_of_many_damaged_cifs_none_loses_an_atom_unseen() -> None:
 
 def test_the_crystals_of_mp20_are_read_as_before(shared: Path) -> None:
     """Oracle: pymatgen, on a sample of crystals that it reads without a warning."""
-    rows = [row for row in read_csv(shared / "mp20/val.csv.gz") if row["band_gap"] != "0.0"]
+    rows = [row for row in read_csv(shared / "mp20/val.csv.gz").rows if row["band_gap"] != "0.0"]
     for row in random.Random(5).sample(rows, min(DAMAGED, len(rows))):
         assert read_cif(row["cif"]) == Structure.from_str(row["cif"], fmt="cif")
         parse_row(row, 20)

@@ -16,8 +16,9 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 from xtalrl import tables
+from xtalrl.csv_files import read_csv
 from xtalrl.errors import XtalrlError
-from xtalrl.structures.crystals import build_crystals, parse_cif, parse_row, read_csv
+from xtalrl.structures.crystals import build_crystals, parse_cif, parse_row
 from xtalrl.structures.mp20 import COLUMNS, find_csvs
 from xtalrl.structures.rejections import Reason, Rejection
 
@@ -246,7 +247,7 @@ def test_every_row_of_a_mutated_csv_has_one_place(tmp_path_factory, mutations):
     crystals = tables.read_rows(folder / "c.parquet", tables.CRYSTALS)
     rejected = tables.read_rows(folder / "r.parquet", tables.REJECTED)
     places = [int(c["source"].rpartition(" ")[2]) for c in crystals] + [r["row"] for r in rejected]
-    assert sorted(places) == list(range(len(list(read_csv(path)))))
+    assert sorted(places) == list(range(len(read_csv(path).rows)))
 
 
 @pytest.mark.slow

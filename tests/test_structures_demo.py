@@ -18,6 +18,7 @@ from pymatgen.core import Composition, Element, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from xtalrl import tables
+from xtalrl.csv_files import read_csv
 from xtalrl.elements import ELEMENTS
 from xtalrl.errors import XtalrlError
 from xtalrl.structures import demo, textbook
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::Deprecat
 
 @pytest.fixture(scope="module")
 def table(root):
-    return demo.read_table(root / "resources" / "demo" / "crystals.csv")
+    return read_csv(root / "resources" / "demo" / "crystals.csv").rows
 
 
 def build(row):

@@ -13,12 +13,12 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.core.graphs import StructureGraph
 
 from xtalrl import tables
+from xtalrl.csv_files import read_csv
 from xtalrl.elements import ACTION
 from xtalrl.errors import XtalrlError
 from xtalrl.structures import graph_cache, neighbors
 from xtalrl.structures import neighbor_graphs as graphs_module
-from xtalrl.structures.crystals import Rejection, parse_row, read_csv
-from xtalrl.structures.demo import read_table
+from xtalrl.structures.crystals import Rejection, parse_row
 from xtalrl.structures.neighbor_graphs import build_graphs, find_edges
 from xtalrl.structures.prototypes import build_crystal, parse_parameters
 
@@ -40,7 +40,7 @@ def our_edges(structure: Structure) -> list[tuple[int, ...]]:
 
 
 def demo_crystals(root):
-    for row in read_table(root / "resources" / "demo" / "crystals.csv"):
+    for row in read_csv(root / "resources" / "demo" / "crystals.csv").rows:
         yield row, build_crystal(row["prototype"], row["elements"].split(), parse_parameters(row["parameters"]))
 
 
@@ -65,7 +65,7 @@ def test_demo_crystals(root):
 
 @pytest.mark.parametrize(("n", "seed"), [(12, 0), pytest.param(400, 1, marks=pytest.mark.slow)])
 def test_mp20(shared, n, seed):
-    rows = list(read_csv(shared / "mp20" / "val.csv.gz"))
+    rows = read_csv(shared / "mp20" / "val.csv.gz").rows
     random.Random(seed).shuffle(rows)
     compared = 0
     for row in rows:
@@ -121,7 +121,7 @@ def test_self_loops_and_parallel_edges_are_kept():
 def test_a_bond_found_from_one_side_only_is_a_bond(shared):
     """Such bonds exist; the graph has them both ways, as pymatgen's."""
     one_sided = 0
-    for row in list(read_csv(shared / "mp20" / "val.csv.gz"))[:25]:
+    for row in read_csv(shared / "mp20" / "val.csv.gz").rows[:25]:
         try:
             crystal = parse_row(row, 20)
         except Rejection:

@@ -43,6 +43,11 @@ def write_whole(path: str | Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def write_text(path: str | Path, content: str) -> None:
+    """Write UTF-8 text by `whole_file`."""
+    write_whole(path, content.encode())
+
+
 def put(written: Path, path: Path) -> None:
     """Give a finished file its name once its content is on the disk.
 

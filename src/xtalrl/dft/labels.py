@@ -10,7 +10,7 @@ from typing import Any
 
 from xtalrl.dft.levels import clip_gap
 from xtalrl.dft.pseudopotentials import load_family
-from xtalrl.dft.references import IMPORTED, number_in, origin_in, origin_of, pick, read_csv
+from xtalrl.dft.references import IMPORTED, number_in, origin_in, origin_of, pick, read_table
 from xtalrl.energies import MISSING_REFERENCE, RYDBERG_EV_PAPER, ReferenceTable
 from xtalrl.errors import XtalrlError
 from xtalrl.tables import (
@@ -176,7 +176,7 @@ def _read_tables(path: str, stated: Mapping[str, str | None]) -> dict[str, dict[
     entries: dict[str, dict[str, Any]] = {}
     read = 0
     for file in files:
-        rows = read_csv(file)
+        rows = read_table(file, "labels.path")
         columns = set(rows[0])
         if "material_id" not in columns or not columns.intersection(_GAP + _TOTAL_ENERGY + _FORMATION_ENERGY):
             if len(files) > 1:

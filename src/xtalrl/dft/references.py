@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xtalrl import tables
+from xtalrl.csv_files import read_csv
 from xtalrl.dft.protocols import load_protocol
 from xtalrl.dft.pseudopotentials import Family, describe_family, load_family
 from xtalrl.dft.recovery import REFERENCE_STRATEGIES
@@ -172,7 +172,7 @@ def _compare(
 def _read_energies(energies: str, stated: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
     """Rows of `REFERENCES` by element; what a row does not say of its origin is as stated."""
     rows: dict[str, dict[str, Any]] = {}
-    for number, row in enumerate(read_csv(energies), start=2):
+    for number, row in enumerate(read_table(energies, "references.energies"), start=2):
         where = f"{energies}, row {number}"
         element = pick(row, _COLUMNS["element"])
         if element is None or element not in ELEMENTS:
@@ -206,17 +206,13 @@ def origin_in(row: Mapping[str, str], stated: Mapping[str, str | None]) -> dict[
     return {name: (row.get(name) or "").strip() or stated.get(name) for name in ("protocol", "protocol_hash", "family")}
 
 
-def read_csv(path: str | Path) -> list[dict[str, str]]:
-    """Rows of a user's CSV file.
+def read_table(path: str | Path, setting: str) -> list[dict[str, str]]:
+    """Rows of the CSV that a key of the configuration names.
 
     Raises:
-        XtalrlError: it cannot be read or has no rows.
+        XtalrlError: it cannot be read (see `read_csv`) or has no rows.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise XtalrlError(f"{path} cannot be read as CSV ({error}).") from None
+    rows = read_csv(path, setting=setting).rows
     if not rows:
         raise XtalrlError(f"{path} has no rows: the first line must name the columns, every further line is a row.")
     return rows

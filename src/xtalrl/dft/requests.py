@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import warnings
 from collections import Counter
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 
 from xtalrl import tables
 from xtalrl.cells import Cell
+from xtalrl.csv_files import read_csv
 from xtalrl.dft.inputs import Form, physics_key, settings_for
 from xtalrl.dft.protocols import CONFIRMING, Protocol, load_protocol
 from xtalrl.dft.pseudopotentials import Family, load_family
@@ -264,19 +264,14 @@ def _read_elemental_crystals(path: str) -> dict[str, tuple[Structure, str]]:
     from xtalrl.structures.crystals import reduce_cell
     from xtalrl.structures.rejections import Rejection
 
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise XtalrlError(f"`references.crystals` is {path!r}, which cannot be read as CSV ({error}).") from None
-    columns = set(rows[0]) if rows else set()
-    name = "element" if "element" in columns else "symbol"
-    if not {name, "cif"} <= columns:
+    table = read_csv(path, setting="references.crystals")
+    name = "element" if "element" in table.columns else "symbol"
+    if not {name, "cif"} <= set(table.columns):
         raise XtalrlError(
-            f"{path} must have the columns `element` and `cif`; it has: {', '.join(sorted(map(str, columns))) or 'nothing'}."
+            f"{path} must have the columns `element` and `cif`; it has: {', '.join(table.columns) or 'nothing'}."
         )
     crystals: dict[str, tuple[Structure, str]] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, row in enumerate(table.rows, start=2):
         element, where = (row[name] or "").strip(), f"{path}, row {number}"
         if not Element.is_valid_symbol(element):
             raise XtalrlError(f"{where}: {element!r} is no element.")

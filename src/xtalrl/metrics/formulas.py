@@ -14,7 +14,6 @@ from pathlib import Path
 from pymatgen.core.composition import Composition
 from pymatgen.core.periodic_table import Element
 
-from xtalrl.cells import reduced_formula as reduced_formula
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
+from xtalrl.csv_files import read_csv
 from xtalrl.report.style import PolicyStyle
 
 _WIDTH, _HEIGHT = 420, 230
@@ -36,10 +36,8 @@ class TrainingLog:
 
 def read_training_log(path: Path) -> TrainingLog:
     """Read `policies/{policy}/seed{n}/training.csv`."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = list(rows[0]) if rows else []
-    columns = {name: [float(row[name]) if row[name] else math.nan for row in rows] for name in names}
+    log = read_csv(path)
+    columns = {name: [float(row[name]) if row[name] else math.nan for row in log.rows] for name in log.columns}
     return TrainingLog(path.parent.parent.name, int(path.parent.name.removeprefix("seed")), columns)
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from xtalrl.config import validate
 from xtalrl.errors import XtalrlError
-from xtalrl.report.files import write_text
+from xtalrl.files import write_text
 from xtalrl.report.sections import Run, sections
 from xtalrl.report.viewer_data import THREE_DMOL, three_dmol, three_dmol_licence
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
+from xtalrl.csv_files import write_csv
+from xtalrl.files import write_text
 from xtalrl.metrics.intervals import Estimate
-from xtalrl.report.files import write_csv, write_text
 
 logger = logging.getLogger(__name__)
 

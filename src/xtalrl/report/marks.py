@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from xtalrl.csv_files import write_csv
 from xtalrl.files import write_whole
 from xtalrl.metrics.intervals import Estimate
-from xtalrl.report.files import write_csv
 from xtalrl.report.style import RC_PARAMS, PolicyStyle
 
 logger = logging.getLogger(__name__)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
+from xtalrl.csv_files import read_csv
 from xtalrl.resources import RESOURCES
 from xtalrl.rl.policies import PolicySpec, Reward
 
@@ -45,8 +45,7 @@ class PaperRow:
 @functools.cache
 def paper_rows(table: PaperTable) -> tuple[PaperRow, ...]:
     """The rows of a table; fractions printed in a column of percent are turned into percent, with a note."""
-    with (RESOURCES / "paper" / table.file).open(newline="") as handle:
-        return tuple(_read_row(row, table) for row in csv.DictReader(handle))
+    return tuple(_read_row(row, table) for row in read_csv(RESOURCES / "paper" / table.file).rows)
 
 
 def paper_values(table: PaperTable, spec: PolicySpec | None) -> Mapping[str, float | None]:

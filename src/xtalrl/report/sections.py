@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import functools
 import hashlib
 import importlib.metadata
@@ -22,6 +21,7 @@ from pydantic import BaseModel
 
 from xtalrl import tables
 from xtalrl.config import Config
+from xtalrl.csv_files import read_csv
 from xtalrl.dft.outcomes import Outcome
 from xtalrl.dft.protocols import Protocol, load_protocol
 from xtalrl.dft.pseudopotentials import describe_family
@@ -270,8 +270,7 @@ def _result_table(folder: Path, content: Content, order: Sequence[str]) -> Resul
     path = folder / f"tables/{content.name}.csv"
     if not path.is_file():
         return None
-    with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if any(row.values())]
+    rows = [row for row in read_csv(path).rows if any(row.values())]
     named = [column.name for column in content.columns]
     if rows and (missing := [name for name in (*content.keys, *named) if name not in rows[0]]):
         raise XtalrlError(

@@ -9,11 +9,9 @@ atomic additions in no fixed order, and products of a stack of policies are roun
 
 from __future__ import annotations
 
-import csv
 import ctypes
 import hashlib
 import importlib.metadata
-import io
 import json
 import logging
 import math
@@ -28,6 +26,7 @@ import torch
 from torch import Tensor
 
 from xtalrl import __version__
+from xtalrl.csv_files import write_csv
 from xtalrl.errors import XtalrlError
 from xtalrl.files import seal_json, whole_file, write_whole
 from xtalrl.progress import Progress
@@ -371,12 +370,17 @@ def _write_policy(
 
 
 def _write_log(folder: Path, rows: list[list[float]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(LOG_COLUMNS)
-    for step, *values in rows:
-        writer.writerow([int(step), *("" if math.isnan(value) else f"{value:.6g}" for value in values)])
-    write_whole(folder / "training.csv", text.getvalue().encode())
+    write_csv(
+        folder / "training.csv",
+        LOG_COLUMNS,
+        (
+            {
+                name: int(value) if name == "step" else None if math.isnan(value) else value
+                for name, value in zip(LOG_COLUMNS, row, strict=True)
+            }
+            for row in rows
+        ),
+    )
 
 
 def _sha256(path: str | Path) -> str:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import logging
 import math
 import warnings
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +17,8 @@ from pymatgen.core.structure import Structure
 
 from xtalrl import tables
 from xtalrl.cells import Cell
+from xtalrl.csv_files import read_csv
 from xtalrl.elements import ACTION
-from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
 from xtalrl.structures.cif import read_cif
 from xtalrl.structures.magnetizations import add_magnetizations
@@ -111,7 +108,7 @@ def _read_split(
     seen: dict[str, str],
     result: _Result,
 ) -> None:
-    rows = list(read_csv(path))
+    rows = read_csv(path, REQUIRED_COLUMNS, "structures.path").rows
     n_before = len(result.crystals)
     reasons: Counter[Reason] = Counter()
     progress = Progress(f"Reading {path.name}", len(rows), "rows")
@@ -158,41 +155,6 @@ def _read_split(
     )
     for reason, count in reasons.most_common():
         logger.info("%s: %s rows left out: %s", split, f"{count:,}", reason.value)
-
-
-def read_csv(path: Path) -> Iterator[dict[Any, Any]]:
-    """The rows of a CSV or .csv.gz; a field that a row lacks is None, fields beyond the header are under the key None.
-
-    Raises:
-        XtalrlError: missing, empty, not gzip, cut off, not UTF-8, not CSV, or without a required column.
-    """
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if not reader.fieldnames:
-                raise XtalrlError(f"{path} is empty: it must be a CSV with the columns {', '.join(REQUIRED_COLUMNS)}.")
-            if missing := [name for name in REQUIRED_COLUMNS if name not in reader.fieldnames]:
-                raise XtalrlError(
-                    f"{path} lacks the column(s) {', '.join(missing)}; it has {', '.join(map(repr, reader.fieldnames))}."
-                )
-            yield from reader
-    except FileNotFoundError:
-        raise XtalrlError(f"{path} does not exist: run the stage that writes it, or fix `structures.path`.") from None
-    except IsADirectoryError:
-        raise XtalrlError(f"{path} is a folder, not a CSV.") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        if str(error).startswith("Not a gzipped file"):
-            problem = "ends in .gz but is not a gzip file: rename it, or compress it with `gzip`"
-        else:
-            problem = f"is a damaged gzip file ({error}): get it again"
-        raise XtalrlError(f"{path} {problem}.") from None
-    except UnicodeDecodeError as error:
-        raise XtalrlError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): convert it, or get it again."
-        ) from None
-    except csv.Error as error:
-        raise XtalrlError(f"{path} is not a readable CSV, line {reader.line_num}: {error}.") from None
 
 
 def parse_row(row: Mapping[str, Any], max_sites: int, metals: Metals = "source") -> dict[str, Any]:

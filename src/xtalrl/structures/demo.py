@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from xtalrl.csv_files import read_csv, write_csv
 from xtalrl.errors import XtalrlError
-from xtalrl.files import whole_file
 from xtalrl.structures.mp20 import COLUMNS
 from xtalrl.structures.prototypes import build_crystal, parse_parameters
 
@@ -43,7 +42,7 @@ def write_csvs(table: str | Path, outputs: Mapping[str, str | Path]) -> None:
     """
     rows: dict[str, list[dict[str, object]]] = {split: [] for split in outputs}
     n_metals: Counter[str] = Counter()
-    for number, row in enumerate(read_table(table)):
+    for number, row in enumerate(read_csv(table, TABLE_COLUMNS).rows):
         if row["split"] not in rows:
             raise XtalrlError(f"{table}, row {number}: the split {row['split']!r} is not one of {', '.join(rows)}.")
         try:
@@ -65,25 +64,5 @@ def write_csvs(table: str | Path, outputs: Mapping[str, str | Path]) -> None:
             }
         )
     for split, path in outputs.items():
-        with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="")
-            writer.writeheader()
-            writer.writerows(rows[split])
+        write_csv(path, COLUMNS, rows[split])
         logger.info("%s: %d crystals, %d of them metals", path, len(rows[split]), n_metals[split])
-
-
-def read_table(table: str | Path) -> list[dict[str, str]]:
-    """The rows of the table of demo crystals.
-
-    Raises:
-        XtalrlError: it does not exist, or lacks a column.
-    """
-    try:
-        with open(table, encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-    except FileNotFoundError:
-        raise XtalrlError(f"The table of demo crystals {table} does not exist.") from None
-    if missing := [name for name in TABLE_COLUMNS if name not in (reader.fieldnames or ())]:
-        raise XtalrlError(f"{table} lacks the column(s) {', '.join(missing)}; it needs {', '.join(TABLE_COLUMNS)}.")
-    return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 from collections import Counter
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pymatgen.core.composition import Composition
 
+from xtalrl.csv_files import read_csv
 from xtalrl.errors import XtalrlError
 
 logger = logging.getLogger(__name__)
@@ -35,12 +35,17 @@ def read_magnetizations(path: str | Path) -> dict[str, dict[str, float | None]]:
     """
     path = Path(path)
     try:
-        columns, rows = _parquet_rows(path) if path.suffix == ".parquet" else _csv_rows(path)
+        if path.suffix == ".parquet":
+            table = pq.read_table(path)
+            columns, rows = table.column_names, table.to_pylist()
+        else:
+            found = read_csv(path, setting="structures.magnetizations")
+            columns, rows = list(found.columns), found.rows
     except FileNotFoundError:
         raise XtalrlError(
             f"The table of magnetizations {path} does not exist: correct `structures.magnetizations`, or set it to null."
         ) from None
-    except (OSError, ValueError, MemoryError, csv.Error, pa.ArrowException) as error:
+    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
         raise XtalrlError(
             f"The table of magnetizations {path} cannot be read ({error}): it must be a CSV, or Parquet ending in .parquet."
         ) from None
@@ -82,17 +87,6 @@ def cell_magnetization(values: Mapping[str, float | None], species: Sequence[str
         return values[PER_CELL]
     _, formula_units = Composition(dict(Counter(species))).get_reduced_composition_and_factor()
     return float(per_formula_unit * formula_units)
-
-
-def _csv_rows(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        return list(reader.fieldnames or ()), list(reader)
-
-
-def _parquet_rows(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    table = pq.read_table(path)
-    return table.column_names, table.to_pylist()
 
 
 def _number(value: Any, where: str) -> float | None:

@@ -9,8 +9,6 @@ variable of the client mp-api, names another server with the same interface.
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 import os
@@ -27,12 +25,13 @@ from urllib3.exceptions import InvalidHeader
 from urllib3.util.retry import Retry
 
 from xtalrl import tables
+from xtalrl.csv_files import csv_text, read_csv
 from xtalrl.elements import ELEMENTS
 from xtalrl.errors import XtalrlError, without_secrets
 from xtalrl.fetch.downloads import ATTEMPTS, TIMEOUT_S, TRANSIENT_STATUS
 from xtalrl.progress import Progress
 from xtalrl.sharing import make_folder, share, write_shared
-from xtalrl.structures.crystals import read_csv
+from xtalrl.structures.crystals import REQUIRED_COLUMNS
 from xtalrl.structures.magnetizations import PER_CELL, PER_FORMULA_UNIT
 
 logger = logging.getLogger(__name__)
@@ -93,7 +92,7 @@ def fetch_magnetizations(csvs: Mapping[str, str | Path], magnetizations: str | P
     Raises:
         XtalrlError: a CSV cannot be read, or the API is needed and cannot be asked (see `_Client`).
     """
-    rows_of_all = (row for path in csvs.values() for row in read_csv(Path(path)))
+    rows_of_all = (row for path in csvs.values() for row in read_csv(path, REQUIRED_COLUMNS, "structures.path").rows)
     wanted = sorted({(row["material_id"] or "").strip() for row in rows_of_all if _is_nonmetal(row)})
     askable = [material_id for material_id in wanted if _MP_ID.fullmatch(material_id)]
     if foreign := len(wanted) - len(askable):
@@ -152,11 +151,7 @@ def fetch_elemental_crystals(crystals: str | Path, cache: str | Path) -> None:
         logger.info(
             "More than 20 atoms, slow to compute (the paper took one atom in a box for P and Se): %s", ", ".join(large)
         )
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ELEMENTAL_CRYSTALS.names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_shared(Path(crystals), text.getvalue().encode())
+    write_shared(Path(crystals), csv_text(ELEMENTAL_CRYSTALS.names, rows).encode())
 
 
 def fetch_formulas(formulas: str | Path, cache: str | Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 from dataclasses import dataclass, fields
 
 from pymatgen.core.structure import Structure
 
+from xtalrl.csv_files import read_csv
 from xtalrl.errors import XtalrlError
 from xtalrl.resources import RESOURCES
 from xtalrl.structures.prototypes import build_crystal, parse_parameters, prototypes
@@ -33,10 +33,8 @@ class ElementalCrystal:
 @functools.cache
 def elemental_crystals() -> dict[str, ElementalCrystal]:
     """The table by element: all 88."""
-    with open(TABLE, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
     names = [field.name for field in fields(ElementalCrystal)]
-    return {row["element"]: ElementalCrystal(**{name: row[name] for name in names}) for row in rows}
+    return {row["element"]: ElementalCrystal(**{name: row[name] for name in names}) for row in read_csv(TABLE).rows}
 
 
 def textbook_crystal(element: str) -> Structure | None:
