@@ -218,9 +218,10 @@ def _same_formula(a: Policy, b: Policy) -> float:
 
 def _difference(one: Estimate, other: Estimate, confidence: float, decimals: int) -> str:
     found = paired_difference(one, other, confidence)
-    return (
-        "–" if found is None else f"{found.value:+.{decimals}f} [{found.low:+.{decimals}f}, {found.high:+.{decimals}f}]"
-    )
+    if found is None:
+        return "–"
+    interval = "" if found.low is None else f" [{found.low:+.{decimals}f}, {found.high:+.{decimals}f}]"
+    return f"{found.value:+.{decimals}f}{interval}"
 
 
 def markdown(config: Config, policies: Mapping[str, Policy]) -> str:

@@ -93,7 +93,18 @@ def test_hand_computed_distance() -> None:
 def test_identical_distributions_are_no_distance_apart() -> None:
     values = np.random.default_rng(5).normal(size=50)
     estimate = bootstrap(1, 50).earth_movers_distance(values[None], values)
-    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0, 0, 0), abs=1e-12)
+    assert estimate.value == pytest.approx(0, abs=1e-12)
+    assert (estimate.low, estimate.high) == (None, None), "no resample differs: that is no certainty"
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 2.5])
+def test_equal_values_are_no_certainty(value: float) -> None:
+    """Three gaps of 0 eV: their mean has no interval, and a share of 2 of 4 atoms in each of three crystals has Wilson's."""
+    values = np.full((1, 3), value)
+    assert bootstrap(1, 3).mean(values) == Estimate(pytest.approx(value), None, None, 3)
+    share = bootstrap(2, 3).proportion(np.full((2, 3), 2.0), np.full((2, 3), 4.0))
+    wilson = stats.binomtest(2, 3).proportion_ci(0.95, method="wilson")
+    assert (share.value, share.low, share.high) == (0.5, pytest.approx(wilson.low), pytest.approx(wilson.high))
 
 
 def test_paired_difference_is_that_of_scipys_paired_bootstrap_and_test() -> None:
@@ -109,9 +120,10 @@ def test_paired_difference_is_that_of_scipys_paired_bootstrap_and_test() -> None
     assert ours is not None
     assert ours.p is not None
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.002)
-    assert ours.p == pytest.approx(stats.ttest_rel(first, second).pvalue, rel=0.05)
+    assert ours.p == pytest.approx(stats.ttest_rel(first, second).pvalue, rel=0.1)
     unpaired = stats.ttest_ind(first, second).pvalue
     assert ours.p < unpaired / 2
+    assert ours.test == "9,999 random swaps"
 
 
 def test_paired_difference_of_shares_is_mcnemars() -> None:
@@ -125,7 +137,7 @@ def test_paired_difference_of_shares_is_mcnemars() -> None:
     assert ours.p is not None
     assert ours.value == pytest.approx(30 / 500)
     assert np.log10(ours.p) == pytest.approx(np.log10(mcnemar), abs=0.25)
-    assert ours.low > 0
+    assert ours.low is not None and ours.low > 0
 
 
 def test_a_policy_does_not_differ_from_itself() -> None:
@@ -134,6 +146,7 @@ def test_a_policy_does_not_differ_from_itself() -> None:
     difference = paired_difference(estimate, estimate, 0.95)
     assert difference is not None
     assert (difference.value, difference.low, difference.high, difference.p) == (0, 0, 0, None)
+    assert difference.test == ""
     assert paired_difference(estimate, NOTHING, 0.95) is None
 
 
@@ -187,3 +200,79 @@ def test_intervals_cover_as_often_as_they_say() -> None:
         assert estimate.high is not None
         covered += estimate.low <= truth <= estimate.high
     assert 0.91 <= covered / 300 <= 0.985
+
+
+def test_twelve_pairs_are_not_more_than_twelve_pairs() -> None:
+    """All of one policy's designs are novel and none of the other's: p is that of a sign-flip test, the interval has a width."""
+    sampler, trials = bootstrap(1, 12), np.ones((1, 12))
+    ours = paired_difference(sampler.proportion(trials, trials), sampler.proportion(0 * trials, trials), 0.95)
+    assert ours is not None and ours.low is not None and ours.high is not None
+    assert (ours.value, ours.p, ours.p_floor, ours.test) == (1, 2 / 2**12, 2 / 2**12, "all 4,096 swaps")
+    # Newcombe's interval of 12/12 less 0/12, his method 10.
+    upper = stats.binomtest(0, 12).proportion_ci(0.95, method="wilson").high
+    assert (ours.low, ours.high) == pytest.approx((1 - np.hypot(upper, upper), 1))
+
+
+def test_equal_means_have_a_difference_and_a_p_but_no_interval() -> None:
+    sampler = bootstrap(1, 3)
+    ours = paired_difference(sampler.mean(np.zeros((1, 3))), sampler.mean(np.ones((1, 3))), 0.95)
+    assert ours is not None
+    assert (ours.value, ours.low, ours.high, ours.p) == (-1, None, None, 0.25)
+
+
+def differences_of(pairs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=pairs), generator.normal(0.5, 1, size=pairs)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_exact_test_is_scipys(seed: int) -> None:
+    first, second = differences_of(9, seed)
+    oracle = stats.permutation_test(
+        (first, second), lambda x, y, axis: x.mean(axis) - y.mean(axis), permutation_type="samples", vectorized=True
+    )
+    flipped = stats.permutation_test((first - second,), np.mean, permutation_type="samples", vectorized=True)
+    sampler = bootstrap(1, 9)
+    ours = paired_difference(sampler.mean(first[None]), sampler.mean(second[None]), 0.95)
+    assert ours is not None
+    assert ours.p == pytest.approx(oracle.pvalue) == pytest.approx(flipped.pvalue)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_exact_test_of_distances_is_scipys(seed: int) -> None:
+    first, second = differences_of(8, seed)
+    reference = np.random.default_rng(seed + 9).normal(1, 1, size=8)
+    oracle = stats.permutation_test(
+        (first, second),
+        lambda x, y: stats.wasserstein_distance(x, reference) - stats.wasserstein_distance(y, reference),
+        permutation_type="samples", vectorized=False,
+    )  # fmt: skip
+    sampler = bootstrap(1, 8)
+    one, other = (sampler.earth_movers_distance(values[None], reference) for values in (first, second))
+    ours = paired_difference(one, other, 0.95)
+    assert ours is not None
+    assert ours.p == pytest.approx(oracle.pvalue)
+
+
+@given(tables, tables)
+def test_a_p_value_is_one_whichever_policy_comes_first(a: np.ndarray, b: np.ndarray) -> None:
+    shape = tuple(min(sizes) for sizes in zip(a.shape, b.shape, strict=True))
+    sampler = bootstrap(*shape, samples=100)
+    for estimate in (sampler.mean, lambda values: sampler.earth_movers_distance(values, np.zeros(shape[1]))):
+        x, y = (estimate(values[: shape[0], : shape[1]]) for values in (a, b))
+        there, back = paired_difference(x, y, 0.95), paired_difference(y, x, 0.95)
+        assert (there is None) == (back is None)
+        if there is not None and back is not None and there.p is not None:
+            assert there.p_floor is not None
+            assert there.p == pytest.approx(back.p)
+            assert 0 < there.p_floor / 2 <= there.p <= 1
+            if there.low is not None and there.high is not None:
+                assert there.low - 1e-9 <= there.value <= there.high + 1e-9
+
+
+def test_many_pairs_have_a_floor() -> None:
+    first = np.arange(40.0)
+    sampler = bootstrap(1, 40, samples=200)
+    ours = paired_difference(sampler.mean(first[None]), sampler.mean(first[None] + 1), 0.95)
+    assert ours is not None
+    assert ours.p == ours.p_floor == 1 / 201

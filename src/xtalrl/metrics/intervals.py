@@ -3,16 +3,22 @@
 The designs of a policy form a table (seeds, crystals): every seed fills the same skeletons. A resample draws crystals with
 replacement, the same for all seeds, and, where there are several, seeds with replacement (a two-way bootstrap, Owen 2007,
 doi:10.1214/07-AOAS122). With few seeds the spread between them is underestimated, by the factor (S - 1)/S in variance.
+
+Where all resamples agree, as for three gaps of 0 eV, resampling says nothing, and an interval of no width would claim certainty. A share then
+has Wilson's interval. A mean has none: what a few equal values tell of the mean of a quantity without bounds is nothing
+(Bahadur and Savage 1956, doi:10.1214/aoms/1177728077).
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+
+from xtalrl.metrics.swaps import Distance, Ratio, swap_test
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -30,8 +36,9 @@ class Estimate:
     """A number with its interval; all null where nothing could be counted.
 
     `n` is the number of units in the denominator (crystals, atoms, designs), `method` how the interval was made,
-    empty where it takes at least two crystals and there are fewer. `resamples` (B,) is the number in each bootstrap resample, NaN
-    where it had nothing to count: policies on the same skeletons share their resamples, so the difference of two of them is paired.
+    empty where there is no interval: of fewer than two crystals, or where all resamples agree. `resamples` (B,) is the number in each
+    bootstrap resample, NaN where it had nothing to count: policies on the same skeletons share their resamples, so the difference of
+    two of them is paired. `terms` is what the number is made of, skeleton by skeleton.
     """
 
     value: float | None
@@ -40,12 +47,13 @@ class Estimate:
     n: int
     method: str = ""
     resamples: Floats | None = field(default=None, repr=False, compare=False)
+    terms: Ratio | Distance | None = field(default=None, repr=False, compare=False)
 
     def scaled(self, factor: float) -> Estimate:
         """The same in another unit, e.g. percent."""
         value, low, high = (None if number is None else number * factor for number in (self.value, self.low, self.high))
         resamples = None if self.resamples is None else self.resamples * factor
-        return Estimate(value, low, high, self.n, self.method, resamples)
+        return Estimate(value, low, high, self.n, self.method, resamples, self.terms)
 
 
 NOTHING = Estimate(None, None, None, 0)
@@ -69,22 +77,20 @@ class Bootstrap:
     def proportion(self, numerator: Floats | Bools, denominator: Floats | Bools) -> Estimate:
         """Sum of numerators over sum of denominators, both (S, M), 0 <= numerator <= denominator.
 
-        Wilson's interval where there is one seed and one trial a crystal. Where all trials agree (0 % or 100 %) resampling sees
-        no spread, and the interval is Wilson's with crystals as trials, neither atoms nor seeds counting as independent.
+        Wilson's interval where there is one seed and one trial per crystal. Where all resamples agree (0 % or 100 %, mostly) the
+        interval is Wilson's with crystals as trials, neither atoms nor seeds counting as independent.
         """
         hits, trials_made = numerator.astype(np.float64), denominator.astype(np.float64)
-        total = trials_made.sum()
-        if total == 0:
-            return NOTHING
-        successes = hits.sum()
+        estimate = self._ratio(hits, trials_made)
         single_trials = self.n_seeds == 1 and bool(np.isin(trials_made, (0, 1)).all())
-        if single_trials or successes in (0, total):
-            trials = int((trials_made > 0).any(axis=0).sum())
-            value = float(successes / total)
-            interval = stats.binomtest(round(value * trials), trials).proportion_ci(self.confidence, method="wilson")
-            resamples = self._resampled_ratio(hits, trials_made)
-            return Estimate(value, float(interval.low), float(interval.high), int(total), WILSON, resamples)
-        return self._ratio(hits, trials_made)
+        if estimate.value is None or (estimate.method and not single_trials):
+            return estimate
+        trials = int((trials_made > 0).any(axis=0).sum())
+        interval = stats.binomtest(round(estimate.value * trials), trials).proportion_ci(
+            self.confidence, method="wilson"
+        )
+        low, high = min(float(interval.low), estimate.value), max(float(interval.high), estimate.value)
+        return replace(estimate, low=low, high=high, method=WILSON)
 
     def earth_movers_distance(self, values: Floats, reference: Floats) -> Estimate:
         """Earth mover's distance between designs (S, M) and the reference distribution (M,), NaN where unknown.
@@ -119,22 +125,24 @@ class Bootstrap:
             np.cumsum(signed, axis=1, out=signed)
             distances.append(np.abs(signed[:, :-1], out=signed[:, :-1]) @ widths)
         resampled = np.concatenate(distances)
-        if not np.isfinite(resampled).any():
-            return Estimate(value, None, None, n)
+        terms = Distance(values, reference)
+        if not has_spread(resampled):
+            return Estimate(value, None, None, n, "", resampled, terms)
         low, high = self._percentiles(resampled - (np.nanmedian(resampled) - value))
-        return Estimate(value, max(low, 0.0), high, n, self.method + ", shifted to the estimate", resampled)
+        return Estimate(value, max(low, 0.0), high, n, self.method + ", shifted to the estimate", resampled, terms)
 
     def _ratio(self, numerator: Floats, denominator: Floats) -> Estimate:
         total = denominator.sum()
         if total == 0:
             return NOTHING
         value = float(numerator.sum() / total)
-        if (denominator > 0).any(axis=0).sum() < 2:
-            return Estimate(value, None, None, int(total))
         resampled = self._resampled_ratio(numerator, denominator)
+        terms = Ratio(numerator.sum(axis=0), denominator.sum(axis=0))
+        if (denominator > 0).any(axis=0).sum() < 2 or not has_spread(resampled):
+            return Estimate(value, None, None, int(total), "", resampled, terms)
         low, high = self._percentiles(resampled)
         # Rounding must not put the estimate outside its own interval.
-        return Estimate(value, min(low, value), max(high, value), int(total), self.method, resampled)
+        return Estimate(value, min(low, value), max(high, value), int(total), self.method, resampled, terms)
 
     def _resampled_ratio(self, numerator: Floats, denominator: Floats) -> Floats:
         above, below = ((self.crystal_weights @ part.T * self.seed_weights).sum(1) for part in (numerator, denominator))
@@ -157,24 +165,35 @@ def _weights(n_seeds: int, n_crystals: int, samples: int) -> tuple[Floats, Float
     return crystals, seeds
 
 
+def has_spread(resampled: Floats) -> bool:
+    """Whether resamples differ by more than rounding does."""
+    known = resampled[np.isfinite(resampled)]
+    return bool(known.size) and float(np.ptp(known)) > 1e-9 * max(1.0, float(np.abs(known).max()))
+
+
 @dataclass(frozen=True)
 class Difference:
     """One policy's number less another's, of designs on the same skeletons.
 
-    `p` is that of no difference, two-sided, from the normal distribution with the resamples' standard deviation; None where the
-    resamples show no spread.
+    `low` and `high` are null where neither resampling nor the intervals of the two numbers tell; `p` is two-sided, of no difference
+    between the trained policies, null where they differ on no skeleton; `p_floor` is the smallest p that the test can give, and `test` says
+    how it was found.
     """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float | None
+    p_floor: float | None
+    test: str
 
 
 def paired_difference(first: Estimate, second: Estimate, confidence: float) -> Difference | None:
     """`first` less `second`, whose resamples must be of the same crystals and seeds; None where one of them has none.
 
-    The interval is the percentile interval of the differences of the resamples, shifted to the difference of the estimates.
+    The interval is the percentile interval of the differences of the resamples, shifted to the difference of the estimates; where these
+    show no spread, it is made of the intervals of the two numbers by squaring and adding (Newcombe 1998,
+    doi:10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I). The p value is that of `swaps.swap_test`.
     """
     if first.value is None or second.value is None or first.resamples is None or second.resamples is None:
         return None
@@ -183,8 +202,30 @@ def paired_difference(first: Estimate, second: Estimate, confidence: float) -> D
     resampled = resampled[np.isfinite(resampled)]
     if not resampled.size:
         return None
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(resampled - np.median(resampled), [tail, 1 - tail]) + value
-    spread = float(resampled.std())
-    p = float(2 * stats.norm.sf(abs(value) / spread)) if spread > 0 else None
-    return Difference(value, float(low), float(high), p)
+    assert first.terms is not None and second.terms is not None  # They come with the resamples.
+    test = swap_test(first.terms, second.terms, len(first.resamples))
+    if test is None:
+        return Difference(value, value, value, None, None, "")
+    low, high = _interval_of_difference(first, second, value, resampled, confidence)
+    return Difference(value, low, high, test.p, test.floor, test.name)
+
+
+def _interval_of_difference(
+    first: Estimate, second: Estimate, value: float, resampled: Floats, confidence: float
+) -> tuple[float, float] | tuple[None, None]:
+    if has_spread(resampled):
+        tail = (1 - confidence) / 2
+        low, high = np.quantile(resampled - np.median(resampled), [tail, 1 - tail]) + value
+        # An end that is 0 but for rounding is 0: whether the interval holds 0 is read off it.
+        return _without_rounding(float(low)), _without_rounding(float(high))
+    if first.value is None or first.low is None or first.high is None:
+        return None, None
+    if second.value is None or second.low is None or second.high is None:
+        return None, None
+    below = float(np.hypot(first.value - first.low, second.high - second.value))
+    above = float(np.hypot(first.high - first.value, second.value - second.low))
+    return value - below, value + above
+
+
+def _without_rounding(number: float) -> float:
+    return 0.0 if abs(number) < 1e-9 else number

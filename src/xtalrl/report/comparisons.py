@@ -61,12 +61,13 @@ def policy_tests(results: Results, scoring: Scoring) -> Table:
         f"{entry.caption} Of {len(rows):,} tests the {len(shown):,} with p_fdr < {1 - confidence:.2g} are shown, the CSV has all. "
         f"{' or '.join(map(str, seeds))} seed(s), {scoring.bootstrap_samples:,} resamples."
     )
-    headings = ["First", "Second", "Metric", "Unit", "Target (eV)", "Difference", "p", "p_fdr"]
+    headings = ["First", "Second", "Metric", "Unit", "Target (eV)", "Difference", "p", "p_fdr", "Test"]
     text = [
         [
             str(row["first"]), str(row["second"]), str(row["metric"]), str(row["unit"]),
             "–" if row["target_ev"] is None else f"{row['target_ev']:g}",
-            f"{row['difference']:.3g} [{row['low']:.3g}, {row['high']:.3g}]", f"{row['p']:.2g}", f"{row['p_fdr']:.2g}",
+            f"{row['difference']:.3g}" + ("" if row["low"] is None else f" [{row['low']:.3g}, {row['high']:.3g}]"),
+            f"{'≤ ' if row['p'] == row['p_floor'] else ''}{row['p']:.2g}", f"{row['p_fdr']:.2g}", str(row["test"]),
         ]
         for row in shown
     ]  # fmt: skip
@@ -101,7 +102,7 @@ def _pairs(
             {
                 "first": first, "second": second, "metric": metric, "unit": unit, "target_ev": target,
                 "difference": difference.value, "low": difference.low, "high": difference.high,
-                "p": difference.p, "p_fdr": None,
+                "p": difference.p, "p_fdr": None, "p_floor": difference.p_floor, "test": difference.test,
                 "first_value": x.value, "second_value": y.value, "first_n": x.n, "second_n": y.n,
                 "n_crystals": len(a.material_ids), "n_seeds": len(a.seeds), "confidence": confidence,
             }

@@ -137,10 +137,11 @@ TABLES = (
     Content(
         "policy_tests",
         "Pairs of policies on the same skeletons.",
-        "Difference: first less second, with a paired bootstrap interval. p: two-sided, of no difference, from the bootstrap's "
-        "standard error. p_fdr: after Benjamini and Hochberg, over all pairs of the metric.",
+        "Difference: first less second, with a paired bootstrap interval. p: two-sided, of no difference between the trained policies, whose "
+        "designs of a skeleton change places: the share of swaps with a difference at least as large (≤: the least that the test can give). "
+        "p_fdr: after Benjamini and Hochberg, over all pairs of the metric.",
         "comparisons.policy_tests", _DESIGNS, _DESIRED_RANGE,
-        keys=("first", "second", "metric", "unit", "target_ev", "difference", "low", "high", "p", "p_fdr"),
+        keys=("first", "second", "metric", "unit", "target_ev", "difference", "low", "high", "p", "p_fdr", "p_floor", "test"),
     ),
     Content(
         "outcomes",
