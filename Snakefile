@@ -29,7 +29,7 @@ include: "rules/learning_curve.smk"
 include: "rules/report.smk"
 
 
-TABLE_FILES = [table_files(kind) for kind in ("csv", "md", "tex")]
+TABLE_FILES = [table_files(kind) for kind in ("csv", "md", "tex", "txt")]
 FIGURE_FILES = [figure_files(kind) for kind in ("png", "pdf", "csv")]
 of_report = settled(TABLE_FILES, FIGURE_FILES, rules.make_report.output)
 

@@ -35,11 +35,11 @@ from xtalrl import tables
 from xtalrl.cells import Cell
 from xtalrl.csv_files import write_csv
 from xtalrl.dft.engines import find_engine
-from xtalrl.dft.inputs import BOHR_ANGSTROM, Settings, physics_key, render, settings_for
+from xtalrl.dft.inputs import BOHR_ANGSTROM, Form, Settings, physics_key, render, settings_for
 from xtalrl.dft.outcomes import classify
 from xtalrl.dft.protocols import Protocol, load_protocol
 from xtalrl.dft.pseudopotentials import Family, fetch_family, load_family
-from xtalrl.dft.requests import cost_of, form_of
+from xtalrl.dft.requests import cost_of
 from xtalrl.dft.shards import run_shard
 from xtalrl.elements import ELEMENTS
 from xtalrl.energies import RYDBERG_EV_PAPER
@@ -153,14 +153,10 @@ def candidates_of(lists: dict[str, Path], protocol: Protocol, family: Family) ->
 
 def candidate(element: str, source: str, material_id: str, cell: Cell, protocol: Protocol, family: Family) -> Candidate:
     """With its key and roughly its cost."""
-    settings = settings_of(cell, protocol, family)
+    form: Form = "elemental" if material_id else "atom"
+    settings = settings_for(cell, form, protocol, family)
     key = physics_key(cell, settings.physics() | {"known_magnetization": None}, family)
     return Candidate(element, source, material_id, cell, key, cost_of(cell, family))
-
-
-def settings_of(cell: Cell, protocol: Protocol, family: Family) -> Settings:
-    """As the workflow computes a reference."""
-    return settings_for(cell, form_of("reference", cell, protocol), protocol, family)
 
 
 def run(
@@ -271,7 +267,10 @@ def other_settings(
     """Each of `VARIANTS` of the crystals of these elements."""
     wanted = []
     for form in (form for forms in elements for form in forms if form.element in names and is_named(form)):
-        settings, n_electrons = settings_of(form.cell, protocol, family), family.n_electrons(form.cell.species)
+        settings, n_electrons = (
+            settings_for(form.cell, "elemental", protocol, family),
+            family.n_electrons(form.cell.species),
+        )
         for name, changes in VARIANTS.items():
             if name == "fixed occupations" and n_electrons % 2:
                 continue
@@ -292,7 +291,7 @@ def other_sizes(
 ) -> list[tuple[Candidate, str, Cell, Settings]]:
     """Each of `SCALES` of the crystals of one atom: no coordinates that would change, too."""
     return [
-        (form, f"lengths x {scale:g}", cell, settings_of(cell, protocol, family))
+        (form, f"lengths x {scale:g}", cell, settings_for(cell, "elemental", protocol, family))
         for form in (form for forms in elements for form in forms if form.element in names)
         if form.material_id and len(form.cell.species) == 1
         for scale in SCALES

@@ -160,7 +160,7 @@ def rerun_mark(wildcards):
 
 
 def table_files(kind):
-    """Every table of this run, as csv, md or tex."""
+    """Every table of this run, as csv, md or tex, or its caption as txt."""
     return [f"{RESULTS}/tables/{entry.name}.{kind}" for entry in tables_of(cfg)]
 
 

@@ -25,7 +25,7 @@ rule make_report:
         evaluation=f"{RESULTS}/evaluation/evaluation.parquet",
         stability=f"{RESULTS}/evaluation/stability.parquet",
         design_outcomes=f"{RESULTS}/evaluation/outcomes.parquet",
-        tables=[table_files("csv"), table_files("md")],
+        tables=[table_files("csv"), table_files("txt")],
         figures=figure_files("png"),
         training=trained_runs(
             f"{RESULTS}/policies/{{policy}}/seed{{seed}}/training.csv"

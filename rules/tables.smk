@@ -15,6 +15,7 @@ for entry in TABLES:
             ),
             markdown=f"{RESULTS}/tables/{entry.name}.md",
             latex=f"{RESULTS}/tables/{entry.name}.tex",
+            caption=f"{RESULTS}/tables/{entry.name}.txt",
         log:
             f"{RESULTS}/logs/make_{entry.name}.log",
         benchmark:

@@ -112,7 +112,9 @@ def make(
         results = replace(results, policies=policies)
     path = folder / (stem or name)
     endings = (
-        {"csv": "csv", "markdown": "md", "latex": "tex"} if entry in TABLES else {e: e for e in ("csv", "png", "pdf")}
+        {"csv": "csv", "markdown": "md", "latex": "tex", "caption": "txt"}
+        if entry in TABLES
+        else {e: e for e in ("csv", "png", "pdf")}
     )
     made = entry.function(results, replace(scoring_of(config), **{"bootstrap_samples": 200, **scoring}))
     made.write(**{kind: f"{path}.{ending}" for kind, ending in endings.items()})

@@ -25,7 +25,7 @@ from xtalrl.elements import ELEMENTS
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.confirmation import confirm_hits, find_hits
 from xtalrl.metrics.scoring import Scoring
-from xtalrl.report.confirmation import confirmation_table
+from xtalrl.report.confirmed_hits import confirmation_table
 from xtalrl.report.contents import tables_of
 from xtalrl.report.layout import Table
 from xtalrl.report.results import Results
@@ -143,7 +143,7 @@ def test_verdicts_and_their_table(tmp_path: Path) -> None:
         "hit confirmed", "hit withdrawn", "hit", "hit withdrawn", "hit confirmed",
     ]  # fmt: skip
     assert [row["difference"] for row in rows] == pytest.approx([0.2, -0.7, None, -0.7, 0.2])
-    files = {kind: tmp_path / f"table.{kind}" for kind in ("csv", "markdown", "latex")}
+    files = {kind: tmp_path / f"table.{kind}" for kind in ("csv", "markdown", "latex", "caption")}
     table_of(confirmation, TARGETS).write(**files)
     with open(files["csv"], newline="") as file:
         table = {row["policy"]: row for row in csv.DictReader(file)}
@@ -160,7 +160,7 @@ def test_without_hits_there_is_an_empty_table(tmp_path: Path) -> None:
     hits = hits_of(tmp_path, design("bc", "a", 1.0))
     tables.write_rows([], tables.SCF_OUTCOMES, tmp_path / "outcomes.parquet")
     confirm_hits(hits, tmp_path / "outcomes.parquet", tmp_path / "confirmation.parquet")
-    files = {kind: tmp_path / f"table.{kind}" for kind in ("csv", "markdown", "latex")}
+    files = {kind: tmp_path / f"table.{kind}" for kind in ("csv", "markdown", "latex", "caption")}
     table_of(tmp_path / "confirmation.parquet", {"bc": None}).write(**files)
     assert "Confirmed" in files["markdown"].read_text()
 

@@ -110,7 +110,7 @@ def write_tables(folder: Path, config: Config) -> None:
                 row |= {f"{column.name}_paper": 12.34} if column.in_paper else {}
             rows.append(row | ({"p": 0.01 * 10**-number} if "p" in row else {}))
         write_csv(folder / f"tables/{table.name}.csv", list(rows[0]), rows)
-        (folder / f"tables/{table.name}.md").write_text(f"**{table.title}** Validity rule: `cdvae-smact14`.\n\n")
+        (folder / f"tables/{table.name}.txt").write_text("Validity rule: `cdvae-smact14`.\n")
 
 
 def test_it_loads_nothing(run: tuple[Path, Config]) -> None:

@@ -62,6 +62,7 @@ def test_table_1_needs_no_scf(run: tuple[Path, Config]) -> None:
 
 def test_markdown_is_a_table_for_people(run: tuple[Path, Config]) -> None:
     text = table(run).with_suffix(".md").read_text()
+    assert table(run).with_suffix(".txt").read_text() == text.splitlines()[0].partition("** ")[2] + "\n"
     caption, _, *lines = text.splitlines()
     assert caption.startswith("**Table 1.")
     for part in ("M = 30 validation crystals", "Seeds: 0, 1.", "90 % intervals", "200 resamples", "`cdvae-smact14`"):

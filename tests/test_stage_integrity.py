@@ -119,7 +119,7 @@ def table_stage(name: str, config: Config) -> Callable[[Paths, Path], object]:
         entry = content(name)
         results = Results.of(config, {input_: paths[input_] for input_ in entry.inputs if input_ in FILES})
         made = entry.function(results, replace(scoring_of(config), bootstrap_samples=20))
-        made.write(csv=out / "t.csv", markdown=out / "t.md", latex=out / "t.tex")
+        made.write(csv=out / "t.csv", markdown=out / "t.md", latex=out / "t.tex", caption=out / "t.txt")
 
     return run
 

@@ -82,7 +82,7 @@ def test_a_miniature_sweep(root: Path, miniature: Path) -> None:
     results = miniature / "results"
     config = load(root / "config/config.yaml", root / "config/test.yaml", miniature / "config.yaml")
     for entry in tables_of(config):
-        for kind in ("csv", "md", "tex"):
+        for kind in ("csv", "md", "tex", "txt"):
             assert (results / f"tables/{entry.name}.{kind}").stat().st_size > 0
     for entry in figures_of(config):
         for kind in ("png", "pdf", "csv"):

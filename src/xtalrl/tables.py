@@ -165,6 +165,11 @@ SCF_REQUESTS = _schema(
     _field("request_id", pa.string(), "material_id of a crystal, ref-<element> of a reference, design key of a design"),
     _field("kind", pa.string(), "crystal, reference or design"),
     _field(
+        "form",
+        pa.string(),
+        "What the cell is: crystal (or design), elemental (the crystal of an element) or atom (in a box)",
+    ),
+    _field(
         "key",
         pa.string(),
         "SHA-256 of the physics: species, cell, positions, settings, pseudopotential md5s, magnetization",

@@ -12,7 +12,6 @@ from xtalrl.dft.outcomes import Outcome, Result, taken
 from xtalrl.dft.protocols import Protocol
 from xtalrl.dft.pseudopotentials import Family
 from xtalrl.dft.recovery import Attempt, Recovery, Situation, final_result, first_attempt, next_attempt
-from xtalrl.dft.requests import form_of
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,7 @@ class Climb:
 
 def situation_of(request: Mapping[str, Any], protocol: Protocol, family: Family, recovery: Recovery) -> Situation:
     """What is known about a row of SCF_REQUESTS before anything has run."""
-    cell = Cell.from_row(request)
-    form = form_of(request["kind"], cell, protocol)
-    return Situation(cell, form, protocol, family, recovery, request["tot_magnetization"])
+    return Situation(Cell.from_row(request), request["form"], protocol, family, recovery, request["tot_magnetization"])
 
 
 def climb(situation: Situation, limits: AttemptLimits, compute: Compute, accept_not_saved: bool) -> Climb:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ase.data import atomic_numbers
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from xtalrl.dft.pseudopotentials import Family
+from xtalrl.dft.pseudopotentials import Described, Family
 from xtalrl.errors import XtalrlError
 from xtalrl.resources import RESOURCES
 from xtalrl.yaml_files import read_mapping
@@ -39,11 +39,7 @@ def _known_element(symbol: str) -> str:
 Element = Annotated[str, AfterValidator(_known_element)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class AtomSettings(_Strict):
+class AtomSettings(Described):
     """One atom in a cubic box: the reference of an element without an elemental crystal."""
 
     box_angstrom: Positive
@@ -52,7 +48,7 @@ class AtomSettings(_Strict):
     elements: tuple[Element, ...] = Field((), description="elements that are computed so although they have a crystal")
 
 
-class ReferenceSettings(_Strict):
+class ReferenceSettings(Described):
     """What elemental references need otherwise than crystals with a gap; everything else is as for crystals."""
 
     smearing: Literal["marzari-vanderbilt", "gaussian", "methfessel-paxton"]
@@ -69,7 +65,7 @@ class ReferenceSettings(_Strict):
     atom: AtomSettings
 
 
-class Protocol(_Strict):
+class Protocol(Described):
     """The settings of every SCF of a run; the names are those of pw.x's input where pw.x has one."""
 
     name: str

@@ -25,11 +25,13 @@ logger = logging.getLogger(__name__)
 FAMILIES = RESOURCES / "families"
 
 
-class _Strict(BaseModel):
+class Described(BaseModel):
+    """What a YAML file of ours or of a user describes: no unknown keys, no infinite numbers."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Pseudopotential(_Strict):
+class Pseudopotential(Described):
     """One UPF file and what a calculation with it needs."""
 
     file: str
@@ -45,7 +47,7 @@ class WheelFolder(Wheel):
     folder: str
 
 
-class Family(_Strict):
+class Family(Described):
     """A family as `resources/families/<name>.yaml` describes it."""
 
     name: str

@@ -113,14 +113,8 @@ def cost_of(cell: Cell, family: Family) -> float:
     return 0.0 if family.missing(cell.species) else family.n_electrons(cell.species) * cell.volume
 
 
-def form_of(kind: str, cell: Cell, protocol: Protocol) -> Form:
-    """What a requested cell is."""
-    if kind != "reference":
-        return "crystal"
-    return "atom" if cell == _atom_in_box(cell.species[0], protocol) else "elemental"
-
-
-def _atom_in_box(element: str, protocol: Protocol) -> Cell:
+def atom_in_box(element: str, protocol: Protocol) -> Cell:
+    """The cell of an element without an elemental crystal."""
     box = float(protocol.references.atom.box_angstrom)
     return Cell((element,), (box, 0.0, 0.0, 0.0, box, 0.0, 0.0, 0.0, box), (0.0, 0.0, 0.0))
 
@@ -134,17 +128,24 @@ class _Planner:
         self.shards = shards
 
     def request(
-        self, request_id: str, kind: str, cell: Cell, tot_magnetization: float | None, source: str | None = None
+        self,
+        request_id: str,
+        kind: str,
+        cell: Cell,
+        tot_magnetization: float | None,
+        form: Form = "crystal",
+        source: str | None = None,
     ) -> dict[str, Any]:
         """One row of SCF_REQUESTS but for its shard."""
         if self.family.missing(cell.species):
             settings: dict[str, Any] = {"protocol": self.protocol.digest(self.family)}
         else:
-            settings = settings_for(cell, form_of(kind, cell, self.protocol), self.protocol, self.family).physics()
+            settings = settings_for(cell, form, self.protocol, self.family).physics()
         key = physics_key(cell, settings | {"known_magnetization": tot_magnetization}, self.family)
         return {
             "request_id": request_id,
             "kind": kind,
+            "form": form,
             "key": key,
             **cell.row,
             "tot_magnetization": tot_magnetization,
@@ -189,12 +190,13 @@ class _Planner:
                 structure, source = None, "one atom in a box"
             else:
                 structure, source = given.get(element) or _textbook_crystal(element)
+            form: Form = "atom" if structure is None else "elemental"
             if structure is None:
                 atoms.append(element)
-                cell = _atom_in_box(element, self.protocol)
+                cell = atom_in_box(element, self.protocol)
             else:
                 cell = Cell.from_structure(structure)
-            rows.append(self.request(f"{REFERENCE_PREFIX}{element}", "reference", cell, None, source))
+            rows.append(self.request(f"{REFERENCE_PREFIX}{element}", "reference", cell, None, form, source))
         if atoms:
             logger.info(
                 "One atom in a box stands for the elements without an elemental crystal, or that the protocol names: %s",

@@ -173,7 +173,7 @@ def _complete(url: str, part: Path, path: Path, checksum: str) -> None:
         )
 
 
-class _Transient(Exception):
+class _Interrupted(Exception):
     """A failure that may pass; its text says what happened."""
 
 
@@ -181,7 +181,7 @@ def _retrieve(url: str, part: Path) -> None:
     """Fetch all of `url` into `part`, appending to what is there."""
     shown = without_secrets(url)
     attempts = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(_Transient),
+        retry=tenacity.retry_if_exception_type(_Interrupted),
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         wait=tenacity.wait_exponential(multiplier=FIRST_WAIT_S, max=60) + tenacity.wait_random(0, FIRST_WAIT_S),
         before_sleep=lambda state: logger.info(
@@ -195,7 +195,7 @@ def _retrieve(url: str, part: Path) -> None:
     )
     try:
         attempts(_attempt, url, part)
-    except _Transient as error:
+    except _Interrupted as error:
         raise XtalrlError(
             f"{shown} could not be downloaded in {ATTEMPTS} attempts ({error}). Check the network and the proxy settings "
             f"(HTTPS_PROXY), or name a mirror in {MIRROR_VARIABLE}; the same command goes on where it stopped."
@@ -209,7 +209,7 @@ def _attempt(url: str, part: Path) -> None:
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
             if response.status_code in TRANSIENT_STATUS:
-                raise _Transient(f"the server answered {response.status_code} {response.reason}")
+                raise _Interrupted(f"the server answered {response.status_code} {response.reason}")
             if offset and response.status_code == requests.codes.requested_range_not_satisfiable:
                 return  # Nothing is missing; the checksum tells whether what is there is right.
             if response.status_code not in (requests.codes.ok, requests.codes.partial_content):
@@ -231,7 +231,7 @@ def _attempt(url: str, part: Path) -> None:
             f"{shown} redirects in circles ({without_secrets(str(error))}): name another mirror in {MIRROR_VARIABLE}."
         ) from None
     except requests.exceptions.InvalidHeader as error:
-        raise _Transient(f"a header of the answer is invalid: {without_secrets(str(error))}") from None
+        raise _Interrupted(f"a header of the answer is invalid: {without_secrets(str(error))}") from None
     except (
         ValueError
     ) as error:  # InvalidURL, MissingSchema, InvalidSchema, and what urllib makes of an address that is none.
@@ -240,7 +240,7 @@ def _attempt(url: str, part: Path) -> None:
             "and the proxy settings (HTTPS_PROXY)."
         ) from None
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
-        raise _Transient(f"{type(error).__name__}: {without_secrets(str(error))}") from None
+        raise _Interrupted(f"{type(error).__name__}: {without_secrets(str(error))}") from None
 
 
 def _save(response: requests.Response, part: Path, offset: int, announced: int, shown: str) -> None:
@@ -263,7 +263,7 @@ def _save(response: requests.Response, part: Path, offset: int, announced: int, 
                 progress.advance(len(chunk))
                 if time.monotonic() - since > SLOW_S:
                     if came < SLOW_BYTES:
-                        raise _Transient(f"only {came:,} bytes came in {SLOW_S:.0f} s")
+                        raise _Interrupted(f"only {came:,} bytes came in {SLOW_S:.0f} s")
                     since, came = time.monotonic(), 0
         finally:
             if size == offset:  # What an earlier run left may be too long: nothing fits behind it.

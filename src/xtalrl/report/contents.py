@@ -30,7 +30,7 @@ _DESIRED_RANGE = (*_POLICIES, "window_ev", "targets_ev")
 
 @dataclass(frozen=True)
 class Content:
-    """A table (`tables/{name}.csv`, `.md`, `.tex`) or figure (`figures/{name}.png`, `.pdf`, `.csv`).
+    """A table (`tables/{name}.csv`, `.md`, `.tex`, `.txt` with its caption) or figure (`figures/{name}.png`, `.pdf`, `.csv`).
 
     `title` and `caption` are plain text. `make` names the function in this package that makes it, of `Results` and `Scoring` alone;
     `inputs` are the files of the `Results` that it reads, and `settings` what it takes from `Scoring` and `Results` (`settings_of`), so
@@ -114,7 +114,7 @@ TABLES = (
         "A hit is a design whose gap lies within the window around its own policy's target. It is computed again with twice as many k points "
         "along each axis and the family's recommended cutoffs: confirmed if the gap still lies there, withdrawn if not. "
         "Difference: the finer gap less the first.",
-        "confirmation.confirmation_table", ("confirmation",), ("policies", "confidence"),
+        "confirmed_hits.confirmation_table", ("confirmation",), ("policies", "confidence"),
         keys=("policy", "target_ev", "hits", "confirmed", "withdrawn", "unanswered", "confirmed_pct", "low", "high", "mean_difference_ev",
          "largest_difference_ev"),
         needs_confirmation=True,
@@ -276,7 +276,7 @@ def make_content(
         name: of the entry.
         config: configuration of the run, as plain data.
         files: files of the run by name, at least the entry's `inputs`; an empty list stands for one that the run does not have.
-        outputs: `csv`, `markdown` and `latex` of a table, `csv`, `png` and `pdf` of a figure.
+        outputs: `csv`, `markdown`, `latex` and `caption` of a table, `csv`, `png` and `pdf` of a figure.
 
     Raises:
         XtalrlError: a file cannot be read, or lacks the designs of a policy.

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from xtalrl.config import validate
 from xtalrl.errors import XtalrlError
 from xtalrl.files import write_text
-from xtalrl.report.sections import Run, sections
+from xtalrl.report.sections import RunFiles, sections
 from xtalrl.report.viewer_data import THREE_DMOL, three_dmol, three_dmol_licence
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def make_report(results: str | Path, config: Mapping[str, Any], report: str | Pa
     environment.globals["three_dmol"] = three_dmol
     environment.globals["inline"] = lambda name: Markup(environment.loader.get_source(environment, name)[0])  # type: ignore[union-attr]
     html = environment.get_template("report.html.j2").render(
-        sections(Run(folder, settings)), viewer=THREE_DMOL, viewer_licence=three_dmol_licence()
+        sections(RunFiles(folder, settings)), viewer=THREE_DMOL, viewer_licence=three_dmol_licence()
     )
     write_text(report, html)
     logger.info("Wrote %s (%.1f MB)", report, len(html.encode()) / 1e6)

@@ -58,11 +58,12 @@ class Table:
     rows: Sequence[Mapping[str, object]]
     columns: Sequence[str]
 
-    def write(self, csv: str | Path, markdown: str | Path, latex: str | Path) -> None:
-        """Write the rows as CSV, and the table for people as Markdown and LaTeX."""
+    def write(self, csv: str | Path, markdown: str | Path, latex: str | Path, caption: str | Path) -> None:
+        """Write the rows as CSV, the table for people as Markdown and LaTeX, and its caption alone, for the report."""
         write_csv(csv, list(self.rows[0]) if self.rows else self.columns, self.rows)
         write_text(markdown, self.text.markdown())
         write_text(latex, self.text.latex())
+        write_text(caption, f"{self.text.caption}\n")
         logger.info("Wrote %s, %s and %s", csv, markdown, latex)
 
 

@@ -73,7 +73,7 @@ Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFiles:
     """The files of a results folder, read when a section first asks for them; a file that is missing has no rows."""
 
     folder: Path
@@ -166,7 +166,7 @@ class Summary:
     engines: Sequence[str]
 
     @classmethod
-    def of(cls, run: Run) -> Summary:
+    def of(cls, run: RunFiles) -> Summary:
         """Count the designs and labels of a run."""
         evaluation = run.evaluation
         return cls(
@@ -229,7 +229,7 @@ class ScfStage:
         return self.total > 0
 
 
-def scf_stages(run: Run) -> list[ScfStage]:
+def scf_stages(run: RunFiles) -> list[ScfStage]:
     """The stages of a run that have SCFs."""
     stages = (
         ScfStage.of("Crystals of the data set", run.crystal_scf),
@@ -240,7 +240,7 @@ def scf_stages(run: Run) -> list[ScfStage]:
     return [stage for stage in stages if stage and stage.total]
 
 
-def _reference_outcomes(run: Run) -> Rows | None:
+def _reference_outcomes(run: RunFiles) -> Rows | None:
     """SCFs of the elements with their wall times where they were kept, else without; None if they were imported."""
     if all(row["outcome"] == "imported" for row in run.references):
         return None
@@ -276,12 +276,12 @@ def _result_table(folder: Path, content: Content, order: Sequence[str]) -> Resul
         raise XtalrlError(
             f"{path} lacks the column(s) {', '.join(missing)}: it is older than this xtalrl; delete it and run `snakemake tables`."
         )
-    markdown = path.with_suffix(".md")
-    caption = markdown.read_text().partition("** ")[2].partition("\n")[0] if markdown.is_file() else ""
+    written = path.with_suffix(".txt")
+    caption = written.read_text(encoding="utf-8").strip() if written.is_file() else content.caption
     section = ResultSection(
         id=content.name,
         title=content.title,
-        caption=(caption or content.caption).replace("`", ""),
+        caption=caption.replace("`", ""),
         csv=f"tables/{content.name}.csv",
         n_rows=len(rows),
     )
@@ -346,7 +346,7 @@ class Provenance:
     files: Sequence[Mapping[str, Any]]
 
     @classmethod
-    def of(cls, run: Run) -> Provenance:
+    def of(cls, run: RunFiles) -> Provenance:
         """Write down where the numbers of a run come from."""
         return cls(
             data=_data_versions(run.folder, run.config),
@@ -402,7 +402,7 @@ def _hashed(folder: Path, name: str) -> dict[str, Any]:
     return {"name": name, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def training_curves(run: Run) -> list[tuple[str, Markup]]:
+def training_curves(run: RunFiles) -> list[tuple[str, Markup]]:
     """Title and SVG of the learning curves of every policy that was trained."""
     trained = run.config.trained_specs()
     order = list(trained)
@@ -412,7 +412,7 @@ def training_curves(run: Run) -> list[tuple[str, Markup]]:
     return [(label, Markup(svg)) for label, svg in learning_curves(shown, styles)]
 
 
-def data_of_lists(run: Run) -> dict[str, Markup]:
+def data_of_lists(run: RunFiles) -> dict[str, Markup]:
     """What report.js and viewer.js unpack, by the name of the list."""
     targets = {name: spec.target_ev if spec else None for name, spec in run.policies.items()}
     family = describe_family(run.config.dft.family)
@@ -424,7 +424,7 @@ def data_of_lists(run: Run) -> dict[str, Markup]:
     }
 
 
-def sections(run: Run) -> dict[str, Any]:
+def sections(run: RunFiles) -> dict[str, Any]:
     """What the template shows, by section."""
     styles = policy_styles(run.policies)
     order = list(run.policies)

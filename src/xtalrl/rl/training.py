@@ -116,7 +116,7 @@ def _train(learned: Sequence[tuple[PolicySpec, dict[str, Any], Path]], stack: St
     """Train policies, each with its record and folder, on the data of a stack."""
     settings, replay = stack.settings, stack.replay
     gaps = [float(bound) for bound in replay.band_gap.aminmax()]
-    runs = [_Run(spec, {**record, "band_gaps_ev": gaps}, folder, stack, seed) for spec, record, folder in learned]
+    runs = [_Training(spec, {**record, "band_gaps_ev": gaps}, folder, stack, seed) for spec, record, folder in learned]
     logger.info(
         "Seed %d: %s; %s transitions of %s crystals, %.1f MB on %s",
         seed,
@@ -154,7 +154,7 @@ def policies_per_pass(specs: Sequence[PolicySpec], stack: Stack, seed: int) -> i
     return math.ceil(len(specs) / n_passes)
 
 
-def _advance(runs: Sequence[_Run], stack: Stack, seed: int, until: int) -> None:
+def _advance(runs: Sequence[_Training], stack: Stack, seed: int, until: int) -> None:
     """Train policies that are at the same step up to another."""
     settings = stack.settings
     # A CPU is busy with one policy: others gain by the batch alone. A GPU fills up with the products of all.
@@ -196,7 +196,7 @@ def _advance(runs: Sequence[_Run], stack: Stack, seed: int, until: int) -> None:
         run.close_trackers()
 
 
-class _Run:
+class _Training:
     """A policy in training: its folder, its state, its log, and its checkpoint.
 
     The checkpoint holds the whole state in one safetensors file, written all or nothing; resuming from it changes no bit of the result.

@@ -48,7 +48,7 @@ MP20_ROWS = {"train": 27136, "val": 9047, "test": 9046}
 
 
 @dataclass
-class _Result:
+class _Selected:
     crystals: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[dict[str, Any]] = field(default_factory=list)
 
@@ -78,7 +78,7 @@ def build_crystals(
     Raises:
         XtalrlError: a CSV or the table is missing, cannot be read, or lacks a column.
     """
-    result = _Result()
+    result = _Selected()
     seen: dict[str, str] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pymatgen's, e.g. that a noble gas has no electronegativity.
@@ -106,7 +106,7 @@ def _read_split(
     used: bool,
     limit: int | None,
     seen: dict[str, str],
-    result: _Result,
+    result: _Selected,
 ) -> None:
     rows = read_csv(path, REQUIRED_COLUMNS, "structures.path").rows
     n_before = len(result.crystals)

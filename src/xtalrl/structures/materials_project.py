@@ -97,7 +97,7 @@ def fetch_magnetizations(csvs: Mapping[str, str | Path], magnetizations: str | P
     askable = [material_id for material_id in wanted if _MP_ID.fullmatch(material_id)]
     if foreign := len(wanted) - len(askable):
         logger.info("%s of %s crystals have no identifier of the Materials Project", f"{foreign:,}", f"{len(wanted):,}")
-    cached = _Cache(cache, "magnetizations", MAGNETIZATIONS)
+    cached = _Answers(cache, "magnetizations", MAGNETIZATIONS)
     known = {row["material_id"]: row for row in cached.rows()}
     if any(material_id not in known for material_id in askable):
         client = _Client("name a table with `material_id` and `total_magnetization` in `structures.magnetizations`")
@@ -136,7 +136,7 @@ def fetch_elemental_crystals(crystals: str | Path, cache: str | Path) -> None:
     Raises:
         XtalrlError: the API is needed and cannot be asked (see `_Client`).
     """
-    cached = _Cache(cache, "elements", ELEMENTAL_CRYSTALS)
+    cached = _Answers(cache, "elements", ELEMENTAL_CRYSTALS)
     if not cached.path.exists():
         client = _Client(
             "name a CSV with `element` and `cif` in `references.crystals`, or leave it null for the textbook forms"
@@ -163,7 +163,7 @@ def fetch_formulas(formulas: str | Path, cache: str | Path) -> None:
     Raises:
         XtalrlError: the API is needed and cannot be asked (see `_Client`).
     """
-    cached = _Cache(cache, "formulas", FORMULAS)
+    cached = _Answers(cache, "formulas", FORMULAS)
     if not cached.path.exists():
         client = _Client("name a text file of formulas, one a line, in `evaluation.formulas`, or leave it null")
         cached.write(({"formula": formula} for formula in client.formulas()), client.database_version)
@@ -172,7 +172,7 @@ def fetch_formulas(formulas: str | Path, cache: str | Path) -> None:
     write_shared(Path(formulas), "".join(f"{row['formula']}\n" for row in rows).encode())
 
 
-class _Cache:
+class _Answers:
     """One Parquet file of answers, all of one release of the database."""
 
     def __init__(self, cache: str | Path, name: str, schema: pa.Schema) -> None:
@@ -210,7 +210,7 @@ def _write(
     tables.write_rows(rows, schema.with_metadata(metadata), path)
 
 
-class _Transient(Exception):
+class _NoAnswer(Exception):
     """A failure that may pass; its text says what happened."""
 
     def __init__(self, what: str, wait_s: float = 0.0) -> None:
@@ -367,7 +367,7 @@ class _Client:
         from mp_api.client.core.exceptions import MPRestError
 
         attempts = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_Transient),
+            retry=tenacity.retry_if_exception_type(_NoAnswer),
             stop=tenacity.stop_after_attempt(ATTEMPTS),
             wait=_wait,
             before_sleep=self._log_wait,
@@ -376,7 +376,7 @@ class _Client:
         try:
             answer: _T = attempts(_once, question)
             return answer
-        except _Transient as error:
+        except _NoAnswer as error:
             problem = (
                 f"The Materials Project ({self._endpoint}) gave no answer in {ATTEMPTS} attempts: {self._without_key(error)}. "
                 "Check the network and the proxy settings (HTTPS_PROXY), and run the same command again."
@@ -427,7 +427,7 @@ def _check_status(response: requests.Response, *_: Any, **__: Any) -> None:
     if response.status_code in (401, 403):
         raise _KeyRefused
     if response.status_code in TRANSIENT_STATUS:
-        raise _Transient(f"the server answered {response.status_code} {response.reason}", _retry_after_s(response))
+        raise _NoAnswer(f"the server answered {response.status_code} {response.reason}", _retry_after_s(response))
 
 
 def _retry_after_s(response: requests.Response) -> float:
@@ -439,7 +439,7 @@ def _retry_after_s(response: requests.Response) -> float:
 
 def _wait(state: tenacity.RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
-    asked_for = error.wait_s if isinstance(error, _Transient) else 0.0
+    asked_for = error.wait_s if isinstance(error, _NoAnswer) else 0.0
     growing = tenacity.wait_exponential_jitter(multiplier=FIRST_WAIT_S, jitter=FIRST_WAIT_S)(state)
     return min(max(asked_for, growing), LONGEST_WAIT_S)
 
@@ -450,11 +450,11 @@ def _once(question: Callable[[], _T]) -> _T:
     try:
         return question()
     except requests.RequestException as error:
-        raise _Transient(f"{type(error).__name__}: {error}") from None
+        raise _NoAnswer(f"{type(error).__name__}: {error}") from None
     except MPRestError as error:
         # mp-api wraps what requests raised, keeping its text only.
         if isinstance(error.__context__, requests.RequestException):
-            raise _Transient(f"{type(error.__context__).__name__}: {error}") from None
+            raise _NoAnswer(f"{type(error.__context__).__name__}: {error}") from None
         raise
     except (ValueError, KeyError, TypeError):
-        raise _Transient("an answer that is cut off or not the Materials Project's") from None
+        raise _NoAnswer("an answer that is cut off or not the Materials Project's") from None
