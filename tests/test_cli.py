@@ -59,12 +59,19 @@ def test_validity_reads_standard_input(cli: CliRunner) -> None:
     assert result.stdout.splitlines() == ["NaCl\tcdvae-smact14\tvalid", "NaCl2\tcdvae-smact14\tinvalid"]
 
 
+def test_validity_judges_every_line(cli: CliRunner) -> None:
+    result = cli.invoke(app, ["validity", "--rule", "cdvae-smact14"], input="NaCl\nXx2\nMgO\n")
+    assert result.exit_code == 1
+    assert [line.split("\t")[2] for line in result.stdout.splitlines()] == ["valid", "unreadable", "valid"]
+    assert "1 are no formulas:\nline 2: 'Xx2'" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "given", "expected"),
     [
         (["--rule", "smact"], "NaCl", "'smact' is not a validity rule; there are: cdvae-smact14"),
         ([], "NaCl\nXx2", "line 2"),
-        (["nowhere.txt"], "", "nowhere.txt cannot be read"),
+        (["MgO"], "", "MgO cannot be read (No such file or directory)"),
     ],
 )
 def test_validity_answers_a_mistake_with_a_sentence(

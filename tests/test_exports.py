@@ -44,6 +44,7 @@ from xtalrl.commands.exports import (
     to_cif,
 )
 from xtalrl.config import Config
+from xtalrl.csv_files import read_csv
 from xtalrl.errors import XtalrlError
 from xtalrl.structures.external import read_designs as read_external
 
@@ -181,6 +182,53 @@ def test_a_selection_is_of_policy_outcome_and_gap(run: Config, tmp_path: Path) -
     assert sorted(read_optimade(tmp_path / "a.json")) == expected
 
 
+def shortlist(run: Config, **wanted: Any) -> list[Design]:
+    return select_designs(run, Selection(**wanted))
+
+
+def test_a_shortlist(run: Config, designs: dict[str, Design]) -> None:
+    """Valid, novel and near the hull; sorted; one per formula; the first so many."""
+    hull = [d.values["energy_above_hull"] for d in designs.values() if "energy_above_hull" in d.values]
+    assert hull
+    limit = float(np.median(hull))
+    near = shortlist(run, max_hull=limit, sort="energy_above_hull")
+    values = [design.values["energy_above_hull"] for design in near]
+    assert values == sorted(value for value in hull if value <= limit)
+    everything = shortlist(run, sort="band_gap", descending=True)
+    gaps = [design.values.get("band_gap") for design in everything]
+    known = [gap for gap in gaps if gap is not None]
+    assert len(gaps) == len(designs) and gaps[: len(known)] == sorted(known, reverse=True), "without a gap: last"
+    once = shortlist(run, sort="band_gap", one_per_formula=True)
+    formulas = [design.reduced_formula for design in once]
+    assert len(set(formulas)) == len(formulas) == len({design.reduced_formula for design in everything})
+    for design in once:
+        of_formula = [
+            d.values["band_gap"]
+            for d in everything
+            if d.reduced_formula == design.reduced_formula and "band_gap" in d.values
+        ]
+        assert not of_formula or design.values["band_gap"] == min(of_formula)
+    assert [d.name for d in shortlist(run, sort="band_gap", one_per_formula=True, limit=2)] == [
+        d.name for d in once[:2]
+    ]
+    assert {design.values["valid"] for design in shortlist(run, valid=True)} == {True}
+    assert {design.values["novel"] for design in shortlist(run, novel=True)} == {True}
+    assert len(shortlist(run, valid=True)) < len(designs)
+
+
+def test_a_list_for_people(run: Config, designs: dict[str, Design], tmp_path: Path) -> None:
+    export_designs(run, tmp_path / "a.csv", Selection(outcomes=["converged"]))
+    rows = read_csv(
+        tmp_path / "a.csv", ["name", "formula", "band_gap", "energy_above_hull", "protocol", "seed", "a"]
+    ).rows
+    assert rows
+    for row in rows:
+        design = designs[row["name"]]
+        assert row["formula"] == design.reduced_formula
+        assert float(row["band_gap"]) == pytest.approx(design.values["band_gap"], rel=1e-5)
+        assert int(row["spacegroup_number"]) == design.values["spacegroup_number"] >= 1
+
+
 def test_fields_are_described(run: Config, tmp_path: Path) -> None:
     export_designs(run, tmp_path / "a.json", EVERYTHING)
     fields = json.loads((tmp_path / "a.json").read_text())["meta"]["_xtalrl_fields"]
@@ -213,7 +261,7 @@ def test_an_external_crystal_goes_along(run: Config, tmp_path: Path) -> None:
     config = Config.model_validate(run.model_dump() | {"results": str(folder), "external": {"other": "somewhere"}})
     export_designs(config, tmp_path / "cifs", Selection(["other"]))
     (file,) = (tmp_path / "cifs").iterdir()
-    assert file.name == "other_seed0_other_a_b.cif"
+    assert file.name == "NaO4Sb2_other_seed0_other_a_b.cif", "what it is, then where it comes from"
     true = Structure(np.reshape(own["lattice"], (3, 3)), own["species"], np.reshape(own["frac_coords"], (-1, 3)))
     assert StructureMatcher(scale=False, primitive_cell=False).fit(Structure.from_file(file), true)
     gone = Config.model_validate(config.model_dump() | {"external": {}})
@@ -239,6 +287,9 @@ def test_samples_of_a_skeleton_have_names_of_their_own(run: Config, tmp_path: Pa
         ("a.json", Selection(["ccql"]), "has the policy 'ccql'; there are: ccql-2ev-w5, random, ucql-w5"),
         ("a.json", Selection(outcomes=["fine"]), "has the outcome 'fine'"),
         ("a.json", Selection(gap_from=99), "None of the 36 designs .* fits"),
+        ("a.json", Selection(gap_from=2, gap_to=1), "--gap-from 2 is above --gap-to 1"),
+        ("a.json", Selection(sort="gap"), "--sort 'gap' is not known; there are: band_gap"),
+        ("a.json", Selection(max_hull=-99), "raise --max-hull"),
     ],
 )
 def test_a_mistake_gets_a_sentence(

@@ -122,8 +122,13 @@ def test_verdicts_of_lines() -> None:
     assert list(next(verdicts(["NaCl"]))[1]) == list(RULES)
 
 
-def test_verdicts_name_the_bad_line_and_the_bad_rule() -> None:
-    with pytest.raises(XtalrlError, match=r"line 2: 'Xx2' is not a chemical formula"):
-        list(verdicts(["NaCl", "Xx2"]))
+def test_verdicts_name_the_bad_line_and_judge_the_others() -> None:
+    first, bad, last = verdicts(["NaCl", "Xx2", "MgO"], [PAPER_RULE])
+    assert (first, last) == (("NaCl", {PAPER_RULE: True}), ("MgO", {PAPER_RULE: True}))
+    assert bad[0] == "Xx2"
+    assert str(bad[1]).startswith("line 2: 'Xx2' is not a chemical formula")
+
+
+def test_verdicts_refuse_an_unknown_rule() -> None:
     with pytest.raises(XtalrlError, match=r"'smact' is not a validity rule; there are: cdvae-smact14"):
         list(verdicts(["NaCl"], ["smact"]))

@@ -272,7 +272,9 @@ def design(
 def export_run(
     output: Annotated[
         Path,
-        typer.Argument(help="Folder or .zip of CIFs, .extxyz, .db (ASE) or .json (OPTIMADE); the ending says which."),
+        typer.Argument(
+            help="Folder or .zip of CIFs, .extxyz, .db (ASE), .json (OPTIMADE) or .csv; the ending says which."
+        ),
     ],
     policy: Annotated[
         list[str] | None, typer.Option(help="Only designs of this policy or external set; may be repeated.")
@@ -280,6 +282,19 @@ def export_run(
     outcome: Annotated[list[str] | None, typer.Option(help="Only this outcome; may be repeated.")] = None,
     gap_from: Annotated[float | None, typer.Option(help="Only gaps of at least this, in eV.")] = None,
     gap_to: Annotated[float | None, typer.Option(help="Only gaps of at most this, in eV.")] = None,
+    valid: Annotated[bool, typer.Option("--valid", help="Only compositions that can be charge-neutral.")] = False,
+    novel: Annotated[bool, typer.Option("--novel", help="Only formulas that `evaluation.formulas` lacks.")] = False,
+    max_hull: Annotated[
+        float | None, typer.Option(help="Only designs at most this far above the hull, in eV/atom.")
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option(help="Field to sort by, lowest first: e.g. energy_above_hull, band_gap.")
+    ] = None,
+    descending: Annotated[bool, typer.Option("--descending", help="Highest first.")] = False,
+    one_per_formula: Annotated[
+        bool, typer.Option("--one-per-formula", help="Only the first design of each formula.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many, after sorting.")] = None,
     configfile: ConfigFile = None,
     results: Results = None,
 ) -> None:
@@ -287,7 +302,10 @@ def export_run(
     from xtalrl.commands.exports import Selection, export_designs
 
     config, _ = _load_run(configfile, results)
-    count = export_designs(config, output, Selection(policy, outcome, gap_from, gap_to))
+    selection = Selection(
+        policy, outcome, gap_from, gap_to, valid, novel, max_hull, sort, descending, one_per_formula, limit
+    )
+    count = export_designs(config, output, selection)
     typer.echo(f"{count:,} designs: {output}")
 
 
@@ -387,16 +405,27 @@ def validity(
         list[str] | None, typer.Option(help="Only this rule; may be repeated. All rules if not given.")
     ] = None,
 ) -> None:
-    """Judge whether formulas can be charge-neutral: one line a formula and rule."""
+    """Judge whether formulas can be charge-neutral: one line per formula and rule. What is no formula is `unreadable`, and named at the end."""
+    from xtalrl.dft.exchange import shown
     from xtalrl.metrics.validity import RULES, verdicts
 
     try:
         lines = file.read_text().splitlines() if file else sys.stdin
     except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
-        raise XtalrlError(f"{file} cannot be read ({error}): give a text file of formulas, one a line.") from None
-    for formula, by_rule in verdicts(lines, rule or tuple(RULES)):
-        for name, valid in by_rule.items():
-            typer.echo(f"{formula}\t{name}\t{'valid' if valid else 'invalid'}")
+        raise XtalrlError(
+            f"{file} cannot be read ({getattr(error, 'strerror', None) or error}): give a text file of formulas, one per line, "
+            f"or the formulas themselves on standard input, e.g. `echo MgO | xtalrl validity`."
+        ) from None
+    rules = rule or list(RULES)
+    unreadable = []
+    for formula, found in verdicts(lines, rules):
+        if isinstance(found, str):
+            unreadable.append(found)
+        for name in rules:
+            verdict = "unreadable" if isinstance(found, str) else "valid" if found[name] else "invalid"
+            typer.echo(f"{formula}\t{name}\t{verdict}")
+    if unreadable:
+        raise XtalrlError(f"{len(unreadable):,} are no formulas:\n{shown(unreadable)}")
 
 
 @_command

@@ -1,4 +1,4 @@
-"""Designs for other programs: CIF, extxyz, ASE database, OPTIMADE JSON, each with gap, formation energy, outcome and provenance."""
+"""Designs for other programs and for people: CIF, extxyz, ASE database, OPTIMADE JSON, CSV, each with gap, energies, outcome and provenance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,11 +31,13 @@ from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
 from pymatgen.io.cif import CifBlock, CifFile, CifWriter
 
 from xtalrl import tables
-from xtalrl.cells import Cell, write_formula
+from xtalrl.cells import Cell, reduced_formula, write_formula
 from xtalrl.config import Config
+from xtalrl.csv_files import csv_text
 from xtalrl.errors import XtalrlError
 from xtalrl.files import put
 from xtalrl.progress import Progress
+from xtalrl.structures.external import space_group
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +53,15 @@ _OF_EVALUATION = (
     "true_formation_energy_per_atom",
 )  # fmt: skip
 _OF_SCF = ("total_energy", "nspin", "tot_magnetization", "protocol", "protocol_hash", "family", "engine")
-FIELDS: dict[str, pa.Field] = {name: tables.EVALUATION.field(name) for name in _OF_EVALUATION} | {
-    name: tables.SCF_OUTCOMES.field(name) for name in _OF_SCF
-}
+_OF_HULL = {"energy_above_hull": "energy_above_hull", "hull_flag": "flag"}
+_OF_CONFIRMATION = {"verdict": "verdict", "confirmed_band_gap": "confirmed_band_gap"}
+FIELDS: dict[str, pa.Field] = (
+    {name: tables.EVALUATION.field(name) for name in _OF_EVALUATION}
+    | {name: tables.SCF_OUTCOMES.field(name) for name in _OF_SCF}
+    | {name: tables.STABILITY.field(column) for name, column in _OF_HULL.items()}
+    | {name: tables.CONFIRMATION.field(column) for name, column in _OF_CONFIRMATION.items()}
+    | {"spacegroup_number": tables.CRYSTALS.field("spacegroup_number")}
+)
 """What goes along with a crystal, by name; description and unit are the tables'. What is null is left out."""
 
 
@@ -66,29 +74,70 @@ class Design:
     values: Mapping[str, Any]
 
     @property
+    def reduced_formula(self) -> str:
+        """What it is, e.g. BeO."""
+        return reduced_formula(self.cell.species)
+
+    @property
     def formula(self) -> dict[str, int]:
         """Atoms of each element, in alphabetical order."""
         return dict(sorted(Counter(self.cell.species).items()))
 
 
+SORT_KEYS = (
+    "band_gap",
+    "formation_energy_per_atom",
+    "energy_above_hull",
+    "total_energy",
+    "confirmed_band_gap",
+    "n_correct",
+)
+"""Fields to sort by."""
+
+
 @dataclass(frozen=True)
 class Selection:
-    """Which designs to export; None is all. The ends of the gap's range belong to it (eV)."""
+    """Which designs to export and in which order; what is not said is all, in the order of the evaluation.
+
+    The ends of the gap's range (eV) and `max_hull` (eV/atom above the hull) belong to it. `one_per_formula` keeps the first design of each reduced
+    formula in the order asked for, and `limit` the first so many of what is then left.
+    """
 
     policies: Sequence[str] | None = None
     outcomes: Sequence[str] | None = None
     gap_from: float | None = None
     gap_to: float | None = None
+    valid: bool = False
+    novel: bool = False
+    max_hull: float | None = None
+    sort: str | None = None
+    descending: bool = False
+    one_per_formula: bool = False
+    limit: int | None = None
 
-    def holds(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row of `EVALUATION` is among them; one without a gap is in no range."""
-        gap = row["band_gap"]
+    def holds(self, values: Mapping[str, Any]) -> bool:
+        """Whether a design with these `FIELDS` is among them; one without a gap or a hull is in no range."""
+        gap, hull = values.get("band_gap"), values.get("energy_above_hull")
         return (
-            (not self.policies or row["policy"] in self.policies)
-            and (not self.outcomes or row["outcome"] in self.outcomes)
+            (not self.policies or values["policy"] in self.policies)
+            and (not self.outcomes or values["outcome"] in self.outcomes)
             and (self.gap_from is None or (gap is not None and gap >= self.gap_from))
             and (self.gap_to is None or (gap is not None and gap <= self.gap_to))
+            and (not self.valid or values["valid"] is True)
+            and (not self.novel or values.get("novel") is True)
+            and (self.max_hull is None or (hull is not None and hull <= self.max_hull))
         )
+
+    def arranged(self, designs: Sequence[Design]) -> list[Design]:
+        """Designs in the order asked for, as many as asked for; those without a value to sort by come last."""
+        chosen = list(designs)
+        if self.sort is not None:
+            sort, sign = self.sort, -1 if self.descending else 1
+            chosen.sort(key=lambda d: (sort not in d.values, sign * d.values.get(sort, 0)))
+        if self.one_per_formula:
+            first = {design.reduced_formula: design for design in reversed(chosen)}
+            chosen = [design for design in chosen if first[design.reduced_formula] is design]
+        return chosen[: self.limit]
 
 
 def export_designs(config: Config, output: str | Path, selection: Selection) -> int:
@@ -96,7 +145,7 @@ def export_designs(config: Config, output: str | Path, selection: Selection) -> 
 
     Args:
         config: of the run.
-        output: a folder of CIFs (no ending), or .zip of CIFs, .xyz or .extxyz, .db (ASE), .json (OPTIMADE). It must not exist.
+        output: a folder of CIFs (no ending), or .zip of CIFs, .xyz or .extxyz, .db (ASE), .json (OPTIMADE), .csv. It must not exist.
         selection: which designs.
 
     Returns:
@@ -122,7 +171,7 @@ def check_output(output: str | Path) -> Path:
     if output.suffix not in _WRITERS:
         raise XtalrlError(
             f"{output}: the ending {output.suffix!r} is not known. Name a folder (no ending) or a .zip for CIFs, .xyz or .extxyz, .db for an ASE "
-            "database, or .json for OPTIMADE."
+            "database, .json for OPTIMADE, or .csv for a list."
         )
     if output.exists():
         raise XtalrlError(f"{output} exists already: name another, or delete it first.")
@@ -143,50 +192,90 @@ def write_designs(designs: Sequence[Design], output: Path) -> None:
 
 
 def select_designs(config: Config, selection: Selection) -> list[Design]:
-    """The designs of a run that fit, in the order of its evaluation.
+    """The designs of a run that fit, as the selection arranges them.
 
     Raises:
-        XtalrlError: a table is missing, or nothing fits.
+        XtalrlError: a table is missing, a name or value of the selection cannot be meant, or nothing fits.
     """
     folder = Path(config.results)
     evaluation = tables.read_rows(folder / "evaluation/evaluation.parquet", tables.EVALUATION)
+    _check(selection, evaluation, folder)
+    scfs = _by_request(folder / "evaluation/outcomes.parquet", tables.SCF_OUTCOMES)
+    hull = _by_request(folder / "evaluation/stability.parquet", tables.STABILITY)
+    confirmed = {
+        (row["policy"], row["request_id"]): row
+        for row in _rows_if_there(folder / "confirmation/confirmation.parquet", tables.CONFIRMATION)
+    }
+    chosen = []
+    for row in evaluation:
+        request = row["request_id"]
+        values = {name: row[name] for name in _OF_EVALUATION}
+        for names, source in (
+            (dict(zip(_OF_SCF, _OF_SCF, strict=True)), scfs.get(request)),
+            (_OF_HULL, hull.get(request)),
+            (_OF_CONFIRMATION, confirmed.get((row["policy"], request))),
+        ):
+            values |= {name: source[column] for name, column in names.items()} if source else {}
+        values = {name: value for name, value in values.items() if value not in (None, "")}
+        if selection.holds(values):
+            chosen.append((row, values))
+    if not chosen:
+        raise XtalrlError(f"None of the {len(evaluation):,} designs of {folder} fits: {_widest(selection)}.")
+    cells = {
+        row["material_id"]: row
+        for path in ("structures", *(f"external/{name}" for name in config.external))
+        for row in tables.read_rows(folder / path / "crystals.parquet", tables.CRYSTALS)
+    }
+    designs = []
+    for row, values in chosen:
+        cell = cells.get(row["material_id"])
+        if cell is None:
+            raise XtalrlError(
+                f"The cell of {row['material_id']}, a design of {row['policy']}, is not among the structures of {folder}: is it an external set "
+                f"that the configuration does not name any more? Give the one that the run was made with: `--results {folder}`."
+            )
+        name = f"{row['policy']}/seed{row['seed']}/{row['material_id']}"
+        name += f"/{row['sample']}" if row["sample"] else ""
+        designs.append(Design(name, Cell.from_row(cell | {"species": row["species"]}), values))
+    return [
+        replace(design, values={**design.values, "spacegroup_number": space_group(design.cell.to_structure())})
+        for design in selection.arranged(designs)
+    ]
+
+
+def _check(selection: Selection, evaluation: Sequence[Mapping[str, Any]], folder: Path) -> None:
     for what, asked in (("policy", selection.policies), ("outcome", selection.outcomes)):
         there = {row[what] for row in evaluation}
         if unknown := [name for name in asked or () if name not in there]:
             raise XtalrlError(
                 f"No design of {folder} has the {what} {unknown[0]!r}; there are: {', '.join(sorted(there))}."
             )
-    rows = [row for row in evaluation if selection.holds(row)]
-    if not rows:
-        raise XtalrlError(f"None of the {len(evaluation):,} designs of {folder} fits: widen the selection.")
-    cells = {
-        row["material_id"]: row
-        for path in ("structures", *(f"external/{name}" for name in config.external))
-        for row in tables.read_rows(folder / path / "crystals.parquet", tables.CRYSTALS)
-    }
-    scfs = {
-        row["request_id"]: row for row in tables.read_rows(folder / "evaluation/outcomes.parquet", tables.SCF_OUTCOMES)
-    }
-    designs = []
-    for row in rows:
-        cell = cells.get(row["material_id"])
-        if cell is None:
-            raise XtalrlError(
-                f"The cell of {row['material_id']}, a design of {row['policy']}, is not among the structures of {folder}: is it an external set "
-                "that the configuration does not name any more? Run `snakemake evaluate` again."
-            )
-        values = {name: row[name] for name in _OF_EVALUATION} | {
-            name: scfs.get(row["request_id"], {}).get(name) for name in _OF_SCF
-        }
-        designs.append(
-            Design(
-                name=f"{row['policy']}/seed{row['seed']}/{row['material_id']}"
-                + (f"/{row['sample']}" if row["sample"] else ""),
-                cell=Cell.from_row(cell | {"species": row["species"]}),
-                values={name: value for name, value in values.items() if value not in (None, "")},
-            )
+    if selection.gap_from is not None and selection.gap_to is not None and selection.gap_from > selection.gap_to:
+        raise XtalrlError(
+            f"--gap-from {selection.gap_from:g} is above --gap-to {selection.gap_to:g}, and no gap is between them: exchange the two."
         )
-    return designs
+    if selection.sort is not None and selection.sort not in SORT_KEYS:
+        raise XtalrlError(f"--sort {selection.sort!r} is not known; there are: {', '.join(SORT_KEYS)}.")
+    if selection.novel and all(row["novel"] is None for row in evaluation):
+        raise XtalrlError(
+            f"Whether a design of {folder} is novel is not known: name known formulas in `evaluation.formulas`, or leave --novel out."
+        )
+
+
+def _widest(selection: Selection) -> str:
+    """What to change where nothing fits."""
+    if selection.max_hull is not None:
+        return "raise --max-hull, or leave it out (the hull is in evaluation/stability.parquet)"
+    return "widen the selection"
+
+
+def _by_request(path: Path, schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    return {row["request_id"]: row for row in _rows_if_there(path, schema)}
+
+
+def _rows_if_there(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+    """A table of the run, or no rows where it was not asked for."""
+    return tables.read_rows(path, schema) if path.exists() else []
 
 
 def to_atoms(design: Design) -> ase.Atoms:
@@ -260,8 +349,7 @@ def _extxyz_value(value: Any) -> Any:
 def to_optimade(design: Design) -> dict[str, Any]:
     """A resource of type `structures` (OPTIMADE 1.2)."""
     counts = design.formula
-    divisor = math.gcd(*counts.values())
-    reduced = {element: n // divisor for element, n in counts.items()}
+    reduced = _reduced(counts)
     ranked = sorted(reduced.values(), reverse=True)
     return {
         "id": design.name,
@@ -293,7 +381,13 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def _file_name(design: Design) -> str:
-    return re.sub(r"[^A-Za-z0-9.+-]+", "_", design.name)[:MAX_FILE_NAME]
+    """What the design is, then where it comes from: BeO_bc_seed0_BN-hexagonal fills boron nitride's cell."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", f"{write_formula(_reduced(design.formula))}_{design.name}")[:MAX_FILE_NAME]
+
+
+def _reduced(counts: Mapping[str, int]) -> dict[str, int]:
+    divisor = math.gcd(*counts.values())
+    return {element: n // divisor for element, n in counts.items()}
 
 
 def _named_cifs(designs: Iterable[Design]) -> Iterator[tuple[str, str]]:
@@ -316,6 +410,21 @@ def _write_cif_zip(designs: Iterable[Design], path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in _named_cifs(designs):
             archive.writestr(name, text)
+
+
+def _write_list(designs: Iterable[Design], path: Path) -> None:
+    lengths = ("a", "b", "c", "alpha", "beta", "gamma")
+    rows: Iterable[dict[str, object]] = (
+        {
+            "name": design.name,
+            "formula": design.reduced_formula,
+            "n_sites": len(design.cell.species),
+            **design.values,
+            **dict(zip(lengths, design.cell.to_structure().lattice.parameters, strict=True)),
+        }
+        for design in designs
+    )
+    path.write_text(csv_text(("name", "formula", "n_sites", *FIELDS, *lengths), rows), encoding="utf-8")
 
 
 def _write_extxyz(designs: Iterable[Design], path: Path) -> None:
@@ -379,4 +488,5 @@ _WRITERS: dict[str, Callable[[Iterable[Design], Path], None]] = {
     ".extxyz": _write_extxyz,
     ".db": _write_database,
     ".json": _write_optimade,
+    ".csv": _write_list,
 }

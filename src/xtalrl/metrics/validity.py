@@ -225,11 +225,13 @@ def _metals() -> frozenset[str]:
     return frozenset(smact.metals)
 
 
-def verdicts(formulas: Iterable[str], rules: Sequence[str] = tuple(RULES)) -> Iterator[tuple[str, dict[str, bool]]]:
-    """Each formula with its verdict by each rule, in the order given; blank lines are skipped.
+def verdicts(
+    formulas: Iterable[str], rules: Sequence[str] = tuple(RULES)
+) -> Iterator[tuple[str, dict[str, bool] | str]]:
+    """Each formula with its verdict by each rule, or with what is wrong with it, in the order given; blank lines are skipped.
 
     Raises:
-        XtalrlError: a rule does not exist, or a line (named by its number, from 1) is no formula.
+        XtalrlError: a rule does not exist.
     """
     if unknown := [rule for rule in rules if rule not in RULES]:
         raise XtalrlError(f"{unknown[0]!r} is not a validity rule; there are: {', '.join(RULES)}.")
@@ -238,5 +240,6 @@ def verdicts(formulas: Iterable[str], rules: Sequence[str] = tuple(RULES)) -> It
             try:
                 counts = parse_formula(formula)
             except XtalrlError as error:
-                raise XtalrlError(f"line {number}: {error}") from None
+                yield formula, f"line {number}: {error}"
+                continue
             yield formula, {rule: is_valid(counts, rule) for rule in rules}
