@@ -16,6 +16,7 @@ from dft_data import is_alive
 
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError, explain_os_error
+from xtalrl.progress import Pace, pace_file, read_pace
 from xtalrl.workflow import check_folders, make_cache_folders
 
 
@@ -39,6 +40,23 @@ def test_a_full_disk_ends_with_a_sentence(tmp_path: Path) -> None:
     assert code == 1
     assert "The disk is full while writing 'b.parquet': free some space" in stderr
     assert "Traceback" not in stderr
+
+
+def test_how_far_a_job_is_stands_beside_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "job.log"
+    pace_file(log).write_text("of an earlier attempt")
+    run_job(tmp_path, "pass")
+    assert not pace_file(log).exists()
+    body = (
+        "from xtalrl.progress import Progress; import time; p = Progress('x', 4, 'steps', done=1, side_by_side=3); "
+        "p.start -= 2; p.advance(3)"
+    )
+    run_job(tmp_path, body)
+    pace = read_pace(log)
+    assert (pace.done, pace.failed) == (12, False)
+    assert pace.per_s == pytest.approx(3 * 3 / 2, rel=0.1)
+    run_job(tmp_path, f"{body}; raise XtalrlError('no')")
+    assert read_pace(log) == Pace(12, 0.0, failed=True)
 
 
 def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:

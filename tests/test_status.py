@@ -9,7 +9,9 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,9 +20,16 @@ import yaml
 
 from xtalrl.commands.status import _STAGE_OF_RULE, Stage, stages
 from xtalrl.config import Config
+from xtalrl.progress import Pace, pace_file, read_pace
 
 SHARDS, SIZE = 600, 60
 FINISHED, RUNNING, STOPPED = 500, 80, 10
+
+
+def say(log: Path, **pace: Any) -> None:
+    """What a job says of itself."""
+    log.write_text("10:00:00  a line\n")
+    pace_file(log).write_text(json.dumps(asdict(Pace(**pace))))
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     old = time.time() - 3600
     for shard in range(FINISHED + RUNNING + STOPPED):
         log = results / f"logs/run_scf_shard.scf.{shard:04d}.log"
-        log.write_text(
-            f"10:00:00  Shard {shard}: 20 of 60 SCFs, 10.0 s each, 6 min left, running CsCl (unpolarised, 1 s)\n"
-            "10:00:03  CsCl, unpolarised: converged after 3 s\n" * 20
-        )
+        say(log, done=20, per_s=0.1)
         if shard < FINISHED:
             pq.write_table(rows, results / f"scf/shards/{shard:04d}.parquet")
         elif shard >= FINISHED + RUNNING:
@@ -105,10 +111,7 @@ def test_a_job_that_trains_all_policies_of_a_seed(tmp_path: Path) -> None:
     names = list(Config().trained_specs())
     seeds = Config().policies.seeds
     jobs = [tmp_path / f"logs/train_policy.all.seed{seed}.log" for seed in seeds]
-    jobs[0].write_text(
-        f"10:00:00  {len(names)} policies, seed 0: 100 of 1,000 steps, 20.0/s, 45 s left\n"
-        f"10:00:03  {len(names)} policies, seed 0: 160 of 1,000 steps, 20.0/s, 42 s left, loss 0.3\n"
-    )
+    say(jobs[0], done=160 * len(names), per_s=20.0 * len(names))
     total = len(names) * len(seeds)
     stage = training(tmp_path)
     assert (stage.state, stage.done, stage.total, stage.running, stage.stopped) == ("running", 0, total, 1, 0)
@@ -120,7 +123,7 @@ def test_a_job_that_trains_all_policies_of_a_seed(tmp_path: Path) -> None:
         (tmp_path / f"policies/{name}/seed{seeds[0]}").mkdir(parents=True)
         (tmp_path / f"policies/{name}/seed{seeds[0]}/weights.safetensors").touch()
     second = len(names) - len(first)
-    jobs[0].write_text(f"10:01:00  {second} policies, seed 0: 500 of 1,000 steps, 1.0/s, 8 min 20 s left\n")
+    say(jobs[0], done=500 * second, per_s=1.0 * second)
     stage = training(tmp_path)
     assert (stage.done, stage.running) == (len(first), 1)
     assert stage.left_s == pytest.approx(((total - len(first)) * 1000 - second * 500) / second)
@@ -134,8 +137,7 @@ def test_a_job_that_trains_all_policies_of_a_seed(tmp_path: Path) -> None:
 def test_a_job_for_each_policy(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     for name in ("bc", "ucql-w5"):
-        text = f"10:00:00  {name}, seed 0: 400 of 1,000 steps, 2.0 s each, 20 min left\n"
-        (tmp_path / f"logs/train_policy.{name}.seed0.log").write_text(text)
+        say(tmp_path / f"logs/train_policy.{name}.seed0.log", done=400, per_s=0.5)
     (tmp_path / "logs/train_policy.all.seed0.log").write_text("of a run on a GPU\n")
     stage = training(tmp_path, device="cpu")
     assert (stage.running, stage.stopped) == (2, 0)
@@ -249,15 +251,25 @@ def test_files_in_the_place_of_folders(root: Path, tmp_path: Path, place: str) -
     assert {stage.state for stage in stages(config)} == {"waiting"}
 
 
-def test_any_log_is_read(tmp_path: Path) -> None:
+def test_a_job_that_failed_does_not_run(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
-    config = Config(results=str(tmp_path), cache=str(tmp_path / "cache"))
-    for line in (
-        "  x: , of , y", "  x: 1 of 2 y, 1.2.3/s", "  x: 1 of 2 y, ../s", "  x: ٣ of ٤ y", "  ² policies, z: 1 of 2 y", "\0\xff", "",
-        "  x: 1 of 2 y, 0/s", "  x: 1 of 2 y, 0.0 s each", "  9999999999 policies, z: 1 of 2 y", "  x: " + "9" * 3000 + " of 2 y, 3/s",
+    say(tmp_path / "logs/train_policy.bc.seed0.log", done=400, failed=True)
+    stage = training(tmp_path, device="cpu")
+    assert (stage.running, stage.stopped, stage.left_s) == (0, 1, None)
+
+
+def test_any_pace_is_read(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    log = tmp_path / "logs/train_policy.bc.seed0.log"
+    log.write_text("of an earlier version: nothing beside it\n")
+    assert read_pace(log) == Pace()
+    for content in (
+        b"", b"[]", b"{", b"\xff", b"[" * 100_000, b'{"done": null, "per_s": 1, "failed": false}', b'{"done": -1, "per_s": 1, "failed": false}',
+        b'{"done": 1e999, "per_s": 1, "failed": false}', b'{"done": 1, "per_s": NaN, "failed": false}', b'{"done": 1}', b"9" * 5000,
     ):  # fmt: skip
-        (tmp_path / "logs/train_policy.bc.seed0.log").write_text(line, errors="replace")
-        assert {stage.name: stage.running for stage in stages(config)}["train"] == 1, line
+        pace_file(log).write_bytes(content)
+        assert read_pace(log) == Pace(), content
+        assert training(tmp_path, device="cpu").running == 1
 
 
 def test_what_cannot_be_read_is_shown(root: Path, tmp_path: Path) -> None:

@@ -1,9 +1,17 @@
-"""Progress as log lines: readable in a terminal, in a SLURM log and in CI alike."""
+"""Progress of a job: lines in its log for people, and the same as data beside the log for `xtalrl status`."""
 
 from __future__ import annotations
 
+import json
 import logging
+import math
+import os
 import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from xtalrl.sharing import share
 
 logger = logging.getLogger(__name__)
 
@@ -18,16 +26,75 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How far a job is."""
+
+    done: int = 0
+    """Units that are finished: SCFs, crystals, or steps summed over the policies that take them together."""
+    per_s: float = 0.0
+    """Units per second; 0 where that is not known yet."""
+    failed: bool = False
+    """Whether the job ended with an error."""
+
+
+def pace_file(log: Path) -> Path:
+    """Where the pace of the job with this log is kept."""
+    return log.with_suffix(".json")
+
+
+def read_pace(log: Path) -> Pace:
+    """The pace of the job with this log; none that is known where the file is missing, cut off or of another kind."""
+    try:
+        said = json.loads(pace_file(log).read_bytes())
+        pace = Pace(int(said["done"]), float(said["per_s"]), said["failed"] is True)
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return Pace()
+    return pace if pace.done >= 0 and 0 <= pace.per_s < math.inf else Pace()
+
+
+class PaceHandler(logging.Handler):
+    """Keeps `pace_file` up to date with what `Progress` and errors say."""
+
+    def __init__(self, log: Path) -> None:
+        super().__init__()
+        self.path = pace_file(log)
+        self.pace = Pace()
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)  # that of an earlier attempt
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the pace that a record has; an error is the end."""
+        pace: Pace = getattr(record, "pace", self.pace)
+        if record.levelno >= logging.ERROR:
+            pace = Pace(pace.done, 0.0, failed=True)
+        if pace != self.pace:
+            self.pace = pace
+            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+            with suppress(OSError):  # A full disk is told by what the job itself writes.
+                temporary.write_text(json.dumps(asdict(pace)))
+                share(temporary)
+                temporary.replace(self.path)
+
+
 class Progress:
     """Counts finished items and logs a line at most every `every_s` seconds, and at the end.
 
     Where items take unequal time, `work` says how much all are together, in any unit, and `advance` how much of it is done: the time left
-    goes by that.
+    goes by that. `side_by_side` is the number of policies that take each step together.
     """
 
     def __init__(
-        self, label: str, total: int, unit: str, every_s: float = 3.0, done: int = 0, work: float | None = None
+        self,
+        label: str,
+        total: int,
+        unit: str,
+        every_s: float = 3.0,
+        done: int = 0,
+        work: float | None = None,
+        side_by_side: int = 1,
     ) -> None:
+        self.side_by_side = side_by_side
         self.label, self.total, self.unit, self.every_s = label, total, unit, every_s
         self.done = self.first = done
         self.work_left = total - done if work is None else work
@@ -55,6 +122,7 @@ class Progress:
         elapsed = self.last - self.start
         parts = [f"{self.label}: {self.done:,} of {self.total:,} {self.unit}"]
         finished = self.done - self.first
+        rate = 0.0
         if finished and elapsed > 0.5:
             rate = finished / elapsed
             parts.append(f"{rate:,.1f}/s" if rate >= 1 else f"{1 / rate:,.1f} s each")
@@ -62,4 +130,5 @@ class Progress:
                 parts.append(f"{format_seconds(elapsed * self.work_left / self.work_done)} left")
         if note:
             parts.append(note)
-        logger.info(", ".join(parts))
+        pace = Pace(self.side_by_side * self.done, self.side_by_side * rate)
+        logger.info(", ".join(parts), extra={"pace": pace})

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtalrl.errors import XtalrlError, explain_os_error
+from xtalrl.progress import PaceHandler
 from xtalrl.sharing import make_folder, share
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def job(log: str) -> Iterator[None]:
     for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)
+    logger.addHandler(PaceHandler(Path(log)))
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").addHandler(logger.handlers[0])
     end_with_snakemake()

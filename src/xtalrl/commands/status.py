@@ -1,6 +1,6 @@
 """`xtalrl status`: how far a run is, from its files and the queue alone, so that it works on a login node while jobs run.
 
-A stage with thousands of jobs is read from its shards' tables and from the last lines of the logs of jobs that have not finished.
+A stage with thousands of jobs is read from its shards' tables, and from the logs of jobs that have not finished and what is beside them.
 """
 
 from __future__ import annotations
@@ -23,19 +23,13 @@ from rich.table import Table
 
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError
-from xtalrl.progress import format_seconds
+from xtalrl.progress import format_seconds, read_pace
 from xtalrl.provenance import note_differences
 from xtalrl.workflow import trains_together
 
 FRESH_S = 180.0
 """A job that has not written to its log for so long is not running: jobs write every few seconds, and a network file system may
 show it a minute late."""
-TAIL_BYTES = 4096
-_NUMBER = r"[0-9][0-9,]{0,14}"
-_PROGRESS = re.compile(
-    rf"  (?:([0-9]{{1,6}}) policies, [^:\n]+|[^:\n]+): ({_NUMBER}) of {_NUMBER} [^,\n]+(?:, ({_NUMBER}(?:\.[0-9]+)?)(/s| s each))?"
-)
-"""A line of `xtalrl.progress.Progress`; a pass of training says how many policies it holds."""
 _COMMENT = re.compile(r"rule_(.+?)(?:_wildcards_([a-z]+)_.*)?")
 """What Snakemake's SLURM plugin writes into a job's comment."""
 _STAGE_OF_RULE = {
@@ -91,9 +85,9 @@ class _Job:
 
     running: bool
     done: int
-    """Units it has finished: SCFs, crystals, or steps of a policy."""
+    """Units it has finished: SCFs, crystals, or steps of its policies."""
     rate: float
-    """Units a second; 0 where it has not said so yet or is not running."""
+    """Units per second; 0 where it has not said so yet or is not running."""
 
 
 def stages(config: Config) -> Iterator[Stage]:
@@ -293,23 +287,16 @@ def _with_jobs(stage: Stage, jobs: Iterable[_Job | None]) -> Stage:
 
 
 def _job(log: Path) -> _Job | None:
-    """What the end of a log tells; None if the job has not begun."""
+    """What a job's log and the pace beside it tell; None if the job has not begun."""
+    if not log.is_file():
+        return None
     try:
-        with log.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - TAIL_BYTES))
-            tail = file.read().decode(errors="replace")
-        running = time.time() - log.stat().st_mtime < FRESH_S and "ERROR: " not in tail
+        is_fresh = time.time() - log.stat().st_mtime < FRESH_S
     except OSError:
         return None
-    lines = _PROGRESS.findall(tail)
-    if not lines:
-        return _Job(running, 0, 0.0)
-    policies, done, pace, unit = lines[-1]
-    side_by_side = int(policies or 1)
-    number = float(pace.replace(",", "")) if pace else 0.0
-    rate = (1 / number if unit == " s each" else number) if number and running else 0.0
-    return _Job(running, side_by_side * int(done.replace(",", "")), side_by_side * rate)
+    pace = read_pace(log)
+    running = is_fresh and not pace.failed
+    return _Job(running, pace.done, pace.per_s if running else 0.0)
 
 
 def _queued() -> Counter[str]:

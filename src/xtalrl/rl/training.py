@@ -167,7 +167,7 @@ def _advance(runs: Sequence[_Training], stack: Stack, seed: int, until: int) -> 
     for run in runs:
         run.open_trackers()
     label = runs[0].spec.name if len(runs) == 1 else f"{len(runs)} policies"
-    progress = Progress(f"{label}, seed {seed}", settings.steps, "steps", done=step)
+    progress = Progress(f"{label}, seed {seed}", settings.steps, "steps", done=step, side_by_side=len(runs))
     last_time, last_step = time.monotonic(), step
     while step < until:
         batch = stack.draw_batch(seed, step, bootstrap=bootstrap)
