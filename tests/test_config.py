@@ -130,6 +130,11 @@ REFUSED_VALUES = [
     ("policies.targets_ev", [1e3], "less than or equal to 30"),
     ("policies.omegas", [1, 1.0000001], "would both be 1"),
     ("policies.omegas", [float("inf")], "finite"),
+    (
+        "policies.omegas",
+        [],
+        "`policies.omegas` is empty, and without a weight `policies.ucql` and `policies.targets_ev` would train nothing",
+    ),
     ("policies.any_range_ev", [0, float("inf")], "finite"),
     ("sweep.targets_ev", [4, 4.000000001], "would both be 4"),
     ("sweep.settings", [[1, 2, 3], [1, 2, 3.0000001]], "would both be 1-2-3"),
@@ -201,7 +206,9 @@ def test_more_trainings_than_anybody_wants_are_refused() -> None:
         validate({"policies": {"seeds": list(range(1000))}})
 
 
-@given(st.lists(st.floats(0, 30), max_size=6), st.lists(st.floats(0, 100), max_size=4), st.floats(0.001, 10))
+@given(
+    st.lists(st.floats(0, 30), max_size=6), st.lists(st.floats(0, 100), min_size=1, max_size=4), st.floats(0.001, 10)
+)
 def test_no_policy_vanishes(targets: list[float], omegas: list[float], width: float) -> None:
     """Every target with every weight is a policy of its own, whatever the numbers, or the configuration is refused."""
     policies = {"targets_ev": targets, "any_targets_ev": targets, "any_range_ev": [0, 30], "omegas": omegas}

@@ -737,6 +737,22 @@ class Config(_Section):
         return self
 
     @model_validator(mode="after")
+    def _q_learning_has_weights(self) -> Config:
+        policies = self.policies
+        wanted = {
+            "policies.ucql": policies.ucql,
+            "policies.targets_ev": policies.targets_ev,
+            "policies.any_targets_ev": policies.any_targets_ev,
+            "sweep.settings": self.sweep.settings,
+        }
+        if not policies.omegas and any(wanted.values()):
+            keys = " and ".join(f"`{key}`" for key, value in wanted.items() if value)
+            raise ValueError(
+                f"`policies.omegas` is empty, and without a weight {keys} would train nothing: name some, e.g. [5], or empty these too"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _policies_are_told_apart(self) -> Config:
         names: set[str] = set()
         for spec in itertools.islice(self._specs(), MAX_TRAININGS // len(self.policies.seeds) + 1):
