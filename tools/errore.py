@@ -3,7 +3,7 @@
     python tools/errore.py q-e                     # how many messages each outcome has
     python tools/errore.py q-e --list stopped      # those without a name
 
-Reads every call of `errore` and its likes in the sources that pw.x is linked from.
+Reads every call of `errore` and similar routines in the sources that pw.x is linked from.
 """
 
 from __future__ import annotations

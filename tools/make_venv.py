@@ -97,7 +97,7 @@ def constraints() -> Path:
 
 def run(command: list[str]) -> None:
     if code := subprocess.run(command).returncode:
-        fail(f"`{' '.join(command)}` ended with exit code {code}; the lines above say why. Mend it and run make again.")
+        fail(f"`{' '.join(command)}` ended with exit code {code}; the lines above say why. Fix it and run make again.")
 
 
 def say(message: str) -> None:

@@ -16,7 +16,7 @@ from xtalrl.errors import XtalrlError
 SUFFIXES = (".zip", ".whl", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 MAX_FILE_BYTES = 100_000_000
 MAX_BYTES = 4_000_000_000
-"""Of all that is read, or decompressed on the way to it."""
+"""Largest number of bytes read from an archive, or decompressed on the way there."""
 
 
 def is_archive(path: Path) -> bool:

@@ -60,9 +60,9 @@ LABELS_OF_SOURCE = "source"
 
 
 MAX_TRAININGS = 10_000
-"""Policies times seeds."""
+"""Maximum number of policies times seeds."""
 _SHOWN = 20
-"""Mistakes that a message names before it only counts them."""
+"""Number of mistakes that a message names; it only counts the others."""
 
 
 CHANGES_NO_RESULT: dict[str, JsonValue] = {"changes_result": False}
@@ -205,7 +205,7 @@ Minutes = Annotated[float, Field(gt=0, le=1_000_000)]
 
 
 class TimeLimits(_Section):
-    """Minutes of wall time a pw.x attempt may take; one number an attempt, the last repeats."""
+    """Minutes of wall time per pw.x attempt: one number for each attempt, the last for all further ones."""
 
     crystal: tuple[Minutes, ...] = Field(
         (30, 120, 480), min_length=1, description="Data crystals: the flexible limit of the paper."
@@ -237,7 +237,7 @@ Jobs = Annotated[int, Field(ge=1, le=20_000)]
 
 
 class Shards(_Section):
-    """Number of jobs the SCFs of a stage are divided into; 50 to 150 crystals a job are a good size: the default is for 12,000 to 36,000."""
+    """Number of jobs the SCFs of a stage are divided into; aim for 50 to 150 crystals per job: the default is for 12,000 to 36,000."""
 
     scf: Jobs = Field(230, description="Data crystals.", json_schema_extra=CHANGES_NO_RESULT)
     references: Jobs = Field(8, description="Elemental references.", json_schema_extra=CHANGES_NO_RESULT)
@@ -284,7 +284,7 @@ class DftConfig(_Section):
 
     @model_validator(mode="after")
     def _recovery_has_time(self) -> DftConfig:
-        """A design that is stuck uses all its time up in the first attempt: the others need some of their own."""
+        """A design that is stuck uses up all its time in the first attempt: the others need time of their own."""
         first, *others = self.time_limits.design
         if self.recovery == "extended" and not others:
             raise ValueError(
@@ -312,8 +312,8 @@ class ReferencesConfig(_Section):
     protocol: FilePath | None = Field(
         None,
         description="What imported energies are, references and labels, where their tables do not say: the name in `dft.protocol`. Al, Ne and "
-        "Si are computed to check it. null: energies without a protocol serve imported labels only; what is computed here is refused "
-        "before anything runs.",
+        "Si are computed to check it. null: energies without a protocol serve imported labels only; a run that would compute anything with them is "
+        "refused at once.",
     )
 
 
@@ -331,7 +331,7 @@ class TrajectoriesConfig(_Section):
     """Breadth-first orders of the sites."""
 
     per_crystal: int = Field(
-        5, ge=1, le=20, description="Most trajectories a crystal gives, each from another source site."
+        5, ge=1, le=20, description="Maximum number of trajectories per crystal, each from another source site."
     )
     disconnected: Literal["keep", "drop"] = Field(
         "keep",
@@ -354,7 +354,7 @@ class PoliciesConfig(_Section):
     any_targets_ev: Gaps = Field(
         (),
         description="Target gaps in eV that one more c-CQL policy for every weight, `ccql-any`, designs for. It is trained for all targets in "
-        "`any_range_ev` at once: the reward is a function of p̂, so every transition serves every target. None: it is not trained.",
+        "`any_range_ev` at once: the reward is a function of p̂, so every transition serves every target. Empty: it is not trained.",
     )
     any_range_ev: tuple[Gap, Gap] = Field(
         (0.0, 5.0), description="Lowest and highest target gap in eV that `ccql-any` is trained for, drawn uniformly."
@@ -400,7 +400,7 @@ class SweepConfig(_Section):
     """Further c-CQL policies: one for every setting of the reward, target and weight (appendix A.3, `config/sweep.yaml`)."""
 
     settings: Annotated[tuple[RewardSetting, ...], Field(max_length=1000), AfterValidator(_told_apart)] = Field(
-        (), description="Settings (α₁, α₂, β₂), which replace those of `reward`; none: no sweep."
+        (), description="Settings (α₁, α₂, β₂), which replace those of `reward`. Empty: no sweep."
     )
     targets_ev: Gaps = Field((1.12, 4.0), description="Target gaps p̂ in eV at which every setting is tried.")
 
@@ -416,9 +416,9 @@ class TrainingConfig(_Section):
         "is refused; steps, batch size, learning rate and warm-up are only proposed by it.",
     )
     steps: Count = Field(TrainingSettings.steps, description="Gradient steps.")
-    batch_size: int = Field(TrainingSettings.batch_size, ge=1, le=1_000_000, description="Transitions a step.")
-    learning_rate: float = Field(TrainingSettings.learning_rate, gt=0, le=1, description="Of Adam.")
-    discount: float = Field(TrainingSettings.discount, ge=0, le=1, description="γ.")
+    batch_size: int = Field(TrainingSettings.batch_size, ge=1, le=1_000_000, description="Transitions per step.")
+    learning_rate: float = Field(TrainingSettings.learning_rate, gt=0, le=1, description="Learning rate of Adam.")
+    discount: float = Field(TrainingSettings.discount, ge=0, le=1, description="Discount γ.")
     target_update_rate: float = Field(
         TrainingSettings.target_update_rate, gt=0, le=1, description="Soft update of the target network, every step."
     )
@@ -429,7 +429,7 @@ class TrainingConfig(_Section):
     focus: Focus = Field(
         TrainingSettings.focus,
         description="How a policy sees which site it fills. `index`: by its number in the file, as in the paper, which leaks the "
-        "order of the file. `node`: by a mark on the node; state features are standardised and trajectories know nothing of the file's "
+        "order of the file. `node`: by a mark on the node; state features are standardised and trajectories do not follow the file's "
         "order, so that designs do not depend on it.",
     )
     edge_features: EdgeFeatures = Field(
@@ -438,7 +438,7 @@ class TrainingConfig(_Section):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         TrainingSettings.precision,
-        description="Of the products of matrices; `bfloat16` by autocast, weights and sums stay in single precision.",
+        description="Precision of matrix products; with `bfloat16` (autocast), weights and sums stay in single precision.",
     )
     compile: bool = Field(
         TrainingSettings.compile,
@@ -459,7 +459,7 @@ class TrainingConfig(_Section):
     )
     policies_per_pass: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_TRAININGS)] = Field(
         TrainingSettings.policies_per_pass,
-        description="Most policies of a seed that one job trains together, sharing batches and graphs; 1 makes a job of each. `auto`: "
+        description="Maximum number of policies of a seed that one job trains together, sharing batches and graphs; 1: one job per policy. `auto`: "
         "1 on a CPU, and where `device` is `cuda`, or a GPU is in this machine, as many as its memory holds.",
         json_schema_extra=CHANGES_NO_RESULT,
     )
@@ -615,9 +615,9 @@ class RolloutConfig(_Section):
     )
     even_electrons: bool | None = Field(
         None,
-        description="Never complete a design with an odd number of electrons, which the paper's DFT rules lose (unless the elements that may be placed leave "
-        "no other way). null: as the training preset has it, "
-        "false with `paper`, true with `modern`.",
+        description="Never complete a design with an odd number of electrons, because the paper's DFT rules drop them (unless the elements that may be placed leave "
+        "no other way). null: false with the "
+        "training preset `paper`, true with `modern`.",
     )
     guidance: float = Field(
         RolloutSettings.guidance,
@@ -630,9 +630,7 @@ class RolloutConfig(_Section):
         RolloutSettings.target_energy,
         description="Formation energy in eV/atom that `rvs` is asked for beside the gap; needs `training.condition_on_energy`. null asks for none.",
     )
-    allow: tuple[Element, ...] = Field(
-        RolloutSettings.allow, description="Elements that may be placed; none given: all 88."
-    )
+    allow: tuple[Element, ...] = Field(RolloutSettings.allow, description="Elements that may be placed. Empty: all 88.")
     deny: tuple[Element, ...] = Field(RolloutSettings.deny, description="Elements that may not be placed.")
 
     @model_validator(mode="after")
@@ -658,8 +656,8 @@ class EvaluationConfig(_Section):
     )
     confirm: bool = Field(
         False,
-        description="Whether the tables, the report and `all` say which hits were confirmed, at the price of finer SCFs; `snakemake confirm` does "
-        "it at any time.",
+        description="Whether the tables, the report and `all` say which hits were confirmed, which costs finer SCFs; `snakemake confirm` does "
+        "that at any time.",
     )
     stable_ev_per_atom: float = Field(
         0.1, ge=0, le=20, description="Largest energy above the hull of a stable design in eV/atom (unrelaxed cells)."
@@ -871,7 +869,7 @@ def validate(config: Mapping[str, Any]) -> Config:
     """Check a configuration as Snakemake or a YAML file gives it.
 
     Raises:
-        XtalrlError: one sentence a mistake, naming the key, its value and what is allowed.
+        XtalrlError: one sentence per mistake, naming the key, its value and what is allowed.
     """
     try:
         return Config.model_validate(dict(config))

@@ -27,7 +27,7 @@ OXIDATION_STATES: dict[str, tuple[int, ...]] = {
     "S": (-2, -1, 1, 2, 3, 4, 5, 6), "Kr": (2,), "Cd": (1, 2), "Si": (-4, -3, -2, -1, 1, 2, 3, 4), "Y": (1, 2, 3),
     "Lu": (3,), "Th": (2, 3, 4), "Nd": (2, 3, 4), "Mn": (-3, -2, -1, 1, 2, 3, 4, 5, 6, 7), "He": (), "Ce": (2, 3, 4),
 }  # fmt: skip
-"""Of each element; none for helium and neon."""
+"""Oxidation states of each element; none for helium and neon."""
 
 ELECTRONEGATIVITY: dict[str, float] = {
     "Cs": 0.79, "Er": 1.24, "Xe": 2.6, "Tc": 2.1, "Eu": 1.2, "Gd": 1.2, "Li": 0.98, "Hf": 1.3, "Dy": 1.22, "F": 3.98,
@@ -43,4 +43,4 @@ ELECTRONEGATIVITY: dict[str, float] = {
 """Pauling's; helium, neon and promethium have none."""
 
 NOT_METALS = frozenset("Xe F Te Ne C P Br Se Pm N B I As Cl H O S Kr Si He".split())
-"""Of the 88, the elements that are not in smact's list of metals; a composition without them is an alloy, which is valid."""
+"""The elements of the 88 that are not in smact's list of metals; a composition without them is an alloy, which is valid."""

@@ -16,7 +16,7 @@ from xtalrl.errors import XtalrlError
 from xtalrl.files import write_whole
 
 RECORD = "config.yaml"
-"""In the folder of results: the whole configuration of the latest run that made anything there."""
+"""File in the folder of results: the whole configuration of the latest run that made anything there."""
 _SHOWN = 5
 _IN_REPORT = re.compile(r"<summary>Configuration</summary><pre[^>]*>(.*?)</pre>", re.DOTALL)
 

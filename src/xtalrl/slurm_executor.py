@@ -30,13 +30,13 @@ ALIVE = frozenset({
 })  # fmt: skip
 """The states that a job leaves again (squeue(1), sacct(1), the page "Job State Codes" of SLURM 25.05). Any other is an end."""
 HELD_BY_SLURM = re.compile("requeued held", re.IGNORECASE)
-"""The reason of a job that SLURM could not launch and puts back for somebody to release: it would wait forever."""
+"""The reason of a job that SLURM could not launch and puts back for an administrator to release: it would wait forever."""
 REFUSED_FOR_NOW = re.compile(
     r"(Assoc|QOS)\w*SubmitJob|Unable to contact|Socket timed out|temporarily|standby|Zero Bytes|Unexpected message", re.IGNORECASE
 )  # fmt: skip
 """What sbatch says when it would take the same job later: too many of them, or a controller that is away or busy."""
 LONGEST_PAUSE_S = 180
-"""As in the plugin. squeue must remember finished jobs for longer."""
+"""Longest pause between two looks at the queue, as in the plugin. squeue must remember finished jobs for longer."""
 PAUSE_AFTER_REFUSAL_S = 30
 LATE_S = 600
 LOST = "forgotten by SLURM"

@@ -40,9 +40,9 @@ FORMATION_ENERGY_RANGE_EV = (-20.0, 20.0)
 """Formation energies per atom that a label may have. What lies outside comes from a wrong unit, or from references of other pseudopotentials."""
 
 _DIGESTS = b"xtalrl_sha256"
-"""In the footer of a file: the digest of each column."""
+"""Key in the footer of a file: the digest of each column."""
 _HAS_DIGESTS = {b"xtalrl_digests": b"1"}
-"""In the schema of a file that must have them: what writes the table again with other software keeps this, and loses them."""
+"""Entry in the schema of a file that must have digests: what writes the table again with other software keeps this, and loses them."""
 
 
 def _field(
@@ -107,7 +107,7 @@ _DETAIL = _field("detail", pa.string(), "One sentence on the outcome, empty when
 
 CRYSTALS = _schema(
     "crystals",
-    "Crystals that passed the filters, as Niggli-reduced cells, one row a crystal",
+    "Crystals that passed the filters, as Niggli-reduced cells, one row per crystal",
     _MATERIAL_ID,
     _SPLIT,
     _field("formula", pa.string(), "Reduced formula"),
@@ -161,7 +161,7 @@ _REFERENCE_SOURCE = _field(
 
 SCF_REQUESTS = _schema(
     "scf_requests",
-    "SCFs to be done: one row a crystal, elemental reference or design",
+    "SCFs to be done: one row per crystal, elemental reference or design",
     _field("request_id", pa.string(), "material_id of a crystal, ref-<element> of a reference, design key of a design"),
     _field("kind", pa.string(), "crystal, reference or design"),
     _field(
@@ -205,7 +205,7 @@ ATTEMPT = pa.struct(
 
 SCF_OUTCOMES = _schema(
     "scf_outcomes",
-    "How each requested SCF ended: exactly one row a request",
+    "How each requested SCF ended: exactly one row per request",
     _field("request_id", pa.string(), "As in the request"),
     _field("kind", pa.string(), "crystal, reference or design"),
     _field("key", pa.string(), "As in the request"),
@@ -543,7 +543,7 @@ def read(path: str | Path, schema: pa.Schema) -> pa.Table:
 
 
 def read_parts(path: str | Path, schema: pa.Schema) -> Iterator[pa.Table]:
-    """As `read`, a row group at a time; that the file was changed may be found only after the last."""
+    """Read and check a table as `read` does, a row group at a time; that the file was changed may be found only after the last."""
     check, digest = TableCheck(schema), ContentDigest()
     with _open(path, schema) as file:
         for number in range(file.num_row_groups):

@@ -186,10 +186,10 @@ def rerun(
     configfile: ConfigFile = None,
     results: Results = None,
     outcome: Annotated[list[str] | None, typer.Option(help="Only SCFs with this outcome, e.g. not_converged.")] = None,
-    element: Annotated[list[str] | None, typer.Option(help="SCFs with this element.")] = None,
-    protocol: Annotated[list[str] | None, typer.Option(help="SCFs done with this protocol.")] = None,
+    element: Annotated[list[str] | None, typer.Option(help="Only SCFs with this element.")] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help="Only SCFs of this protocol.")] = None,
     stage: Annotated[
-        list[str] | None, typer.Option(help="SCFs of scf, references, evaluation or confirmation.")
+        list[str] | None, typer.Option(help="Only SCFs of this stage: scf, references, evaluation or confirmation.")
     ] = None,
     request: Annotated[
         list[str] | None, typer.Option("--id", help="The SCF of this crystal, reference (ref-Si) or design.")
@@ -312,9 +312,9 @@ def export_run(
 @_command
 def scf_parse(
     files: Annotated[list[Path], typer.Argument(help="Outputs of pw.x, plain or .gz.")],
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that read.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of reader processes.")] = 1,
 ) -> None:
-    """Print how pw.x outputs ended, one JSON line a file, in the order given."""
+    """Print how pw.x outputs ended, one JSON line per file, in the order given."""
     from xtalrl.dft.outcomes import scf_parse as parse
 
     unread = []
@@ -400,7 +400,7 @@ def import_(
 
 @_command
 def validity(
-    file: Annotated[Path | None, typer.Argument(help="Formulas, one a line; standard input if not given.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="Formulas, one per line; standard input if not given.")] = None,
     rule: Annotated[
         list[str] | None, typer.Option(help="Only this rule; may be repeated. All rules if not given.")
     ] = None,

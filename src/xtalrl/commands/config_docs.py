@@ -29,7 +29,7 @@ def render_yaml() -> str:
 
 
 def render_markdown() -> str:
-    """docs/configuration.md: one table a section."""
+    """docs/configuration.md: one table per section."""
     lines = [
         "# Configuration",
         "",

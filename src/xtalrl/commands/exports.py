@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 OPTIMADE_VERSION = "1.2.0"
 PREFIX = "_xtalrl_"
-"""Of our own fields in CIF and OPTIMADE, as both demand of fields that their standards do not have."""
+"""Prefix of our own fields: CIF and OPTIMADE demand one for fields that are not in their standards."""
 CIF_FIGURES = 10
 MAX_FILE_NAME = 200
 """Characters; file systems take 255 bytes."""
@@ -377,7 +377,7 @@ def to_optimade(design: Design) -> dict[str, Any]:
 
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-"""Of an anonymous formula; a cell of 20 sites has at most 20 elements."""
+"""Letters of an anonymous formula; a cell of 20 sites has at most 20 elements."""
 
 
 def _file_name(design: Design) -> str:

@@ -45,7 +45,7 @@ class Choice:
     request_id: str
     outcome: str
     keys: tuple[str, ...]
-    """Of its runs in the cache; empty where none was needed to know the outcome."""
+    """Keys of its runs in the cache; empty where none was needed to know the outcome."""
     wall_s: float
     """What they took."""
 

@@ -67,7 +67,7 @@ class Stage:
     left_s: float | None = None
     """Seconds until the stage ends at the pace of the running jobs."""
     unreadable: list[str] = field(default_factory=list)
-    """Its tables that are damaged, or that we may not read."""
+    """Tables of the stage that are damaged, or that we may not read."""
 
     @property
     def state(self) -> str:

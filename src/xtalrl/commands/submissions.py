@@ -54,7 +54,7 @@ class Submission:
 
 
 def ask_snakemake(profile: Mapping[str, Any], rules: Iterable[str]) -> dict[str, list[Submission] | str]:
-    """For each rule its submissions, one per attempt, or why Snakemake submits nothing.
+    """Ask for the submissions of each rule, one per attempt, or why Snakemake submits nothing.
 
     Raises:
         XtalrlError: Snakemake does not accept the profile, or does not answer.

@@ -43,7 +43,7 @@ class Claims:
         self.folder = Path(cache) / "claims"
         self._held: set[Path] = set()
         self._seen: dict[Path, tuple[bytes, int, float]] = {}
-        """Of others' claims: content, mtime, and when we first saw both, on the monotonic clock."""
+        """Claims of others: content, mtime, and when we first saw both, on the monotonic clock."""
         self._lock = threading.Lock()
         self._beaten = time.monotonic()
 

@@ -72,7 +72,7 @@ _TERM_GRACE_S = 5.0
 _PROBE_TIMEOUT_S = 120.0
 _BANNER = re.compile(r"Program PWSCF v\.(\S+)(?: \(.*\))? starts")
 SMALLEST_VERSION = (6, 5)
-"""Of pw.x: the XML of earlier ones does not say in every case whether the SCF converged, and then no run would count as saved."""
+"""Oldest version of pw.x that is accepted: the XML of earlier ones does not say in every case whether the SCF converged, and then no run would count as saved."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Engine:
 
     @property
     def label(self) -> str:
-        """As it appears in results: no path of this machine, only what ran."""
+        """Name in results: what ran, without a path of this machine."""
         return f"pw.x {self.version} ({self.kind})"
 
     def run(self, text: str, folder: str | Path, timeout_s: float, stop: threading.Event | None = None) -> Run:

@@ -54,11 +54,11 @@ class Stats:
     calculations: int
     """Distinct keys."""
     outcomes: dict[str, int]
-    """Of the calculations."""
+    """Calculations by outcome."""
     engines: dict[str, int]
-    """Of the lines."""
+    """Lines by engine."""
     wall_hours: float
-    """Of all lines."""
+    """Hours of pw.x, of all lines."""
     unfinished: int
     """Runs that the end of a job cut off; their state waits for the next."""
 
@@ -71,7 +71,7 @@ def cache_stats(cache: str | Path) -> Stats:
     """
     paths = _files(cache)
     records, torn = _read_all(paths)
-    kept = _one_a_key(records)
+    kept = _one_per_key(records)
     return Stats(
         folder=str(records_folder(cache)),
         files=len(paths),
@@ -139,7 +139,7 @@ def export_cache(cache: str | Path, path: str | Path) -> int:
     path = Path(path)
     if path.suffix not in (".parquet", ".jsonl"):
         raise XtalrlError(f"{path} must end in .parquet or .jsonl.")
-    kept = [replace(record, generation=None) for record in _one_a_key(_read_all(_files(cache))[0]).values()]
+    kept = [replace(record, generation=None) for record in _one_per_key(_read_all(_files(cache))[0]).values()]
     try:
         with whole_file(path) as temporary:
             if path.suffix == ".parquet":
@@ -186,10 +186,10 @@ def import_cache(cache: str | Path, source: str | Path) -> Imported:
     else:
         raise XtalrlError(f"{source} is no cache folder, and no .parquet or .jsonl file of `xtalrl cache export`.")
     folder = records_folder(cache)
-    ours = _one_a_key(_read_all(sorted(folder.glob("*.jsonl")))[0])
+    ours = _one_per_key(_read_all(sorted(folder.glob("*.jsonl")))[0])
     new: list[Record] = []
     known = 0
-    for record in _one_a_key(records).values():
+    for record in _one_per_key(records).values():
         mine = ours.get(record.key)
         if not Outcome(record.outcome).is_kept:
             refused.append(f"{_name(record)}: {record.outcome} speaks about the machine it ran on")
@@ -222,7 +222,7 @@ def contradiction(one: Record, other: Record) -> str | None:
 
 
 def shown(faults: Sequence[str]) -> str:
-    """The first of these sentences, one a line, and how many more there are."""
+    """The first of these sentences, one per line, and how many more there are."""
     more = len(faults) - _SHOWN
     return "\n".join(faults[:_SHOWN]) + (f"\n... and {more:,} more" if more > 0 else "")
 
@@ -247,8 +247,8 @@ def _read_all(paths: Iterable[Path]) -> tuple[list[Record], list[str]]:
     return records, faults
 
 
-def _one_a_key(records: Iterable[Record]) -> dict[str, Record]:
-    """Of the records of each calculation the one that says most, as a run takes it."""
+def _one_per_key(records: Iterable[Record]) -> dict[str, Record]:
+    """The record of each calculation that says most, as a run takes it."""
     kept: dict[str, Record] = {}
     for record in records:
         if record.key not in kept or record.says_more_than(kept[record.key]):
@@ -301,7 +301,7 @@ SCHEMA = pa.schema(
         ("sha256", pa.string()),
     ]
 )
-"""Of an exported Parquet file: the fields of a record, its reduced formula, and the SHA-256 of its line in the cache."""
+"""Columns of an exported Parquet file: the fields of a record, its reduced formula, and the SHA-256 of its line in the cache."""
 
 
 def _as_row(record: Record) -> dict[str, Any]:

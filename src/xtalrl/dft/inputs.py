@@ -21,7 +21,7 @@ BOHR_ANGSTROM = 0.529177210903
 """CODATA 2018."""
 
 PLANE_WAVES_PER_BAND = 2.5
-"""Fewest plane waves a band needs. Davidson works with two vectors a band: with less than two plane waves for each, pw.x stops with
+"""Fewest plane waves a band needs. Davidson works with two vectors per band: with less than two plane waves for each, pw.x stops with
 `more bands than PWs!`; with little more it ends in `S matrix not positive definite` or even `charge is wrong` (measured on diamond
 and LiF: 2.0 fails, 2.5 and above give the energy of few bands)."""
 
@@ -54,12 +54,12 @@ class Settings:
     tot_magnetization: float | None = None
     """µB, imposed."""
     starting_magnetization: float | None = None
-    """Of every species, -1 to 1."""
+    """Start of every species, -1 to 1."""
     site_magnetization: tuple[float, ...] | None = None
     """Start of each site, -1 to 1; sites of one element that start differently become species of their own."""
 
     def physics(self) -> dict[str, Any]:
-        """As plain data, for keys; without `site_magnetization` where it is not set, as in the keys from before it existed."""
+        """Plain data, for keys; without `site_magnetization` where it is not set, as in the keys from before it existed."""
         settings = asdict(self)
         if self.site_magnetization is None:
             del settings["site_magnetization"]

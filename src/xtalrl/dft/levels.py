@@ -126,7 +126,7 @@ def band_gap(output: str, calculation: str, xml: XmlResult | None) -> tuple[floa
 
 
 def _smeared_gap(output: str, calculation: str, xml: XmlResult | None) -> tuple[float | None, str]:
-    """As `band_gap`, of a run with smearing: pw.x prints no gap, but the XML has the occupations, and often the text."""
+    """`band_gap` of a run with smearing: pw.x prints no gap, but the XML has the occupations, and often the text."""
     if xml is not None:
         gap = xml.band_gap_raw_ev
     else:

@@ -1,6 +1,6 @@
 """What pw.x and its launcher say when a run fails, and the outcome that each message has.
 
-pw.x stops by `errore` of UtilXlib and its likes, which print a box with a routine and a message, and write the same into the file CRASH.
+pw.x stops by `errore` of UtilXlib and similar routines, which print a box with a routine and a message, and write the same into the file CRASH.
 `FAMILIES` names them: read from the sources of Quantum ESPRESSO 6.5 to 7.4, counted by `tools/errore.py` (docs/dft.md has the numbers).
 What is not known to be a verdict on the crystal or on what was asked for must not become one, so that a message without a name is `stopped`,
 which is never kept.
@@ -21,7 +21,7 @@ class Error(NamedTuple):
     message: str
 
     def __str__(self) -> str:
-        """As it stands in details."""
+        """Text of an outcome's detail."""
         return f"{self.routine}: {self.message}"
 
 

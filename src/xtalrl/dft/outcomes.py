@@ -30,7 +30,7 @@ class Category(enum.StrEnum):
     INPUT = "input"
     """What was asked for cannot be computed as it was asked."""
     ENVIRONMENT = "environment"
-    """The machine failed, not the SCF, or nobody can say what did: never kept as a result."""
+    """The machine failed, not the SCF, or the cause is unknown: never kept as a result."""
 
 
 class Outcome(enum.StrEnum):
@@ -181,7 +181,7 @@ class Result:
     outcome: Outcome
     detail: str = ""
     total_energy_ry: float | None = None
-    """Of the cell."""
+    """Total energy of the cell."""
     band_gap_raw_ev: float | None = None
     """Lowest empty minus highest filled level over k and spin; negative where they overlap, None with smearing where bands are partly filled."""
     total_magnetization: float | None = None
@@ -219,7 +219,7 @@ _CPU_TIME_EXCEEDED = "Maximum CPU time exceeded"
 _STOP_REQUESTED = "Program stopped by user request"
 _STEPS_ENDED = "The maximum number of steps has been reached"
 _TIMEOUT_EXIT_CODE = 124
-"""Of timeout(1), should the configured command use it."""
+"""Exit code of timeout(1), should the configured command use it."""
 _MAKES_WAIT = frozenset((Outcome.OUT_OF_MEMORY, Outcome.DISK_FULL))
 """What leaves the other processes of a run waiting until its time is over. (Launchers complain of the end by time limit itself.)"""
 _TAIL_LINES = 40
@@ -481,7 +481,7 @@ def _read(path: str) -> str:
 
 
 def _nspin(output: str) -> int | None:
-    """As pw.x counts: 1, 2, or 4 of a noncollinear run; None where the output ends before it tells."""
+    """Number of spin components as pw.x counts them: 1, 2, or 4 of a noncollinear run; None where the output ends before it tells."""
     if any(mark in output for mark in _NONCOLLINEAR):
         return 4
     if _MAGNETIZATION.search(output) or any(mark in output for mark in _SPIN_POLARISED):

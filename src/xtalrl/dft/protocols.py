@@ -22,7 +22,7 @@ from xtalrl.yaml_files import read_mapping
 PROTOCOLS = RESOURCES / "protocols"
 
 CONFIRMING = "confirm:"
-"""Before a protocol's name: the finer protocol that its gaps are checked with."""
+"""Prefix of a protocol's name that stands for the finer protocol with which its gaps are checked."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -107,7 +107,7 @@ class Task:
         return key_of(self.content)
 
     def __str__(self) -> str:
-        """As it appears in the log of a job."""
+        """Name in the log of a job."""
         return f"{self.request_id}, {self.attempt.strategy}"
 
 
@@ -116,7 +116,7 @@ class Ended:
     """How a run of pw.x has ended."""
 
     run: Run
-    """Its wall time includes that of the runs it went on from."""
+    """The run; its wall time includes that of the runs it went on from."""
     result: Result
     restarted: bool
     """It went on from what an earlier run had saved."""

@@ -24,7 +24,7 @@ from xtalrl.energies import RYDBERG_EV_PAPER
 Recovery = Literal["paper", "extended"]
 
 MOST_ATTEMPTS = 11
-"""Of one crystal; aiida-quantumespresso gives up after 5, whose ladder has no search for a moment."""
+"""Maximum number of attempts for one crystal; aiida-quantumespresso gives up after 5, whose ladder has no search for a moment."""
 GENTLE_MIXING = (0.3, 0.1)
 """mixing_beta after the protocol's has failed."""
 SCANNED_MOMENTS = 3
@@ -32,9 +32,9 @@ SCANNED_MOMENTS = 3
 SEARCH_DEGAUSS_RY = 0.01
 """Smearing of the run that looks for a moment: wide enough to converge on a coarse mesh, and its energy is not used."""
 SEARCH_CONV_THR_RY = 1e-5
-"""Its threshold: the moment is wanted to a tenth of a µB."""
+"""Threshold of the search for a moment: the moment is wanted to a tenth of a µB."""
 SEARCH_STARTING_MAGNETIZATION = 0.5
-"""Its start, the same for every species: from zero it would stay at zero."""
+"""Start of that search, the same for every species: from zero it would stay at zero."""
 METAL_TOLERANCE_UB = 0.25
 """A moment found by smearing that is further than this from every moment of an insulator is a metal's."""
 MAGNETIC_ELEMENTS = frozenset(

@@ -186,7 +186,7 @@ def _read_energies(energies: str, stated: Mapping[str, str | None]) -> dict[str,
                 )
             energy_ry = energy_ev / RYDBERG_EV_PAPER
         if element in rows:
-            raise XtalrlError(f"{where}: {element} occurs twice; one row an element.")
+            raise XtalrlError(f"{where}: {element} occurs twice; keep one row per element.")
         rows[element] = {
             "element": element,
             "form": IMPORTED,

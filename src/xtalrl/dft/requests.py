@@ -1,4 +1,4 @@
-"""What is to be computed: one request a crystal, elemental reference or distinct design, with its key and its shard."""
+"""What is to be computed: one request per crystal, elemental reference or distinct design, with its key and its shard."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ class _Planner:
         return recovery == "extended" or self.family.n_electrons(species) % 2 == 0
 
     def references(self, elements: Iterable[str], elemental_crystals: str | None) -> list[dict[str, Any]]:
-        """One request an element, in alphabetical order."""
+        """One request per element, in alphabetical order."""
         given = _read_elemental_crystals(elemental_crystals) if elemental_crystals else {}
         rows, atoms = [], []
         for element in sorted(elements):
@@ -250,7 +250,7 @@ def check_elemental_crystals(path: str) -> None:
 
 
 def _read_elemental_crystals(path: str) -> dict[str, tuple[Structure, str]]:
-    """Elemental crystals and where they are from by element, from a CSV with the columns `element` (or `symbol`), `cif` and, if it likes, `material_id`.
+    """Elemental crystals and where they are from by element, from a CSV with the columns `element` (or `symbol`), `cif` and optionally `material_id`.
 
     The cell stays as it is: with a fixed number of k points a primitive one has another energy (beryllium of the Materials
     Project: 4 atoms where 2 would do, and the released energy is that of the 4). It is checked as the crystals of the data are;

@@ -29,7 +29,7 @@ KNOWN: dict[str, tuple[float, float]] = {
     "02fab3f35e82123ef5bf1cb05d5b1a5e": (-16.87930108, 1.3),  # PseudoDojo 0.4, PBE, scalar-relativistic, standard
     "0b0bb1205258b0d07b9f9672cf965d36": (-22.79424057, 2.0),  # SSSP 1.3.0 efficiency
 }
-"""By md5 of the pseudopotential: the energy in Ry of this input, and the CPU seconds of the embedded pw.x with OpenBLAS where this was
+"""Known answers by md5 of the pseudopotential: the energy in Ry of this input, and the CPU seconds of the embedded pw.x with OpenBLAS where this was
 written. With its reference BLAS they were 1.5 and 2.3 s, and the energies the same to all eight digits."""
 TOLERANCE_RY = 1e-6
 TIMEOUT_S = 120.0
@@ -43,9 +43,9 @@ class SelfTest:
     result: Result
     wall_s: float
     cpu_s: float | None
-    """As pw.x prints it."""
+    """CPU time as pw.x prints it."""
     known: tuple[float, float] | None
-    """Of `KNOWN`, if the pseudopotential is one of those."""
+    """Entry of `KNOWN`, if the pseudopotential is one of those."""
 
     @property
     def fault(self) -> str | None:

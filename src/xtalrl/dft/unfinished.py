@@ -22,9 +22,9 @@ from xtalrl.sharing import make_folder, share
 logger = logging.getLogger(__name__)
 
 MOST_BYTES = 50e9
-"""Of all states in a cache; what would go beyond is not kept. One of 20 atoms has some 0.2 GB, and a node's job leaves at most one a core."""
+"""Largest size of all states in a cache together; what would go beyond it is not kept. One of 20 atoms has some 0.2 GB, and a node's job leaves at most one per core."""
 OLDEST_S = 30 * 86400.0
-"""A state that nobody has gone on from for so long is deleted."""
+"""A state that has not been used for so long is deleted."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class SavedState:
     spent_s: float
     """Wall time of the attempt so far, which its time limit goes on from."""
     engine: str
-    """That ran it, with its command: pw.x reads only what the same version with as many processes has written."""
+    """Engine that ran it, with its command: pw.x reads only what the same version with as many processes has written."""
 
 
 class Unfinished:

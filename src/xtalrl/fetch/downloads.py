@@ -38,7 +38,7 @@ ATTEMPTS = 6
 FIRST_WAIT_S = 1.0
 """Wait after the first failure; doubled after each further one, with jitter."""
 TIMEOUT_S = (15.0, 60.0)
-"""To connect, and between two pieces of the answer."""
+"""Longest wait for a connection, and between two pieces of the answer."""
 CHUNK_BYTES = 1 << 16
 """What a broken connection loses at most."""
 MAX_BYTES = 1_000_000_000

@@ -69,17 +69,17 @@ class PolicyDesigns:
 
     @property
     def designed(self) -> Bools:
-        """Where there is a design."""
+        """Crystals and seeds that have a design."""
         return np.isfinite(self.n_sites)
 
     @property
     def succeeded(self) -> Bools:
-        """Where the SCF converged. The gap can still be unknown (smearing), and so the formation energy (a missing reference)."""
+        """Designs whose SCF converged. The gap can still be unknown (smearing), and so the formation energy (a missing reference)."""
         return np.equal(self.converged, 1)
 
     @property
     def outcome_is_known(self) -> Bools:
-        """Where there is a design whose SCF was run, or that is invalid, so that none was needed."""
+        """Designs whose SCF was run, or that are invalid, so that none was needed."""
         return self.designed & np.isfinite(self.converged)
 
     def by_the_papers_rules(self) -> PolicyDesigns:
@@ -138,7 +138,7 @@ def read_policies(
 
 
 def read_compositions(assessments: str | Path, policies: Iterable[str]) -> list[PolicyDesigns]:
-    """As `read_policies`, before any SCF: all properties are unknown.
+    """Read designs before any SCF, as `read_policies` does: all properties are unknown.
 
     Args:
         assessments: `ASSESSMENTS` table.

@@ -42,7 +42,7 @@ def parse_formula(formula: str) -> dict[str, int]:
         amounts = {}
     if not amounts or any(amount != int(amount) or amount < 1 for amount in amounts.values()):
         raise XtalrlError(
-            f"{formula!r} is not a chemical formula with whole amounts: write it like SrTiO3, Ca(OH)2 or Na1Cl1, one a line."
+            f"{formula!r} is not a chemical formula with whole amounts: write it like SrTiO3, Ca(OH)2 or Na1Cl1, one per line."
         )
     return {symbol: int(amount) for symbol, amount in amounts.items()}
 
@@ -67,7 +67,7 @@ def composition_key(counts: Mapping[str, int]) -> str:
 
 
 def read_known_compositions(path: str | Path) -> frozenset[str]:
-    """`composition_key` of every formula in a text file (or .gz), one formula a line; blank lines are skipped.
+    """`composition_key` of every formula in a text file (or .gz), one formula per line; blank lines are skipped.
 
     Raises:
         XtalrlError: the file is missing or unreadable, or a line is no formula (its number is named).

@@ -1,4 +1,4 @@
-"""Learning curves as inline SVG: one chart a quantity, one line a policy and seed."""
+"""Learning curves as inline SVG: one chart per quantity, one line per policy and seed."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class ResultTable:
         return rows
 
     def text(self) -> TextTable:
-        """For people: a column for n where it differs between rows (else it is in the caption)."""
+        """The table for people, with a column for n where it differs between rows (else it is in the caption)."""
         headings = [key.replace("_", " ").capitalize().replace(" ev", " (eV)") for key in self.content.keys]
         cells = [[_key_text(row.keys[key]) for key in self.content.keys] for row in self.rows]
         for index, column in enumerate(self.content.columns):

@@ -64,7 +64,7 @@ def _estimates(results: Results, scoring: Scoring, policies: Policies) -> Result
 
 
 _Curves = Mapping[str, Sequence[Mapping[str, Estimate]]]
-"""Of each policy the estimates at every step, by the names of their columns."""
+"""Estimates of each policy at every step, by the names of their columns."""
 
 
 def _draw(table: ResultTable, steps: Sequence[int], styles: Mapping[str, PolicyStyle]) -> Figure:

@@ -262,7 +262,7 @@ class ResultSection:
     """Name and heading of the columns that say what a row is about."""
     headings: Sequence[str] = ()
     rows: Sequence[tuple[Sequence[tuple[str, str]], Sequence[Mapping[str, Any]]]] = ()
-    """For each row what it is about, by name, and its estimates."""
+    """What each row is about, by name, and its estimates."""
 
 
 def _result_table(folder: Path, content: Content, order: Sequence[str]) -> ResultSection | None:

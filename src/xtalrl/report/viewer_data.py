@@ -1,6 +1,6 @@
 """What the report's dialog of a design shows: its cell and the true one, its SCF attempts, their settings; as small as 100,000 designs need.
 
-A skeleton is there once; a design is a string with one character a site; equal texts of the SCFs are there once.
+A skeleton is there once; a design is a string with one character per site; equal texts of the SCFs are there once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ASSETS = Path(__file__).parent / "assets"
 FIRST_CHARACTER = 35
 """Code of the character that stands for action 0: `#` and the 87 after it are printable."""
 KEY_DIGITS = 12
-"""Of the key of an attempt's record: enough to find it."""
+"""Digits shown of the key of an attempt's record: enough to find it."""
 COORDINATE_STEPS = 10_000
 """Fractional coordinates are whole numbers of this part of a lattice vector: 0.002 Å in a cell of 20 Å."""
 
@@ -39,7 +39,7 @@ def three_dmol() -> Markup:
 
 
 def three_dmol_licence() -> str:
-    """Its licence, which must go along."""
+    """The licence of 3Dmol.js, which must go along."""
     return (ASSETS / "3dmol/LICENSE").read_text(encoding="utf-8")
 
 
@@ -50,7 +50,7 @@ def packed(content: Any) -> Markup:
 
 
 def encode_species(species: Iterable[str]) -> str:
-    """One character a site."""
+    """One character per site."""
     return "".join(chr(FIRST_CHARACTER + ACTION[element]) for element in species)
 
 

@@ -41,7 +41,7 @@ class DGLBlock(MEGNetBlock):
     def forward(
         self, graphs: GraphBatch, bonds: Bonds, edges: Tensor, nodes: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `MEGNetBlock.forward`, of one network."""
+        """What `MEGNetBlock.forward` does, for one network."""
         if bonds.origin is not None:
             edges = edges[bonds.origin]
         old_edges, old_nodes, old_state = edges, nodes, state
@@ -72,7 +72,7 @@ class DGLSet2Set(Set2Set):
     """The set2set readout with DGL's segments (eq. 13)."""
 
     def forward(self, x: Tensor, owner: Tensor, n_sets: int, multiplicity: Tensor) -> Tensor:
-        """As `Set2Set.forward`, of one network."""
+        """What `Set2Set.forward` does, for one network."""
         lengths = _lengths(owner, n_sets)
         readout = x.new_zeros(n_sets, 2 * self.width)
         hidden = cell = x.new_zeros(n_sets, self.width)

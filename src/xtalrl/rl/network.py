@@ -41,7 +41,7 @@ GAP_CENTRES, GAP_WIDTH = (0.0, 7.5, 16), 0.5
 NO_GAP = 0.02
 """eV; a target below it is one for a metal, which has a feature of its own."""
 ENERGY_CENTRES, ENERGY_WIDTH = (-4.0, 0.5, 16), 0.3
-"""As of the gap, for a target formation energy in eV/atom."""
+"""The same of the Gaussians that embed a target formation energy, in eV/atom."""
 N_ELECTRON_FEATURES = 3
 """Parity of the electrons placed, their number, and the number of sites that are still free (both scaled to about 1)."""
 
@@ -295,7 +295,7 @@ class Bonds:
 
 
 def _bonds(graphs: GraphBatch, n_blocks: int) -> list[Bonds]:
-    """Of one block after another. The first starts from the features of the distinct lengths, the last ends at the edges of the batch."""
+    """The bonds of one block after another. The first starts from the features of the distinct lengths, the last ends at the edges of the batch."""
     source, target, kinds = graphs.edge_source, graphs.edge_target, graphs.edge_kinds
     if kinds is None or n_blocks == 1:
         first = [Bonds(source, target, graphs.edge_length)]

@@ -49,7 +49,7 @@ class NeutralCompletions:
             return bool(last_elements(counts, n_free) & self._placeable(counts, n_free))
 
         def so_far() -> Iterator[tuple[Counts, int]]:
-            """With the atoms of one kind placed, and how many of the other kind are left."""
+            """Counts with the atoms of one kind placed, and how many of the other kind are left."""
             yield counts, n_free
             for n in range(1, n_free):
                 for partner in self.partners:

@@ -89,7 +89,7 @@ class PolicySpec:
         return replace(self, target_ev=target_ev) if self.algorithm.serves_all_targets else self
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Plain data, for JSON."""
         return asdict(self)
 
     @classmethod

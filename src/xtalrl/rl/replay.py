@@ -49,7 +49,7 @@ class Transitions:
     next_graphs: GraphBatch
     """The first C graphs."""
     next_node_types: Tensor
-    """Of s'."""
+    """Node types of s'."""
     next_focus: Tensor
     """(C,) site to fill in s'."""
     steps_left: Tensor

@@ -45,7 +45,7 @@ def segment_sum(x: Tensor, owner: Tensor, n: int, rows: Tensor | None = None, we
 
 
 def _by_bags(x: Tensor) -> bool:
-    """In single precision sums are made as ever, to the bit."""
+    """Whether rows are summed by embedding_bag; in single precision they are not, and results keep every bit."""
     return x.dim() == 2 and x.device.type == "cpu" and x.dtype == torch.bfloat16
 
 

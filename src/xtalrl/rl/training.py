@@ -44,16 +44,16 @@ LOG_COLUMNS = ("step", *STATISTICS, "steps_per_s")
 """Columns of training.csv; `xtalrl.rl.learner.STATISTICS` says what they are. Steps per second are those of all policies of a pass
 together: each makes so many."""
 _CHECKPOINT_FORMAT = 1
-"""To be raised when what a checkpoint holds, or the loop that fills it, changes; `digest_of_code` covers what is learned."""
+"""Version of the checkpoints, to be raised when what a checkpoint holds, or the loop that fills it, changes; `digest_of_code` covers what is learned."""
 _OF_THE_MACHINE = ("threads", "device", "versions")
-"""Of a policy's record: where it was trained changes the last bits of a result, and is no reason to train it again. torch and numpy are
+"""Parts of a policy's record that a checkpoint is not held to: where it was trained changes the last bits of a result, and is no reason to train it again. torch and numpy are
 held against a checkpoint, because their random numbers may be others."""
 _SNAPSHOT = "snapshot-"
-"""Before the step, in the name of a snapshot's weights in a checkpoint."""
+"""Prefix of the step in the name of a snapshot's weights in a checkpoint."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""Of glibc's malloc.h, for mallopt(3)."""
+"""Parameters of mallopt(3), from glibc's malloc.h."""
 GPU_MEMORY_SHARE = 0.5
-"""Of the free memory, for what a pass keeps for the backward pass; the rest is for gradients on their way and for larger batches."""
+"""Share of the free memory for what a pass keeps for the backward pass; the rest is for gradients on their way and for larger batches."""
 
 
 def train_policies(
@@ -252,7 +252,7 @@ class _Training:
         _write_policy(self.folder, self.record, weights, snapshots, self.rows)
 
     def open_trackers(self) -> None:
-        """As the settings want them."""
+        """Open the trackers that the settings name."""
         name = f"{self.spec.name}-seed{self.record['seed']}"
         self.trackers = open_trackers(self.settings.trackers, self.folder, name, self.record, self.state.step)
 

@@ -50,7 +50,7 @@ class Trajectory:
     total_energy_ry: float | None
 
     def transitions(self) -> Iterator[Transition]:
-        """Its steps, as many as the crystal has sites."""
+        """The steps of the trajectory, as many as the crystal has sites."""
         for step, (site, action) in enumerate(zip(self.order, self.actions, strict=True)):
             yield Transition(tuple(self.order[:step]), site, action, step == len(self.order) - 1)
 
@@ -85,7 +85,7 @@ def build_trajectories(
         graphs: `tables.GRAPHS`.
         labels: `tables.LABELS`; a crystal whose gap or formation energy is null gives none.
         trajectories: `tables.TRAJECTORIES` to write, in the order of the graphs.
-        per_crystal: most trajectories of a crystal; a crystal with fewer sites gives one a site.
+        per_crystal: maximum number of trajectories per crystal; a crystal with fewer sites gives one per site.
         seed: of the choice of source sites.
         metals: `dft` leaves out the crystals whose label has a gap of 0; `source` does not, as metals went before.
         disconnected: what to do with a crystal whose graph falls into several parts (see `breadth_first_order`).

@@ -35,11 +35,11 @@ MAX_OPERATIONS = 1000
 RATIO_TOLERANCE = 0.01
 """Relative, of the amounts of two elements: one atom among 20 is 5 %."""
 SITE_TOLERANCE = 1e-4
-"""In fractional coordinates: images of an atom nearer than this are one (pymatgen's)."""
+"""Tolerance in fractional coordinates: images of an atom nearer than this are one (pymatgen's)."""
 TRANSLATION_TOLERANCE = 0.01
-"""Of the translation of a product of operations: a file may round 1/3 to two digits."""
+"""Tolerance of the translation of a product of operations: a file may round 1/3 to two digits."""
 METRIC_TOLERANCE = 0.02
-"""Of the metric tensor that an operation must leave as it is, relative to its largest element."""
+"""Tolerance of the metric tensor that an operation must leave as it is, relative to its largest element."""
 SYMPRECS = (0.1, 0.01, 0.001)
 """Å, for the space group of what was read."""
 

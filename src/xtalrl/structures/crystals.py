@@ -36,7 +36,7 @@ MIN_DISTANCE = 0.5
 MAX_EDGE = 1000.0
 """Å; pymatgen's reduction does not end for absurdly large cells."""
 MAX_LATTICE_POINTS = 10_000
-"""In a sphere with the longest edge as radius: pymatgen's reduction enumerates them, which fills the memory for absurd cells.
+"""Largest number of lattice points in a sphere with the longest edge as radius: pymatgen's reduction enumerates them, which fills the memory for absurd cells.
 MP-20 has at most 1,020."""
 
 Metals = Literal["source", "dft", "train"]
@@ -72,7 +72,7 @@ def build_crystals(
         metals: `source` leaves out the crystals whose band gap in the CSV is 0, `dft` none, `train` those outside the training split. One
             without a gap there is kept in any case: its label tells.
         splits: those whose crystals are used; the rows of the others are read and left out.
-        limit: at most this many crystals a split; None for all.
+        limit: at most this many crystals per split; None for all.
         magnetizations: table of total magnetizations (`xtalrl.structures.magnetizations`) for crystals that the CSVs give none.
 
     Raises:

@@ -26,7 +26,7 @@ TABLE_COLUMNS = (
     "source",
     "split",
 )
-"""Of `resources/demo/crystals.csv`. `elements` follow the prototype's sites; `band_gap` in eV is that of `gap_kind`
+"""Columns of `resources/demo/crystals.csv`. `elements` follow the prototype's sites; `band_gap` in eV is that of `gap_kind`
 (experiment, PBE, or metal: 0), and serves to tell metals from nonmetals."""
 
 

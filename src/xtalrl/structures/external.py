@@ -41,7 +41,7 @@ PRIMITIVE_SYMPREC = 0.01
 """Å, for the translations that make a cell smaller."""
 OCCUPANCY_TOLERANCE = 1e-3
 SPLIT = "external"
-"""Of external crystals and rejected entries: they belong to no split of the data set."""
+"""Split of external crystals and rejected entries, which belong to no split of the data set."""
 SYMPREC = 0.1
 """Å, for the space group: the tolerance of the Materials Project."""
 

@@ -39,7 +39,7 @@ from xtalrl.structures.rejections import Reason, Rejection
 logger = logging.getLogger(__name__)
 
 MAX_CIF_BYTES = 20_000_000
-"""Of a CIF, unpacked. One of a crystal that can be used has some thousands."""
+"""Largest size of a CIF, unpacked. One of a crystal that can be used has some thousands."""
 _COUNT = re.compile(r"\s*(\d{1,9})\s*", re.ASCII)
 _COMMENT = re.compile(r"(Lattice|Properties)\s*=", re.IGNORECASE)
 _HEAVY_HYDROGEN = re.compile(r"^(\s*)[DT](?=\s)", re.MULTILINE)

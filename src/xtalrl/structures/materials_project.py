@@ -155,7 +155,7 @@ def fetch_elemental_crystals(crystals: str | Path, cache: str | Path) -> None:
 
 
 def fetch_formulas(formulas: str | Path, cache: str | Path) -> None:
-    """Write all reduced formulas of the Materials Project as text, one a line, as `evaluation.formulas` takes it.
+    """Write all reduced formulas of the Materials Project as text, one per line, as `evaluation.formulas` takes it.
 
     Deprecated entries and those of GNoME are left out: the latter are under another licence and shown to some accounts only,
     so that a list with them would depend on whose key was used.
@@ -165,7 +165,7 @@ def fetch_formulas(formulas: str | Path, cache: str | Path) -> None:
     """
     cached = _Answers(cache, "formulas", FORMULAS)
     if not cached.path.exists():
-        client = _Client("name a text file of formulas, one a line, in `evaluation.formulas`, or leave it null")
+        client = _Client("name a text file of formulas, one per line, in `evaluation.formulas`, or leave it null")
         cached.write(({"formula": formula} for formula in client.formulas()), client.database_version)
     rows = cached.rows()
     logger.info("%s reduced formulas, Materials Project %s", f"{len(rows):,}", cached.database_version())

@@ -21,7 +21,7 @@ COLUMNS = (
     "cif",
     "spacegroup.number",
 )
-"""Of a CSV in CDVAE's layout; the first, unnamed, is a row number."""
+"""Columns of a CSV in CDVAE's layout; the first, unnamed, is a row number."""
 
 
 def find_csvs(folder: str | Path) -> dict[str, str]:

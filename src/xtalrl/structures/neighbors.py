@@ -29,7 +29,7 @@ RADII = (4.5, 6.0, SEARCH_RADIUS)
 DEGENERATE_VOLUME = 1e-6
 """Å³: where a face of the Voronoi cell has a triangle that spans less with the centre, rounding decides what pymatgen's solid angle is."""
 ROUNDING_MARGIN = 1e-6
-"""In units of the third decimal of a weight: nearer to a half than this, rounding decides."""
+"""Margin in units of the third decimal of a weight: nearer to a half than this, rounding decides."""
 
 _Array = NDArray[np.float64]
 

@@ -25,10 +25,10 @@ class Reason(enum.StrEnum):
     OVERLAPPING_ATOMS = "overlapping_atoms"
     NO_REDUCED_CELL = "no_reduced_cell"
     NO_NEIGHBORS = "no_neighbors"
-    """Of the graph stage: CrystalNN found none, or failed."""
+    """Reason of the graph stage: CrystalNN found none, or failed."""
     UNREADABLE_ENTRY = "unreadable_entry"
     NOT_PERIODIC = "not_periodic"
-    """Of external crystals, with the one before it (`xtalrl.structures.external`)."""
+    """Reason for external crystals only, as is the one before it (`xtalrl.structures.external`)."""
 
 
 class Rejection(Exception):
