@@ -8,7 +8,7 @@ VENV_DGL := .venv-dgl
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow harness test-dgl engine oracles dgl lint format docs lock clean
+.PHONY: help demo campaign test test-slow harness test-dgl engine oracles dgl lint format docs lock clean
 
 $(VENV)/.complete: requirements/lock.txt pyproject.toml tools/make_venv.py
 	@$(PYTHON) tools/make_venv.py
@@ -29,6 +29,10 @@ help:  ## List the targets
 demo: $(VENV)/.complete  ## Run the whole pipeline on the embedded crystals; ends with results/demo/report.html
 	@snakemake all --profile profiles/local --configfile config/demo.yaml --cores $(CORES)
 	@xtalrl summary --configfile config/demo.yaml
+
+campaign: $(VENV)/.complete  ## After `make demo`, search for crystals with a wanted gap on the embedded crystals; minutes
+	@snakemake campaign report --profile profiles/local --configfile config/demo.yaml config/campaign.yaml --cores $(CORES)
+	@xtalrl summary --configfile config/demo.yaml config/campaign.yaml
 
 test: $(VENV)/.complete  ## Run the test suite
 	@python -m pytest -m "not slow" $(SIDE_BY_SIDE)

@@ -23,6 +23,7 @@ include: "rules/external.smk"
 include: "rules/rollout.smk"
 include: "rules/evaluate.smk"
 include: "rules/confirm.smk"
+include: "rules/campaign.smk"
 include: "rules/tables.smk"
 include: "rules/figures.smk"
 include: "rules/learning_curve.smk"
@@ -31,6 +32,7 @@ include: "rules/report.smk"
 
 TABLE_FILES = [table_files(kind) for kind in ("csv", "md", "tex", "txt")]
 FIGURE_FILES = [figure_files(kind) for kind in ("png", "pdf", "csv")]
+of_campaign = settled(f"{RESULTS}/campaign/hits.csv", campaign_tables_and_figures())
 of_report = settled(TABLE_FILES, FIGURE_FILES, rules.make_report.output)
 
 
@@ -101,6 +103,12 @@ rule confirm:
             f"{RESULTS}/confirmation/confirmation.parquet",
             rules.make_confirmation.output,
         ),
+    localrule: True
+
+
+rule campaign:
+    input:
+        campaign_results,
     localrule: True
 
 

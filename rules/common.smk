@@ -4,10 +4,12 @@ import sys
 
 from snakemake.exceptions import WorkflowError
 
+from xtalrl.campaign.preflight import check_campaign
 from xtalrl.config import (
     DEMO_FORMULAS,
     LABELS_OF_SOURCE,
     MATERIALS_PROJECT,
+    SPLITS,
     check_inputs,
     validate,
 )
@@ -34,7 +36,6 @@ from xtalrl.workflow import (
 )
 from xtalrl.yaml_files import read_merged, refuse_second_options
 
-SPLITS = ("train", "val", "test")
 CONFIG_FILE = here_or_of_project(DEFAULTS)
 
 # Snakemake takes the last of two keys or options and says nothing: its files are read again, strictly.
@@ -59,6 +60,7 @@ try:
     make_cache_folders(cfg)
     if cfg.policies.pretrained:
         read_pretrained(cfg.policies.pretrained)
+    check_campaign(cfg)
     if cfg.structures.path:
         STRUCTURE_CSVS = find_csvs(cfg.structures.path)
     elif cfg.structures.source == "demo":
@@ -81,13 +83,16 @@ TRAIN_TOGETHER = trains_together(cfg)
 # What tables and figures depend on beside their files.
 SETTINGS = settings_of(cfg)
 TARGET_OF_POLICY = {name: spec.target_ev for name, spec in POLICIES.items()}
+CAMPAIGN = cfg.campaign
+OWN_SKELETONS = CAMPAIGN.skeletons not in SPLITS
+ROUND = f"{RESULTS}/campaign-{{round}}"
 FAMILY = f"{CACHE}/families/{cfg.dft.family}/family.json"
 ENGINE = f"{CACHE}/engine/engine.json"
 MARKS = rerun_marks(RESULTS)
 
 
 wildcard_constraints:
-    stage="scf|references|evaluation|confirmation",
+    stage=r"scf|references|evaluation|confirmation|campaign-\d+|campaign-confirmation",
     shard=r"\d+",
     policy="|".join(POLICIES | TRAINED_POLICIES),
     pretrained="[a-z]+[0-9]*",
@@ -101,6 +106,15 @@ def magnetizations(wildcards):
     if cfg.structures.magnetizations == MATERIALS_PROJECT:
         return f"{RESULTS}/materials_project/magnetizations.parquet"
     return cfg.structures.magnetizations or []
+
+
+def campaign_results(wildcards):
+    """What the target `campaign` makes, if there is a campaign."""
+    if not cfg.campaign.is_on:
+        raise WorkflowError(
+            "There is no campaign: name the wanted gap in `campaign.gap_ev`, e.g. 1.34, or a range in `campaign.range_ev` (docs/campaign.md)."
+        )
+    return of_campaign(wildcards)
 
 
 def refuse_now(check, *arguments):
@@ -134,7 +148,7 @@ def known_formulas(wildcards):
 
 def shard_outcomes(wildcards):
     """The outcomes of every shard of a stage. Their number is fixed by the config, so no checkpoint is needed."""
-    count = getattr(cfg.dft.shards, wildcards.stage)
+    count = cfg.dft.shards.of_stage(wildcards.stage)
     return [
         f"{RESULTS}/{wildcards.stage}/shards/{shard:04d}.parquet"
         for shard in range(count)
@@ -143,7 +157,7 @@ def shard_outcomes(wildcards):
 
 def stage_protocol(wildcards):
     """The protocol of a stage's SCFs: the run's, or the finer one that hits are confirmed with."""
-    finer = CONFIRMING if wildcards.stage == "confirmation" else ""
+    finer = CONFIRMING if wildcards.stage.endswith("confirmation") else ""
     return finer + cfg.dft.protocol
 
 
@@ -167,6 +181,64 @@ def table_files(kind):
 def figure_files(kind):
     """Every figure of this run, as png, pdf or csv."""
     return [f"{RESULTS}/figures/{entry.name}.{kind}" for entry in figures_of(cfg)]
+
+
+def of_rounds(name):
+    """A file of every round."""
+    return [
+        f"{RESULTS}/campaign-{number}/{name}"
+        for number in range(1, CAMPAIGN.rounds + 1)
+    ]
+
+
+def of_earlier_rounds(name):
+    """Input function: a file of every round before the one of the wildcard."""
+
+    def files(wildcards):
+        return [
+            f"{RESULTS}/campaign-{number}/{name}"
+            for number in range(1, int(wildcards.round))
+        ]
+
+    return files
+
+
+def predictor_before(wildcards):
+    """The predictor of the round before, which the next one goes on from."""
+    number = int(wildcards.round)
+    return (
+        f"{RESULTS}/campaign-{number - 1}/predictor.safetensors" if number > 1 else []
+    )
+
+
+def campaign_policy():
+    """The folder of the policy that designs."""
+    shipped = CAMPAIGN.policy not in TRAINED_POLICIES
+    name = f"rvs-{CAMPAIGN.policy}" if shipped else CAMPAIGN.policy
+    return f"{RESULTS}/policies/{name}/seed{cfg.policies.seeds[0]}"
+
+
+def audit_share(wildcards):
+    """The share of a round's SCFs that is drawn from what its screen drops."""
+    return CAMPAIGN.explore if wildcards.round == "1" else CAMPAIGN.audit
+
+
+def round_number(wildcards):
+    """The number of a round, from 1."""
+    return int(wildcards.round)
+
+
+def campaign_tables_and_figures():
+    """The tables and figures of the campaign, as CSV."""
+    return [
+        f"{RESULTS}/{folder}/{entry.name}.csv"
+        for folder, entries in (
+            ("tables", tables_of(cfg)),
+            ("figures", figures_of(cfg)),
+        )
+        for entry in entries
+        if entry.needs_campaign
+    ]
 
 
 def sweep_results(wildcards):
@@ -257,7 +329,11 @@ def external_sets(pattern):
 
 def reference_energies(wildcards):
     """The table of reference energies. Where no policy is trained, external crystals ask for the elements they need themselves."""
-    if POLICIES or cfg.references.energies:
+    if (
+        POLICIES
+        or cfg.references.energies
+        or (cfg.campaign.is_on and not cfg.labels.path)
+    ):
         return f"{RESULTS}/references.parquet"
     return []
 
@@ -297,7 +373,7 @@ def reference_elements(wildcards):
 
 def true_labels(wildcards):
     """Labels of the true crystals. Where no policy is trained, no SCF of the data set is run for them."""
-    if POLICIES or cfg.labels.path:
+    if POLICIES or cfg.labels.path or cfg.campaign.is_on:
         return f"{RESULTS}/labels.parquet"
     return []
 
@@ -310,5 +386,14 @@ RESULT_FILES = {
     "labels": true_labels,
     "stability": f"{RESULTS}/evaluation/stability.parquet",
     "confirmation": f"{RESULTS}/confirmation/confirmation.parquet",
+    "campaign_first": f"{RESULTS}/campaign-1/screening.parquet",
+    "campaign_screenings": [
+        f"{RESULTS}/campaign-{number}/screening.parquet"
+        for number in range(1, cfg.campaign.rounds + 1)
+    ],
+    "campaign_outcomes": f"{RESULTS}/campaign/outcomes.parquet",
+    "campaign_hits": f"{RESULTS}/campaign/hits.parquet",
+    "campaign_confirmation": f"{RESULTS}/campaign/confirmation.parquet",
+    "campaign_confirmation_outcomes": f"{RESULTS}/campaign-confirmation/outcomes.parquet",
     "snapshots": of_snapshots(f"{RESULTS}/learning_curve/{{step}}/evaluation.parquet"),
 }

@@ -25,6 +25,7 @@ rule make_report:
         evaluation=f"{RESULTS}/evaluation/evaluation.parquet",
         stability=f"{RESULTS}/evaluation/stability.parquet",
         design_outcomes=f"{RESULTS}/evaluation/outcomes.parquet",
+        campaign_hits=f"{RESULTS}/campaign/hits.csv" if CAMPAIGN.is_on else [],
         tables=[table_files("csv"), table_files("txt")],
         figures=figure_files("png"),
         training=trained_runs(

@@ -21,6 +21,7 @@ FLOORS = (
     ("structures", "rl"),
     ("dft", "config"),
     ("provenance", "metrics"),
+    ("campaign",),
     ("report",),
     ("commands",),
 )

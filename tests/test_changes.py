@@ -34,6 +34,8 @@ EVERYTHING = {
     "training.hide_target": 0.1,
     "training.condition_on_energy": True,
     "evaluation.confirm": True,
+    "campaign.gap_ev": 2,
+    "campaign.rounds": 2,
 }
 """Laid over config/demo.yaml: every rule has something to do, so that every key has something to change."""
 
@@ -45,22 +47,37 @@ def rules(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
 
-PLANS = rules("plan_crystal_scf plan_reference_scf plan_design_scf plan_confirmation_scf")
+PLANS = rules(
+    "plan_crystal_scf plan_reference_scf plan_design_scf plan_confirmation_scf plan_campaign_scf plan_campaign_confirmation"
+)
 SHARDS = rules("run_scf_shard")
 TRAIN = rules("train_policy")
 DESIGN = rules("rollout_policy rollout_snapshot")
 ASSESS = rules("assess_designs assess_snapshots")
+PROPOSE = rules("propose_designs")
+SCREEN = rules("screen_designs")
+WISHES = SCREEN | rules("find_campaign_hits hand_over")
+ROUNDS = (
+    PROPOSE
+    | SCREEN
+    | rules(
+        "assess_proposals fill_skeletons train_campaign_predictor predict_designs evaluate_campaign_round label_campaign_designs"
+    )
+)
 SNAPSHOTS = rules("rollout_snapshot assess_snapshots evaluate_snapshots")
 NOTHING = rules("")
 FROM_NOTHING = (
-    PLANS | SHARDS | TRAIN | DESIGN | ASSESS | SNAPSHOTS | {REPORT}
+    PLANS | SHARDS | TRAIN | DESIGN | ASSESS | SNAPSHOTS | {REPORT} | ROUNDS | WISHES
+    | rules("take_pretrained take_skeletons gather_campaign assess_campaign_stability confirm_campaign_hits")
     | rules("build_demo_set read_crystals build_graphs gather_scf assemble_references label_crystals build_trajectories")
     | rules("evaluate_designs assess_stability find_hits confirm_hits")
 )  # fmt: skip
 
 CHANGES: dict[str, tuple[Any, frozenset[str]]] = {
     "results": ("{tmp}/others", FROM_NOTHING),
-    "cache": ("{tmp}/other_cache", PLANS | SHARDS | rules("fetch_pseudopotentials fetch_engine")),
+    "cache": (
+        "{tmp}/other_cache", PLANS | SHARDS | SCREEN | rules("fetch_pseudopotentials fetch_engine hand_over"),
+    ),
     "structures.source": ("mp20", rules("fetch_mp20 read_crystals")),
     "structures.path": ("{tmp}", rules("read_crystals")),
     "structures.magnetizations": ("{tmp}/table.csv", rules("read_crystals")),
@@ -69,21 +86,24 @@ CHANGES: dict[str, tuple[Any, frozenset[str]]] = {
     "structures.max_sites": (12, rules("read_crystals")),
     "structures.limit": (9, rules("read_crystals")),
     "dft.protocol": ("sssp", PLANS | SHARDS),
-    "dft.family": ("sssp-1.3.0-efficiency", PLANS | SHARDS | rules("fetch_pseudopotentials")),
+    "dft.family": (
+        "sssp-1.3.0-efficiency", PLANS | SHARDS | SCREEN | rules("fetch_pseudopotentials hand_over"),
+    ),
     "dft.pseudopotentials": ("{tmp}", NOTHING),
     "dft.command": ("/usr/bin/pw.x", rules("fetch_engine")),
     "dft.shards.scf": (3, SHARDS | rules("plan_crystal_scf gather_scf")),
     "dft.shards.references": (2, SHARDS | rules("plan_reference_scf gather_scf")),
     "dft.shards.evaluation": (2, SHARDS | rules("plan_design_scf gather_scf")),
-    "dft.shards.confirmation": (21, SHARDS | rules("plan_confirmation_scf gather_scf")),
-    "dft.recovery": ("extended", SHARDS | rules("plan_design_scf")),
+    "dft.shards.confirmation": (21, SHARDS | rules("plan_confirmation_scf plan_campaign_confirmation gather_scf")),
+    "dft.shards.campaign": (5, SHARDS | rules("plan_campaign_scf gather_scf")),
+    "dft.recovery": ("extended", SHARDS | SCREEN | rules("plan_design_scf plan_campaign_scf")),
     "dft.time_limits.crystal": ([10], SHARDS),
     "dft.time_limits.reference": ([10], SHARDS),
     "dft.time_limits.design": ([2], SHARDS),
     "dft.time_limits.confirmation": ([9], SHARDS),
     "dft.accept_not_saved": (True, SHARDS),
     "references.elements": ("all", rules("plan_reference_scf")),
-    "references.crystals": ("{tmp}/elements.csv", rules("plan_reference_scf plan_design_scf")),
+    "references.crystals": ("{tmp}/elements.csv", rules("plan_reference_scf plan_design_scf plan_campaign_scf")),
     "references.energies": ("{tmp}/energies.csv", rules("import_references plan_reference_scf plan_crystal_scf")),
     "references.protocol": ("demo", rules("import_references plan_reference_scf plan_crystal_scf")),
     "labels.path": ("{tmp}/labels.csv", rules("import_labels")),
@@ -98,7 +118,7 @@ CHANGES: dict[str, tuple[Any, frozenset[str]]] = {
     "policies.any_targets_ev": ([1.5, 2.5], DESIGN | ASSESS | rules("find_hits")),
     "policies.any_range_ev": ([0, 6], TRAIN),
     "policies.rvs_targets_ev": ([1.34, 2], DESIGN | ASSESS | rules("find_hits")),
-    "policies.pretrained": ("mp20", rules("take_pretrained rollout_policy assess_designs find_hits")),
+    "policies.pretrained": ("mp20", rules("rollout_policy assess_designs find_hits")),
     "policies.seeds": ([0, 1], TRAIN | DESIGN | ASSESS),
     "reward.energy": ("total", TRAIN),
     "reward.alpha1": (2, TRAIN),
@@ -138,24 +158,44 @@ CHANGES: dict[str, tuple[Any, frozenset[str]]] = {
     "training.weighting": ("sizes", TRAIN),
     "training.returns": ("monte_carlo", TRAIN),
     "training.cloning_steps": (10, TRAIN),
-    "rollout.select": ("softmax", DESIGN),
-    "rollout.epsilon": (0.2, DESIGN),
-    "rollout.temperature": (2, DESIGN),
+    "rollout.select": ("softmax", DESIGN | PROPOSE),
+    "rollout.epsilon": (0.2, DESIGN | PROPOSE),
+    "rollout.temperature": (2, DESIGN | PROPOSE),
     "rollout.designs": (2, DESIGN),
     "rollout.neutral": (True, DESIGN),
     "rollout.even_electrons": (True, DESIGN),
-    "rollout.guidance": (2, DESIGN),
-    "rollout.target_energy": (-1, DESIGN),
+    "rollout.guidance": (2, DESIGN | PROPOSE),
+    "rollout.target_energy": (-1, DESIGN | PROPOSE),
     "rollout.allow": (["Si", "O"], DESIGN),
     "rollout.deny": (["Si"], DESIGN),
     "evaluation.window_ev": (0.5, rules("find_hits")),
-    "evaluation.formulas": ("{tmp}/table.csv", ASSESS),
+    "evaluation.formulas": ("{tmp}/table.csv", ASSESS | rules("assess_proposals")),
     "evaluation.confirm": (
         True, SHARDS | rules("find_hits plan_confirmation_scf gather_scf confirm_hits"),
     ),
     "evaluation.stable_ev_per_atom": (0.2, NOTHING),
     "evaluation.bootstrap_samples": (500, NOTHING),
-    "evaluation.confidence": (0.9, NOTHING),
+    "evaluation.confidence": (0.9, rules("predict_designs")),
+    "campaign.gap_ev": (2.5, PROPOSE | WISHES | rules("predict_designs")),
+    "campaign.window_ev": (0.5, WISHES | rules("predict_designs")),
+    "campaign.range_ev": ([1, None], PROPOSE | WISHES | rules("predict_designs")),
+    "campaign.budget": (50, SCREEN),
+    "campaign.rounds": (3, SHARDS | ROUNDS | rules("plan_campaign_scf gather_scf gather_campaign hand_over")),
+    "campaign.policy": ("bc", PROPOSE),
+    "campaign.skeletons": ("train", rules("take_skeletons")),
+    "campaign.max_sites": (4, rules("take_skeletons")),
+    "campaign.designs": (3, PROPOSE),
+    "campaign.keep": (["O"], PROPOSE),
+    "campaign.allow": (["Si", "O"], PROPOSE),
+    "campaign.deny": (["Si"], PROPOSE),
+    "campaign.neutral": (False, PROPOSE),
+    "campaign.novel": (True, WISHES),
+    "campaign.highest_formation_energy": (0, WISHES),
+    "campaign.highest_above_hull": (0.1, WISHES),
+    "campaign.audit": (0.2, SCREEN),
+    "campaign.explore": (0.4, SCREEN),
+    "campaign.predictor_steps": (100, rules("train_campaign_predictor")),
+    "campaign.seed": (1, PROPOSE | SCREEN | rules("train_campaign_predictor")),
     "external": (
         {"others": "{tmp}/crystals.xyz"}, rules("import_designs assess_designs plan_design_scf plan_confirmation_scf"),
     ),
@@ -170,11 +210,13 @@ GIVEN: dict[str, dict[str, Any]] = {
     "rollout.epsilon": {"rollout.select": "epsilon-greedy"},
     "rollout.temperature": {"rollout.select": "softmax"},
     "evaluation.confirm": {"evaluation.confirm": False},
+    "campaign.keep": {"campaign.skeletons": "{tmp}/crystals.xyz"},
 }
 """What must be so, before and after, for a key to have something to change."""
 TOGETHER = {
     "references.energies": {"references.protocol": "demo"},
     "references.protocol": {"references.energies": "{tmp}/energies.csv"},
+    "campaign.range_ev": {"campaign.gap_ev": None},
 }
 """What changes with a key, which cannot change alone."""
 

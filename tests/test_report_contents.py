@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from campaign_data import campaign_files, write_campaign
 from report_data import FILES, write_results
 from test_report_drawings import SECTIONS
 
@@ -59,20 +60,30 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     return folder, write_results(folder, 60, (0,), sections=SECTIONS, targets_ev=[1.12, 4.0], omegas=[1, 5])
 
 
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
+    folder = tmp_path_factory.mktemp("campaign")
+    return folder, write_campaign(folder)
+
+
 @pytest.mark.parametrize("entry", [e for e in (*TABLES, *FIGURES) if not e.needs_confirmation], ids=lambda e: e.name)
-def test_an_entry_names_what_it_reads(run: tuple[Path, Config], entry: Content) -> None:
-    folder, config = run
+def test_an_entry_names_what_it_reads(run: tuple[Path, Config], campaign: tuple[Path, Config], entry: Content) -> None:
+    folder, config = campaign if entry.needs_campaign else run
     files = WatchedFiles({name: folder / FILES[name] for name in entry.inputs if name in FILES})
     if "snapshots" in entry.inputs:
         files["snapshots"] = [folder / f"learning_curve/{s}/evaluation.parquet" for s in config.training.snapshot_steps]
+    of_campaign = campaign_files(folder, config)
+    files |= {name: of_campaign[name] for name in entry.inputs if name in of_campaign}
     ordinary, scoring = Results.of(config, files), scoring_of(config)
-    watched = WatchedResults(files, ordinary.policies, ordinary.training_steps, ordinary.snapshot_steps)
+    watched = WatchedResults(
+        files, ordinary.policies, ordinary.training_steps, ordinary.snapshot_steps, ordinary.campaign
+    )
     given = {field.name: getattr(scoring, field.name) for field in fields(Scoring)} | {"bootstrap_samples": 50}
     asked.clear()
     entry.function(watched, Watched(**given))
     known = settings_of(config).keys()
     assert asked & known == set(entry.settings)
-    assert asked & {*FILES, "snapshots"} == set(entry.inputs)
+    assert asked & {*FILES, *of_campaign, "snapshots"} == set(entry.inputs)
 
 
 def test_every_setting_is_known() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 TARGETS = [
     "structures", "scf", "references", "labels", "trajectories", "train",
-    "rollout", "evaluate", "confirm", "tables", "figures", "report", "all",
+    "rollout", "evaluate", "confirm", "campaign", "tables", "figures", "report", "all",
 ]  # fmt: skip
 
 
@@ -74,7 +74,8 @@ def test_the_paper_at_full_size(root: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_stage_target_builds(root: Path, target: str) -> None:
-    assert job_counts(dry_run(root, target, "--configfile", "config/demo.yaml"))["total"] >= 1
+    files = ["config/demo.yaml", *(["config/campaign.yaml"] if target == "campaign" else [])]
+    assert job_counts(dry_run(root, target, "--configfile", *files))["total"] >= 1
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,8 @@ class TimeLimits(_Section):
         if stage == "references":
             return {"reference": self.reference}
         # Designs bring elements with them that the references lack.
-        return {"design": self.confirmation if stage == "confirmation" else self.design, "reference": self.reference}
+        is_finer = stage.endswith("confirmation")
+        return {"design": self.confirmation if is_finer else self.design, "reference": self.reference}
 
 
 Jobs = Annotated[int, Field(ge=1, le=20_000)]
@@ -249,6 +250,12 @@ class Shards(_Section):
         description="Distinct designs that hit their target (`snakemake confirm`).",
         json_schema_extra=CHANGES_NO_RESULT,
     )
+    campaign: Jobs = Field(4, description="Designs of a round of the campaign.", json_schema_extra=CHANGES_NO_RESULT)
+
+    def of_stage(self, stage: str) -> int:
+        """Jobs of a stage of SCFs; the hits of a campaign are confirmed in as many as those of policies."""
+        name = stage.removeprefix("campaign-")
+        return self.campaign if name.isdecimal() else int(getattr(self, name))
 
 
 class DftConfig(_Section):
@@ -666,6 +673,145 @@ class EvaluationConfig(_Section):
     confidence: float = Field(0.95, gt=0, lt=1, description="Level of every interval.")
 
 
+SPLITS = ("train", "val", "test")
+
+
+class CampaignConfig(_Section):
+    """A search for crystals with a wanted gap: rounds of designing, screening and SCFs within a budget (`snakemake campaign`, docs/campaign.md)."""
+
+    gap_ev: Annotated[float, Field(gt=0, le=30)] | None = Field(
+        None, description="Wanted gap in eV; null, without a `range_ev`: there is no campaign (`snakemake campaign`)."
+    )
+    window_ev: Annotated[float, Field(gt=0, le=30)] = Field(
+        0.25, description="Half width of the range around `gap_ev`."
+    )
+    range_ev: tuple[Gap, Gap | None] | None = Field(
+        None,
+        description="Instead of `gap_ev`, the wanted range of gaps in eV: `[1, 1.6]`, or `[3, null]` for at least 3 eV.",
+    )
+    budget: int = Field(
+        100,
+        ge=1,
+        le=1_000_000,
+        description="SCFs of designs in all rounds together. Elements that the references lack, and the finer SCFs of hits, come on top.",
+    )
+    rounds: int = Field(4, ge=1, le=100, description="Rounds: after each, the predictor learns from its SCFs.")
+    policy: FilePath = Field(
+        "mp20",
+        description="Policy that designs: one of `resources/pretrained`, or one that this run trains (`rvs`, `ccql-1.12ev-w5`).",
+    )
+    skeletons: SetPath = Field(
+        "val",
+        description="Skeletons that are filled: a split of the crystals (`train`, `val`, `test`), or your own: a CIF, a folder or .zip of CIFs, an "
+        ".xyz or .extxyz file, or an ASE database. Their elements are ignored, but for those in `keep`.",
+    )
+    max_sites: int = Field(20, ge=1, le=20, description="Largest number of sites of a skeleton.")
+    designs: int = Field(
+        10, ge=1, le=1000, description="Designs of each skeleton in every round, chosen as `rollout.select` says."
+    )
+    keep: tuple[Element, ...] = Field(
+        (), description="Elements of the skeletons that stay on their sites; only the other sites are filled."
+    )
+    allow: tuple[Element, ...] = Field((), description="Elements that may be placed; none given: all 88.")
+    deny: tuple[Element, ...] = Field((), description="Elements that may not be placed.")
+    neutral: bool = Field(
+        True,
+        description="Whether to look for designs that the paper's validity rule accepts; no other is computed in any case.",
+    )
+    novel: bool = Field(
+        False,
+        description="Whether only compositions count that are not in `evaluation.formulas`, which must then be given.",
+    )
+    highest_formation_energy: Annotated[float, Field(ge=-20, le=20)] | None = Field(
+        None, description="Largest formation energy of a hit in eV/atom; null: any."
+    )
+    highest_above_hull: Annotated[float, Field(ge=0, le=20)] | None = Field(
+        None,
+        description="Largest energy above the hull of a hit in eV/atom, where it can be known (the labelled crystals of the run; cells are not "
+        "relaxed); null: any.",
+    )
+    audit: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of the SCFs of every round after the first that is drawn at random among the designs which the screen would have dropped: "
+        "what it misses is known by them alone.",
+    )
+    explore: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="The same share in the first round, whose predictor has seen no design yet. Whatever the share, both kinds get an SCF where a "
+        "round has two.",
+    )
+    predictor_steps: Count = Field(
+        6000,
+        description="Updates of each member of the predictor before the first round; a tenth of them after every round, with its SCFs.",
+    )
+    seed: Seed = Field(0, description="Seed of all that is drawn.")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a campaign."""
+        return self.gap_ev is not None or self.range_ev is not None
+
+    @property
+    def wanted_ev(self) -> tuple[float, float | None]:
+        """The range of gaps that hits have, in eV; None: no upper end.
+
+        Raises:
+            ValueError: there is no campaign.
+        """
+        if self.range_ev is not None:
+            return self.range_ev
+        if self.gap_ev is None:
+            raise ValueError("there is no campaign")
+        # Rounded: 1.12 - 0.25 is 0.8700000000000001.
+        return max(0.0, round(self.gap_ev - self.window_ev, 9)), round(self.gap_ev + self.window_ev, 9)
+
+    @property
+    def asked_ev(self) -> float:
+        """The gap that the policy is asked for: the middle of the range, or `window_ev` above the lower end of one that has no upper."""
+        low, high = self.wanted_ev
+        if self.gap_ev is not None:
+            return self.gap_ev
+        return low + self.window_ev if high is None else (low + high) / 2
+
+    @property
+    def wishes(self) -> dict[str, Any]:
+        """Fields of `xtalrl.campaign.wishes.Wishes`; empty where there is no campaign."""
+        if not self.is_on:
+            return {}
+        gap_from, gap_to = self.wanted_ev
+        return {"gap_from": gap_from, "gap_to": gap_to} | {
+            name: getattr(self, name) for name in ("novel", "highest_formation_energy", "highest_above_hull")
+        }
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> CampaignConfig:
+        if self.gap_ev is not None and self.range_ev is not None:
+            raise ValueError(
+                f"`gap_ev` is {self.gap_ev:g} and `range_ev` {list(self.range_ev)}: give one of them, and null for the other"
+            )
+        if self.range_ev is not None and self.range_ev[1] is not None and not self.range_ev[0] < self.range_ev[1]:
+            raise ValueError(f"`range_ev` is {list(self.range_ev)}: its second number must be larger than its first")
+        if self.budget < self.rounds:
+            raise ValueError(
+                f"`budget` is {self.budget} and `rounds` {self.rounds}: every round needs at least one SCF. Raise `budget` to {self.rounds} or more, "
+                f"or lower `rounds` to {self.budget}"
+            )
+        if set(self.allow or ACTION) <= set(self.deny):
+            raise ValueError(
+                f"`allow` is {list(self.allow)} and `deny` {list(self.deny)}: no element is left to place. Take one out of `deny`"
+            )
+        if self.keep and self.skeletons in SPLITS:
+            raise ValueError(
+                f"`keep` is {list(self.keep)} and `skeletons` {self.skeletons!r}: elements stay on skeletons of your own only; name their file, or "
+                "leave `keep` empty"
+            )
+        return self
+
+
 class Config(_Section):
     """Everything that changes a result."""
 
@@ -688,6 +834,7 @@ class Config(_Section):
     training: TrainingConfig = TrainingConfig()
     rollout: RolloutConfig = RolloutConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    campaign: CampaignConfig = CampaignConfig()
     external: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)], SetPath] = Field(
         {},
         description="Crystals that others designed, to be evaluated beside the policies: the name of each set, and its CIF, folder or .zip of "
@@ -780,6 +927,24 @@ class Config(_Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _campaign_has_what_it_needs(self) -> Config:
+        campaign = self.campaign
+        if not campaign.is_on:
+            return self
+        if campaign.novel and not self.evaluation.formulas:
+            raise ValueError(
+                "`campaign.novel` is true and `evaluation.formulas` null: without a list of known formulas nothing can be called novel. Name a "
+                "list, or set `campaign.novel` to false"
+            )
+        needed = {"train"} | ({campaign.skeletons} & set(SPLITS))
+        if missing := sorted(needed - set(self.structures.splits)):
+            raise ValueError(
+                f"`structures.splits` is {list(self.structures.splits)} and lacks `{missing[0]}`, which the campaign needs: its predictor learns from "
+                f"`train`, and its skeletons are {campaign.skeletons!r}"
+            )
+        return self
+
     @property
     def even_electrons(self) -> bool:
         """Whether no design is completed with an odd number of electrons."""
@@ -804,6 +969,17 @@ class Config(_Section):
             "target_energy": not spec.algorithm.hides_target,
         }
         return settings | {name: getattr(RolloutSettings, name) for name, is_idle in idle.items() if is_idle}
+
+    @property
+    def proposing(self) -> dict[str, Any]:
+        """The settings with which the policy of the campaign designs: those of `rollout`, but for the wishes of the campaign.
+
+        Where `rollout` leaves it open, electrons are counted: a design with an odd number of them is nearly always a metal.
+        """
+        wishes = {name: getattr(self.campaign, name) for name in ("designs", "allow", "deny", "neutral")}
+        policy = self.trained_specs().get(self.campaign.policy, PolicySpec(kind="rvs"))
+        counts = self.rollout.even_electrons
+        return self.rollout_of(policy) | wishes | {"even_electrons": counts is None or counts}
 
     @property
     def ties(self) -> Literal["index", "shuffled"]:

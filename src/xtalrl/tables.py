@@ -478,11 +478,43 @@ PREDICTIONS = _schema(
     key="material_id",
 )
 
+SCREENING = _schema(
+    "screening",
+    "Every design proposed in a round of the campaign and what became of it",
+    _field("round", pa.int32(), "Round of the campaign, from 1"),
+    _MATERIAL_ID,
+    _field("policy", pa.string(), "Name of the policy"),
+    _field("seed", pa.int32(), "Training seed of the policy"),
+    _SAMPLE,
+    _SPECIES,
+    _field("formula", pa.string(), "Reduced formula of the design"),
+    _field("request_id", pa.string(), "SCF request of the design; null for an invalid one", nullable=True),
+    _field(
+        "novel",
+        pa.bool_(),
+        "Composition absent from the formula list; null if invalid or no list was given",
+        nullable=True,
+    ),
+    _field(
+        "verdict",
+        pa.string(),
+        "chosen: gets an SCF for its probability. audited: gets one by lot, from what the screen would have dropped. dropped: gets none. "
+        "left out: was never up for choice",
+    ),
+    _field("why", pa.string(), "Why it was left out; empty where it was not"),
+    _field("rank", pa.int32(), "Place among the designs of the round that were up for choice, from 1", nullable=True),
+    _field(
+        "p_hit", pa.float64(), "Predicted probability of a hit, all wishes counted", "1", nullable=True, within=(0, 1)
+    ),
+    _field("band_gap", pa.float64(), "Predicted band gap", "eV", nullable=True),
+    _field("formation_energy_per_atom", pa.float64(), "Predicted formation energy", "eV/atom", nullable=True),
+)
+
 SCHEMAS: dict[str, pa.Schema] = {
     schema.metadata[b"xtalrl_table"].decode(): schema
     for schema in (
         CRYSTALS, REJECTED, GRAPHS, SCF_REQUESTS, SCF_OUTCOMES, REFERENCES, LABELS, TRAJECTORIES, DESIGNS, ASSESSMENTS, EVALUATION, HITS, CONFIRMATION,
-        STABILITY, PREDICTIONS,
+        STABILITY, PREDICTIONS, SCREENING,
     )
 }  # fmt: skip
 

@@ -247,6 +247,9 @@ def design(
     best: Annotated[int, typer.Option(min=1, max=1000, help="Designs per skeleton, best first.")] = 5,
     allow: Annotated[list[str] | None, typer.Option(help="Only this element; may be repeated.")] = None,
     deny: Annotated[list[str] | None, typer.Option(help="Never this element; may be repeated.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="An element of the skeleton that stays on its sites; may be repeated.")
+    ] = None,
     neutral: Annotated[bool, typer.Option(help="Only charge-neutral compositions.")] = True,
     even_electrons: Annotated[bool, typer.Option(help="Only even numbers of electrons.")] = True,
     policy: Annotated[str, typer.Option(help="Policy of resources/pretrained.")] = "mp20",
@@ -265,7 +268,7 @@ def design(
         allow=tuple(allow or ()),
         deny=tuple(deny or ()),
     )
-    print_designs(path, gap, policy, settings, output)
+    print_designs(path, gap, policy, settings, output, keep or ())
 
 
 @partial(_command, name="export")

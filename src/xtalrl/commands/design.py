@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from xtalrl import tables
+from xtalrl.campaign.skeletons import read_skeletons
 from xtalrl.cells import Cell, reduced_formula
 from xtalrl.commands.exports import Design, check_output, write_designs
 from xtalrl.elements import ACTION, ELEMENTS
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.validity import PAPER_RULE, is_valid
-from xtalrl.rl.canonical import CrystalBonds
 from xtalrl.rl.graphs import MAX_SITES, CrystalGraphs
 from xtalrl.rl.policies import PolicySpec
 from xtalrl.rl.pretrained import read_pretrained
+from xtalrl.rl.proposals import skeleton_orders
 from xtalrl.rl.replay import Orders
 from xtalrl.rl.rollout import design_skeletons
 from xtalrl.rl.rollout_settings import RolloutSettings
-from xtalrl.rl.trajectories import orders
-from xtalrl.structures.external import crystal_row, read_designs
-from xtalrl.structures.neighbor_graphs import edge_columns, graph_row
 
 
 def design_crystals(
-    path: str | Path, gap_ev: float, policy: str, settings: RolloutSettings
+    path: str | Path, gap_ev: float, policy: str, settings: RolloutSettings, keep: Collection[str] = ()
 ) -> tuple[list[Design], list[str]]:
     """Designs for every skeleton of a file or folder, and a sentence for each entry that cannot be one.
 
-    The elements of the entries are not looked at by the policy; only the bonds (CrystalNN) know them. Which gap a design has, only an SCF
+    But for those in `keep`, the policy does not look at the elements of the entries; only the bonds (CrystalNN) know them. Which gap a design has, only an SCF
     tells.
 
     Args:
@@ -40,27 +38,17 @@ def design_crystals(
         gap_ev: wanted gap in eV.
         policy: name of a pretrained policy.
         settings: how elements are chosen, and how many designs each skeleton gets.
+        keep: elements that stay on the sites where the skeletons have them.
 
     Raises:
         XtalrlError: nothing there can be a skeleton, or there is no such policy.
     """
     record, weights = read_pretrained(policy)
-    found, rejections = read_designs(path, MAX_SITES)
-    problems = [f"{row['source']}: {row['reason']} {row['detail']}".strip() for row in rejections]
-    crystals, graphs = [], []
-    for entry in found:
-        crystal = crystal_row(entry, entry.id)
-        edges = edge_columns(crystal)
-        if isinstance(edges, str):
-            problems.append(f"{entry.source}: {edges}")
-        else:
-            crystals.append(crystal)
-            graphs.append(graph_row(crystal, edges))
-    if not crystals:
-        raise XtalrlError(f"No crystal in {path} can be a skeleton. {problems[0]}")
+    crystals, graphs, problems = read_skeletons(path, MAX_SITES)
     skeletons = CrystalGraphs(pa.Table.from_pylist(graphs, tables.GRAPHS))
     spec = PolicySpec.from_dict(record["spec"]).at(gap_ev)
-    filled = design_skeletons(record, spec, weights, Orders(skeletons, _orders(graphs), path), settings)
+    orders = Orders(skeletons, skeleton_orders(graphs, "shuffled", keep), path)
+    filled = design_skeletons(record, spec, weights, orders, settings, keep)
     designs = []
     for crystal, of_skeleton in zip(crystals, filled, strict=True):
         for sample, actions in enumerate(of_skeleton):
@@ -77,37 +65,26 @@ def design_crystals(
     return designs, problems
 
 
-def _orders(graphs: list[dict[str, Any]]) -> pa.Table:
-    """One trajectory for each graph, in an order that does not depend on how its file numbers the sites."""
-    rows = []
-    for graph in graphs:
-        bonds = CrystalBonds(len(graph["actions"]), graph["edge_source"], graph["edge_target"], graph["edge_distance"])
-        (order,) = orders(graph["material_id"], bonds, 1, 0, "shuffled")
-        rows.append(
-            {
-                "material_id": graph["material_id"],
-                "order": order,
-                "actions": [graph["actions"][site] for site in order],
-            }
-        )
-    return pa.Table.from_pylist(
-        rows, pa.schema([tables.TRAJECTORIES.field(name) for name in ("material_id", "order", "actions")])
-    )
-
-
-def print_designs(path: Path, gap_ev: float, policy: str, settings: RolloutSettings, output: Path | None) -> None:
+def print_designs(
+    path: Path,
+    gap_ev: float,
+    policy: str,
+    settings: RolloutSettings,
+    output: Path | None,
+    keep: Collection[str] = (),
+) -> None:
     """Design, write the crystals if a file is named, and print a line for each.
 
     Raises:
         XtalrlError: see `design_crystals`; an element is unknown, or the output exists or is of no known kind.
     """
-    if unknown := [element for element in (*settings.allow, *settings.deny) if element not in ACTION]:
+    if unknown := [element for element in (*settings.allow, *settings.deny, *keep) if element not in ACTION]:
         raise XtalrlError(f"{unknown[0]!r} is not one of the 88 elements that a policy can place, such as Si or O.")
     if gap_ev < 0:
         raise XtalrlError(f"--gap is {gap_ev:g}: a gap is at least 0 eV.")
     if output is not None:
         check_output(output)
-    designs, problems = design_crystals(path, gap_ev, policy, settings)
+    designs, problems = design_crystals(path, gap_ev, policy, settings, keep)
     print(f"{'skeleton':<24}{'rank':>5}  {'design':<20}{'composition':<14}elements by site")
     for design in designs:
         skeleton, rank = design.values["material_id"], design.values["sample"] + 1

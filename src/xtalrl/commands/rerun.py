@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xtalrl import tables
+from xtalrl.campaign.preflight import campaign_stages
 from xtalrl.config import Config
 from xtalrl.dft.cache import Cache
 from xtalrl.dft.outcomes import Outcome
@@ -110,7 +111,7 @@ def ask_again(config: Config, choices: Sequence[Choice], criteria: Mapping[str, 
 
 
 def _stages(config: Config) -> list[str]:
-    stages = ("scf", "references", "evaluation", "confirmation")
+    stages = ["scf", "references", "evaluation", "confirmation", *campaign_stages(config)]
     return [stage for stage in stages if (Path(config.results) / stage / "shards").is_dir()]
 
 

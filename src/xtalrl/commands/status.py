@@ -21,6 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from xtalrl.campaign.preflight import campaign_stages
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import format_seconds, read_pace
@@ -30,7 +31,7 @@ from xtalrl.workflow import trains_together
 FRESH_S = 180.0
 """A job that has not written to its log for so long is not running: jobs write every few seconds, and a network file system may
 show it a minute late."""
-_COMMENT = re.compile(r"rule_(.+?)(?:_wildcards_([a-z]+)_.*)?")
+_COMMENT = re.compile(r"rule_(.+?)(?:_wildcards_([a-z]+(?:-[a-z0-9]+)?)_.*)?")
 """What Snakemake's SLURM plugin writes into a job's comment."""
 _STAGE_OF_RULE = {
     "read_crystals": "structures",
@@ -45,6 +46,12 @@ _STAGE_OF_RULE = {
     "evaluate_designs": "evaluation",
     "evaluate_snapshots": "evaluation",
     "assess_stability": "evaluation",
+    "propose_designs": "campaign",
+    "assess_proposals": "campaign",
+    "fill_skeletons": "campaign",
+    "train_campaign_predictor": "campaign",
+    "predict_designs": "campaign",
+    "assess_campaign_stability": "campaign",
 }
 
 
@@ -192,6 +199,10 @@ def _stages(config: Config) -> Iterator[Stage]:
     yield _scf("evaluation", results)
     if config.evaluation.confirm or (results / "confirmation").is_dir():
         yield _scf("confirmation", results)
+    for stage in campaign_stages(config):
+        yield _scf(stage, results)
+    if config.campaign.is_on:
+        yield _table("campaign", results, "campaign/confirmation.parquet", "hits", "verdict", ())
     for name, pattern in (("tables", "*.csv"), ("figures", "*.png")):
         made = len(list((results / name).glob(pattern)))
         yield Stage(name, made, made or None, name)

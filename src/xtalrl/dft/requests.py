@@ -89,7 +89,7 @@ def plan_design_scf(
     rows = planner.designs(assessments, tables.ASSESSMENTS, crystals, external_crystals)
     known = set(tables.read(references, tables.REFERENCES)["element"].to_pylist()) if references else set()
     added = {
-        element for row in rows if planner.will_run(row["species"], recovery) for element in row["species"]
+        element for row in rows if will_run(row["species"], planner.family, recovery) for element in row["species"]
     } - known
     planner.write(rows + planner.references(added, elemental_crystals), requests)
 
@@ -111,6 +111,13 @@ def plan_confirmation_scf(
 def cost_of(cell: Cell, family: Family) -> float:
     """Roughly how long an SCF takes, in no unit: valence electrons (bands) times volume (plane waves). 0 where a pseudopotential is missing."""
     return 0.0 if family.missing(cell.species) else family.n_electrons(cell.species) * cell.volume
+
+
+def will_run(species: Sequence[str], family: Family, recovery: Recovery) -> bool:
+    """Whether a design of these species is worth a run of pw.x; `paper` drops an odd number of electrons."""
+    if family.missing(species):
+        return False
+    return recovery == "extended" or family.n_electrons(species) % 2 == 0
 
 
 def atom_in_box(element: str, protocol: Protocol) -> Cell:
@@ -174,12 +181,6 @@ class _Planner:
                 self.request(request_id, "design", Cell.from_row(skeleton | {"species": design["species"]}), None)
             )
         return rows
-
-    def will_run(self, species: Sequence[str], recovery: Recovery) -> bool:
-        """Whether a design of these species is worth a run of pw.x; `paper` drops an odd number of electrons."""
-        if self.family.missing(species):
-            return False
-        return recovery == "extended" or self.family.n_electrons(species) % 2 == 0
 
     def references(self, elements: Iterable[str], elemental_crystals: str | None) -> list[dict[str, Any]]:
         """One request per element, in alphabetical order."""

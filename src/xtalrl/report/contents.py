@@ -26,6 +26,9 @@ _HULL = (*_DESIGNS, "stability")
 _SAMPLING = ("bootstrap_samples", "confidence")
 _POLICIES = ("policies", *_SAMPLING)
 _DESIRED_RANGE = (*_POLICIES, "window_ev", "targets_ev")
+_CAMPAIGN = (
+    "campaign_screenings", "campaign_outcomes", "campaign_hits", "campaign_confirmation", "campaign_confirmation_outcomes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Content:
     that nothing else plans it again. A table's `keys` are the columns of its CSV that say what a row is about, `columns` the
     estimates (each with `_low`, `_high`, `_n`, `_interval`, and `_paper` if the paper has it); a table without
     `columns` is read as it stands. `needs_labels`: nothing to show where only external crystals are evaluated. `needs_snapshots`: of training with
-    `training.snapshots` only. `needs_confirmation`: with `evaluation.confirm` only.
+    `training.snapshots` only. `needs_confirmation`: with `evaluation.confirm` only. `needs_campaign`: where there is a campaign only.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Content:
     needs_labels: bool = field(default=False, kw_only=True)
     needs_snapshots: bool = field(default=False, kw_only=True)
     needs_confirmation: bool = field(default=False, kw_only=True)
+    needs_campaign: bool = field(default=False, kw_only=True)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -118,6 +122,25 @@ TABLES = (
         keys=("policy", "target_ev", "hits", "confirmed", "withdrawn", "unanswered", "confirmed_pct", "low", "high", "mean_difference_ev",
          "largest_difference_ev"),
         needs_confirmation=True,
+    ),
+    Content(
+        "campaign_readiness",
+        "The campaign before its first SCF.",
+        "What is known of the wanted gaps before anything is spent, and what the screen of the first round promises, if its probabilities are right: the "
+        "predictor has seen no design yet. Unscreened: a design drawn from all that are up for choice.",
+        "campaign.readiness_table", ("labels", "campaign_first"), ("campaign", "confidence"),
+        keys=("what", "value", "low", "high", "unit", "note"), needs_campaign=True,
+    ),
+    Content(
+        "campaign",
+        "The campaign, round by round.",
+        "Audited designs are drawn by lot from those that the screen would have dropped; what it misses is estimated from them. "
+        "Hits per 100 SCFs: of the designs that the screen chose, and of a design drawn from all that were up for choice. Acceleration: the first over "
+        "the second (matbench-discovery's discovery acceleration factor). Recall: share of the hits among all that were up for choice which the screen chose; in "
+        "brackets after it, the largest that so few SCFs could have had. Promised: hits that the predictor expected. CPU: of all SCFs of designs, the finer ones of "
+        "hits included, on one core; training and screening are not in it.",
+        "campaign.campaign_table", _CAMPAIGN, ("campaign", *_SAMPLING),
+        keys=("round", "proposed", "candidates", "scfs", "audited", "converged", "hits", "confirmed"), needs_campaign=True,
     ),
     Content(
         "stability",
@@ -219,6 +242,14 @@ FIGURES = (
         runs="sweep",
     ),
     Content(
+        "campaign_hits",
+        "Hits of the campaign over the SCFs spent.",
+        "Each round spends its SCFs on the likeliest designs first and on the audited ones last. Dashed: what the predictor promised. Grey: the same number of SCFs on designs "
+        "drawn from all that were up for choice, by the audit's estimate and its interval.",
+        "campaign.campaign_figure", _CAMPAIGN, ("campaign", *_SAMPLING),
+        needs_campaign=True,
+    ),
+    Content(
         "outcomes_by_element",
         "Failures by element.",
         "Share of the valid designs with the element whose SCF failed, over all policies; a grey field has fewer than 10 of them.",
@@ -259,6 +290,7 @@ def settings_of(config: Config) -> dict[str, Any]:
         "stable_ev_per_atom": evaluation.stable_ev_per_atom,
         "training_steps": config.training.steps,
         "snapshot_steps": list(config.training.snapshot_steps),
+        "campaign": config.campaign.wishes,
     }
 
 
@@ -302,4 +334,5 @@ def _belongs(entry: Content, config: Config) -> bool:
         and (has_labels or not entry.needs_labels)
         and (has_snapshots or not entry.needs_snapshots)
         and (config.evaluation.confirm or not entry.needs_confirmation)
+        and (config.campaign.is_on or not entry.needs_campaign)
     )

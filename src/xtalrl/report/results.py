@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from xtalrl.config import Config
 from xtalrl.metrics.designs import Labels, PolicyDesigns, read_compositions, read_labels, read_policies
@@ -28,12 +29,15 @@ class Results:
     """Gradient steps of the policies of this run."""
     snapshot_steps: tuple[int, ...] = ()
     """Steps at which weights were kept, one for each file of `snapshots`."""
+    campaign: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `xtalrl.campaign.wishes.Wishes`; empty where there is no campaign."""
 
     @classmethod
     def of(cls, config: Config, files: Mapping[str, str | Path | Sequence[str | Path]]) -> Results:
         """The results of a run with this configuration."""
         policies: dict[str, PolicySpec | None] = {**config.policy_specs(), **dict.fromkeys(config.external)}
-        return cls(files, policies, config.training.steps, tuple(config.training.snapshot_steps))
+        steps = tuple(config.training.snapshot_steps)
+        return cls(files, policies, config.training.steps, steps, config.campaign.wishes)
 
     def file(self, name: str) -> Path | None:
         """The file of this name; None where the run does not have it."""

@@ -8,7 +8,7 @@ import itertools
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,12 @@ def rollout_policy(
 
 
 def design_skeletons(
-    record: dict[str, Any], spec: PolicySpec, weights: Path, orders: Orders, settings: RolloutSettings
+    record: dict[str, Any],
+    spec: PolicySpec,
+    weights: Path,
+    orders: Orders,
+    settings: RolloutSettings,
+    keep: Collection[str] = (),
 ) -> list[NDArray[np.int64]]:
     """Fill skeletons with the policy of a record, as `fill_skeletons` does.
 
@@ -102,12 +107,13 @@ def design_skeletons(
         weights: file of its weights; not read for a policy that does not learn.
         orders: of the skeletons, on the device to use.
         settings: how elements are chosen; a policy that does not learn draws uniformly whatever they say.
+        keep: elements that stay on the sites where the skeletons have them.
 
     Raises:
         XtalrlError: the weights are missing or damaged, or a setting needs what the policy was not trained for.
     """
     if not spec.is_learned:
-        return fill_skeletons(None, orders, None, replace(settings, select="softmax"), seed=record["seed"])
+        return fill_skeletons(None, orders, None, replace(settings, select="softmax"), seed=record["seed"], keep=keep)
     settings = _for_policy(settings, spec, record)
     _check_target(spec, record)
     network = network_type(record["settings"].get("backend", "native"))(Architecture(**record["network"]))
@@ -115,7 +121,7 @@ def design_skeletons(
     network.to(orders.graphs.device)
     # Behavioural cloning learns probabilities, not values that a discount belongs to.
     discount = record["settings"]["discount"] if spec.algorithm.has_values else 1.0
-    return fill_skeletons(network, orders, spec.target_ev, settings, discount=discount, seed=record["seed"])
+    return fill_skeletons(network, orders, spec.target_ev, settings, discount=discount, seed=record["seed"], keep=keep)
 
 
 def _for_policy(settings: RolloutSettings, spec: PolicySpec, record: dict[str, Any]) -> RolloutSettings:
@@ -159,6 +165,7 @@ def fill_skeletons(
     *,
     discount: float = 1.0,
     seed: int = 0,
+    keep: Collection[str] = (),
 ) -> list[NDArray[np.int64]]:
     """Fill all crystals, one trajectory each, with up to `settings.designs` distinct designs each.
 
@@ -171,7 +178,8 @@ def fill_skeletons(
       the greedy element with probability 1 - ε and any with ε, in the order drawn (stochastic beam search: Kool, van Hoof,
       Welling, ICML 2019, arXiv:1903.06059). One design is drawn as usual, element by element.
 
-    Elements that may not be placed have no value and no probability.
+    Elements that may not be placed have no value and no probability. At a site whose element stays there is no choice; such sites must
+    come first in the orders (`skeleton_orders`).
 
     Args:
         network: None stands for one that knows no difference between elements.
@@ -180,6 +188,7 @@ def fill_skeletons(
         settings: how elements are chosen.
         discount: γ.
         seed: of all that is drawn.
+        keep: elements that stay on the sites where the skeletons have them.
 
     Returns:
         For each trajectory (n_designs, n_sites) elements by site; fewer designs than asked for where there are no more.
@@ -189,6 +198,8 @@ def fill_skeletons(
         sum(1 << int(action) for action in np.flatnonzero(allowed)), settings.even_electrons
     )
     order = orders.order.cpu().numpy()
+    true_elements = orders.graphs.actions.cpu().numpy()
+    stays = np.array([element in keep for element in ELEMENTS])
     filled: list[NDArray[np.int64]] = [np.empty((0, 0), np.int64)] * len(orders.n_steps)
     progress = Progress("Rollout", int(orders.n_steps.sum()), "sites")
     longest_first = np.argsort(-orders.n_steps, kind="stable")
@@ -200,10 +211,17 @@ def fill_skeletons(
         score = np.zeros(len(trajectory))
         perturbed = np.zeros(len(trajectory))
         for step in range(int(orders.n_steps[trajectory[0]])):
+            if not len(trajectory):  # Nothing can complete any of them.
+                break
             q = _q_values(network, orders, trajectory, step, elements, target_ev, settings)
             q[:, ~allowed] = -np.inf
             if settings.even_electrons:
                 _forbid_odd_electrons(q, elements, orders.n_steps[trajectory] == step + 1)
+            site = order[orders.first_step[trajectory] + step]
+            there = true_elements[orders.graphs.first_site[orders.crystal[trajectory]] + site]
+            is_kept = stays[there]
+            q[is_kept] = -np.inf
+            q[is_kept, there[is_kept]] = 0.0
             if settings.select == "greedy":
                 score = score[:, None] + discount**step * (q - q.max(1, keepdims=True))
                 rank = score
@@ -213,11 +231,10 @@ def fill_skeletons(
             is_possible = None
             if settings.neutral:
                 n_free = orders.n_steps[trajectory] - step - 1
-                is_possible = functools.partial(_can_complete, completions, elements, n_free)
+                is_possible = functools.partial(_can_complete, completions, elements, n_free, is_kept)
             row, action = _best(trajectory, rank, settings.designs, is_possible)
-            site = order[orders.first_step[trajectory[row]] + step]
             trajectory, elements = trajectory[row], elements[row]
-            elements[np.arange(len(row)), site] = action
+            elements[np.arange(len(row)), site[row]] = action
             score = score[row, action]
             perturbed = perturbed[row, action] if settings.select != "greedy" else perturbed[row]
             full = orders.n_steps[trajectory] == step + 1
@@ -245,8 +262,15 @@ def _allowed_elements(settings: RolloutSettings) -> NDArray[np.bool_]:
 
 
 def _can_complete(
-    completions: NeutralCompletions, elements: NDArray[np.int64], n_free: NDArray[np.int64], row: int, action: int
+    completions: NeutralCompletions,
+    elements: NDArray[np.int64],
+    n_free: NDArray[np.int64],
+    is_kept: NDArray[np.bool_],
+    row: int,
+    action: int,
 ) -> bool:
+    if is_kept[row]:  # No choice to judge; what can follow is asked at the first free site.
+        return True
     counts = Counter(ELEMENTS[other] for other in elements[row] if other != UNFILLED)
     counts[ELEMENTS[action]] += 1
     return completions.can_complete(tuple(sorted(counts.items())), int(n_free[row]))
@@ -357,7 +381,7 @@ def _best(
                 if is_possible(int(new[one]) + candidate // N_ELEMENTS, candidate % N_ELEMENTS)
             )
             pairs += [(one, candidate) for candidate in itertools.islice(possible, n)]
-        chosen_skeleton, chosen = np.array(pairs).T
+        chosen_skeleton, chosen = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     row, action = np.divmod(chosen, N_ELEMENTS)
     return new[chosen_skeleton] + row, action
 

@@ -1,0 +1,377 @@
+"""A campaign (docs/campaign.md): rounds of designs, screen, SCFs and learning; then the hits, confirmed and handed over."""
+
+
+wildcard_constraints:
+    round=r"[1-9]\d*",
+
+
+checkpoint take_skeletons:
+    input:
+        crystals=[] if OWN_SKELETONS else f"{RESULTS}/structures/crystals.parquet",
+        graphs=[] if OWN_SKELETONS else f"{RESULTS}/structures/graphs.parquet",
+    output:
+        skeletons=f"{RESULTS}/campaign/skeletons.parquet",
+        skeleton_graphs=f"{RESULTS}/campaign/graphs.parquet",
+    log:
+        f"{RESULTS}/logs/take_skeletons.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/take_skeletons.tsv"
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        wanted=CAMPAIGN.skeletons,
+        max_sites=CAMPAIGN.max_sites,
+        state=fingerprint(CAMPAIGN.skeletons) if OWN_SKELETONS else "",
+    message:
+        "Taking the skeletons of the campaign"
+    script:
+        "../workflow/scripts/take_skeletons.py"
+
+
+checkpoint propose_designs:
+    input:
+        policy=f"{campaign_policy()}/policy.json",
+        weights=f"{campaign_policy()}/weights.safetensors",
+        graphs=f"{RESULTS}/campaign/graphs.parquet",
+    output:
+        designs=f"{ROUND}/designs.parquet",
+    log:
+        f"{RESULTS}/logs/propose_designs.{{round}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/propose_designs.{{round}}.tsv"
+    conda:
+        "../envs/train.yaml"
+    params:
+        settings=cfg.proposing,
+        keep=CAMPAIGN.keep,
+        target_ev=CAMPAIGN.asked_ev if CAMPAIGN.is_on else None,
+        round_number=round_number,
+        seed=CAMPAIGN.seed,
+    message:
+        "Round {wildcards.round}: designing"
+    script:
+        "../workflow/scripts/propose_designs.py"
+
+
+checkpoint assess_proposals:
+    input:
+        designs=[f"{ROUND}/designs.parquet"],
+        crystals=f"{RESULTS}/campaign/skeletons.parquet",
+        external_crystals=[],
+        formulas=known_formulas,
+    output:
+        assessments=f"{ROUND}/assessments.parquet",
+    log:
+        f"{RESULTS}/logs/assess_proposals.{{round}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/assess_proposals.{{round}}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Round {wildcards.round}: judging the compositions"
+    script:
+        "../workflow/scripts/assess_designs.py"
+
+
+checkpoint fill_skeletons:
+    input:
+        assessments=f"{ROUND}/assessments.parquet",
+        crystals=f"{RESULTS}/campaign/skeletons.parquet",
+    output:
+        filled=f"{ROUND}/crystals.parquet",
+        graphs=f"{ROUND}/graphs.parquet",
+        failures=f"{ROUND}/graph_failures.parquet",
+    log:
+        f"{RESULTS}/logs/fill_skeletons.{{round}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/fill_skeletons.{{round}}.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    threads: 4
+    message:
+        "Round {wildcards.round}: building the graphs of the designs on {threads} cores"
+    script:
+        "../workflow/scripts/fill_skeletons.py"
+
+
+checkpoint train_campaign_predictor:
+    input:
+        start=predictor_before,
+        graphs=f"{RESULTS}/structures/graphs.parquet",
+        labels=true_labels,
+        design_graphs=of_earlier_rounds("graphs.parquet"),
+        design_labels=of_earlier_rounds("labels.parquet"),
+    output:
+        predictor=f"{ROUND}/predictor.safetensors",
+        held_out=f"{ROUND}/held_out.parquet",
+    log:
+        f"{RESULTS}/logs/train_campaign_predictor.{{round}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train_campaign_predictor.{{round}}.tsv"
+    conda:
+        "../envs/train.yaml"
+    # Small networks: more threads only wait for each other.
+    threads: 1
+    params:
+        steps=CAMPAIGN.predictor_steps,
+        seed=CAMPAIGN.seed,
+    message:
+        "Round {wildcards.round}: training the predictor"
+    script:
+        "../workflow/scripts/train_campaign_predictor.py"
+
+
+checkpoint predict_designs:
+    input:
+        graphs=f"{ROUND}/graphs.parquet",
+        predictor=f"{ROUND}/predictor.safetensors",
+    output:
+        predictions=f"{ROUND}/predictions.parquet",
+    log:
+        f"{RESULTS}/logs/predict_designs.{{round}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/predict_designs.{{round}}.tsv"
+    conda:
+        "../envs/train.yaml"
+    params:
+        wanted_ev=CAMPAIGN.wanted_ev if CAMPAIGN.is_on else None,
+        confidence=cfg.evaluation.confidence,
+    message:
+        "Round {wildcards.round}: predicting the designs"
+    script:
+        "../workflow/scripts/predict_designs.py"
+
+
+checkpoint screen_designs:
+    input:
+        assessments=f"{ROUND}/assessments.parquet",
+        predictions=f"{ROUND}/predictions.parquet",
+        labels=true_labels,
+        family=FAMILY,
+        earlier=of_earlier_rounds("screening.parquet"),
+    output:
+        screening=f"{ROUND}/screening.parquet",
+        chosen=f"{ROUND}/chosen.parquet",
+    log:
+        f"{RESULTS}/logs/screen_designs.{{round}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/screen_designs.{{round}}.tsv"
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        wishes=CAMPAIGN.wishes,
+        recovery=cfg.dft.recovery,
+        round_number=round_number,
+        rounds=CAMPAIGN.rounds,
+        budget=CAMPAIGN.budget,
+        audit=audit_share,
+        seed=CAMPAIGN.seed,
+    message:
+        "Round {wildcards.round}: screening the designs"
+    script:
+        "../workflow/scripts/screen_designs.py"
+
+
+checkpoint plan_campaign_scf:
+    input:
+        ENGINE,
+        assessments=f"{ROUND}/chosen.parquet",
+        crystals=f"{RESULTS}/campaign/skeletons.parquet",
+        references=matching_references,
+        elemental_crystals=elemental_crystals,
+        family=FAMILY,
+    output:
+        requests=f"{ROUND}/requests.parquet",
+    log:
+        f"{RESULTS}/logs/plan_campaign_scf.{{round}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plan_campaign_scf.{{round}}.tsv"
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        protocol=cfg.dft.protocol,
+        recovery=cfg.dft.recovery,
+        shards=cfg.dft.shards.campaign,
+    message:
+        "Round {wildcards.round}: planning the SCFs"
+    script:
+        "../workflow/scripts/plan_design_scf.py"
+
+
+checkpoint evaluate_campaign_round:
+    input:
+        assessments=f"{ROUND}/chosen.parquet",
+        outcomes=f"{ROUND}/outcomes.parquet",
+        references=matching_references,
+        labels=true_labels,
+    output:
+        evaluation=f"{ROUND}/evaluation.parquet",
+    log:
+        f"{RESULTS}/logs/evaluate_campaign_round.{{round}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate_campaign_round.{{round}}.tsv"
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        of_snapshot=False,
+    message:
+        "Round {wildcards.round}: joining the designs with their DFT properties"
+    script:
+        "../workflow/scripts/evaluate_designs.py"
+
+
+checkpoint label_campaign_designs:
+    input:
+        evaluation=f"{ROUND}/evaluation.parquet",
+        outcomes=f"{ROUND}/outcomes.parquet",
+    output:
+        labels=f"{ROUND}/labels.parquet",
+    log:
+        f"{RESULTS}/logs/label_campaign_designs.{{round}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/label_campaign_designs.{{round}}.tsv"
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Round {wildcards.round}: labelling the designs for the next predictor"
+    script:
+        "../workflow/scripts/label_campaign_designs.py"
+
+
+checkpoint gather_campaign:
+    input:
+        evaluations=of_rounds("evaluation.parquet"),
+        outcomes=of_rounds("outcomes.parquet"),
+    output:
+        evaluation=f"{RESULTS}/campaign/evaluation.parquet",
+        all_outcomes=f"{RESULTS}/campaign/outcomes.parquet",
+    log:
+        f"{RESULTS}/logs/gather_campaign.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/gather_campaign.tsv"
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Gathering the rounds of the campaign"
+    script:
+        "../workflow/scripts/gather_campaign.py"
+
+
+checkpoint assess_campaign_stability:
+    input:
+        evaluation=f"{RESULTS}/campaign/evaluation.parquet",
+        outcomes=f"{RESULTS}/campaign/outcomes.parquet",
+        labels=true_labels,
+        crystals=f"{RESULTS}/structures/crystals.parquet",
+        references=matching_references,
+    output:
+        stability=f"{RESULTS}/campaign/stability.parquet",
+    log:
+        f"{RESULTS}/logs/assess_campaign_stability.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/assess_campaign_stability.tsv"
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Placing the designs of the campaign on the convex hull"
+    script:
+        "../workflow/scripts/assess_stability.py"
+
+
+checkpoint find_campaign_hits:
+    input:
+        evaluation=f"{RESULTS}/campaign/evaluation.parquet",
+        stability=f"{RESULTS}/campaign/stability.parquet",
+    output:
+        hits=f"{RESULTS}/campaign/hits.parquet",
+    log:
+        f"{RESULTS}/logs/find_campaign_hits.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/find_campaign_hits.tsv"
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        wishes=CAMPAIGN.wishes,
+    message:
+        "Finding the hits of the campaign"
+    script:
+        "../workflow/scripts/find_campaign_hits.py"
+
+
+checkpoint plan_campaign_confirmation:
+    input:
+        ENGINE,
+        hits=f"{RESULTS}/campaign/hits.parquet",
+        crystals=f"{RESULTS}/campaign/skeletons.parquet",
+        family=FAMILY,
+    output:
+        requests=f"{RESULTS}/campaign-confirmation/requests.parquet",
+    log:
+        f"{RESULTS}/logs/plan_campaign_confirmation.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plan_campaign_confirmation.tsv"
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        protocol=cfg.dft.protocol,
+        shards=cfg.dft.shards.confirmation,
+    message:
+        "Planning the finer SCFs of the campaign's hits"
+    script:
+        "../workflow/scripts/plan_confirmation_scf.py"
+
+
+checkpoint confirm_campaign_hits:
+    input:
+        hits=f"{RESULTS}/campaign/hits.parquet",
+        outcomes=f"{RESULTS}/campaign-confirmation/outcomes.parquet",
+    output:
+        confirmation=f"{RESULTS}/campaign/confirmation.parquet",
+    log:
+        f"{RESULTS}/logs/confirm_campaign_hits.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/confirm_campaign_hits.tsv"
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    message:
+        "Confirming and withdrawing the campaign's hits"
+    script:
+        "../workflow/scripts/confirm_hits.py"
+
+
+rule hand_over:
+    input:
+        screenings=of_rounds("screening.parquet"),
+        predictions=of_rounds("predictions.parquet"),
+        evaluation=f"{RESULTS}/campaign/evaluation.parquet",
+        outcomes=f"{RESULTS}/campaign/outcomes.parquet",
+        stability=f"{RESULTS}/campaign/stability.parquet",
+        confirmation=f"{RESULTS}/campaign/confirmation.parquet",
+        finer_outcomes=f"{RESULTS}/campaign-confirmation/outcomes.parquet",
+        skeletons=f"{RESULTS}/campaign/skeletons.parquet",
+        family=FAMILY,
+    output:
+        hits=f"{RESULTS}/campaign/hits.csv",
+        designs=directory(f"{RESULTS}/campaign/designs"),
+    log:
+        f"{RESULTS}/logs/hand_over.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/hand_over.tsv"
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        wishes=CAMPAIGN.wishes,
+    message:
+        "Writing the hits, their crystals and the evidence"
+    script:
+        "../workflow/scripts/hand_over.py"

@@ -1,0 +1,41 @@
+"""What Snakemake asks of a campaign's configuration at every start: light."""
+
+from __future__ import annotations
+
+from xtalrl.config import SPLITS, Config
+from xtalrl.errors import XtalrlError
+from xtalrl.rl.pretrained import pretrained_policies, read_pretrained
+from xtalrl.structures.external_files import check_path
+
+
+def campaign_stages(config: Config) -> list[str]:
+    """The stages of SCFs of a campaign: its rounds, and the confirmation of its hits."""
+    if not config.campaign.is_on:
+        return []
+    return [*(f"campaign-{number}" for number in range(1, config.campaign.rounds + 1)), "campaign-confirmation"]
+
+
+def check_campaign(config: Config) -> None:
+    """Check that the policy and the skeletons of a campaign are there.
+
+    Raises:
+        XtalrlError: they are not; the sentence says what may stand there.
+    """
+    campaign = config.campaign
+    if not campaign.is_on:
+        return
+    trained = config.trained_specs()
+    if campaign.policy not in trained:
+        if campaign.policy not in pretrained_policies():
+            raise XtalrlError(
+                f"`campaign.policy` is {campaign.policy!r}. It may be a policy that ships with xtalrl ({', '.join(pretrained_policies()) or 'none'}), or "
+                f"one that this run trains ({', '.join(trained) or 'none'})."
+            )
+        read_pretrained(campaign.policy)
+    if campaign.skeletons not in SPLITS:
+        try:
+            check_path(campaign.skeletons)
+        except XtalrlError as error:
+            raise XtalrlError(
+                f"`campaign.skeletons` is {campaign.skeletons!r}, neither a split ({', '.join(SPLITS)}) nor crystals that can be read: {error}"
+            ) from None

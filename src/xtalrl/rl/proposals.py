@@ -1,0 +1,116 @@
+"""Designs on skeletons that no trajectory was built for: those of `xtalrl design` and of a campaign."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from xtalrl import tables
+from xtalrl.elements import ELEMENTS
+from xtalrl.errors import XtalrlError
+from xtalrl.rl.canonical import CrystalBonds
+from xtalrl.rl.graphs import CrystalGraphs
+from xtalrl.rl.replay import Orders
+from xtalrl.rl.rollout import design_skeletons, read_record
+from xtalrl.rl.rollout_settings import RolloutSettings
+from xtalrl.rl.training import find_device, keep_freed_memory
+from xtalrl.rl.trajectories import Ties, orders
+
+logger = logging.getLogger(__name__)
+
+_ORDERS = pa.schema([tables.TRAJECTORIES.field(name) for name in ("material_id", "order", "actions")])
+
+
+def skeleton_orders(graphs: Iterable[Mapping[str, Any]], ties: Ties, keep: Collection[str] = ()) -> pa.Table:
+    """One trajectory for each graph: breadth first, but that the sites whose element stays come first.
+
+    Args:
+        graphs: rows of `GRAPHS`.
+        ties: what decides between sites that the search reaches at once (`orders`).
+        keep: elements that stay.
+
+    Returns:
+        The columns material_id, order and actions of `TRAJECTORIES`.
+    """
+    rows = []
+    for graph in graphs:
+        bonds = CrystalBonds(len(graph["actions"]), graph["edge_source"], graph["edge_target"], graph["edge_distance"])
+        (order,) = orders(graph["material_id"], bonds, 1, 0, ties)
+        order.sort(key=lambda site: ELEMENTS[graph["actions"][site]] not in keep)
+        actions = [graph["actions"][site] for site in order]
+        rows.append({"material_id": graph["material_id"], "order": order, "actions": actions})
+    return pa.Table.from_pylist(rows, _ORDERS)
+
+
+def propose_designs(
+    folder: str | Path,
+    graphs: str | Path,
+    designs: str | Path,
+    device: str,
+    settings: RolloutSettings,
+    target_ev: float,
+    round_number: int,
+    seed: int,
+    keep: Collection[str] = (),
+) -> None:
+    """Fill every skeleton for one round of a campaign, and write `DESIGNS`.
+
+    With `greedy` a round takes the designs that come after those of the rounds before it; else it draws with a seed of its own.
+
+    Args:
+        folder: holds policy.json and weights.safetensors.
+        graphs: `GRAPHS` of the skeletons.
+        designs: table to write.
+        device: auto, cpu or cuda.
+        settings: how elements are chosen, and how many designs a skeleton gets in a round.
+        target_ev: gap that a policy for all targets is asked for.
+        round_number: from 1.
+        seed: of what is drawn.
+        keep: elements that stay on the sites where the skeletons have them.
+
+    Raises:
+        XtalrlError: a file is missing or malformed, or the first round can fill no skeleton as the wishes want it. A later one may be
+            left without further designs.
+    """
+    keep_freed_memory()
+    record, trained = read_record(Path(folder) / "policy.json")
+    spec = trained.at(target_ev)
+    earlier = (round_number - 1) * settings.designs
+    goes_on = spec.is_learned and settings.select == "greedy"
+    asked = replace(settings, designs=earlier + settings.designs) if goes_on else settings
+    table = tables.read(graphs, tables.GRAPHS)
+    ties: Ties = "shuffled" if record["settings"].get("focus") == "node" else "index"
+    order_table = skeleton_orders(table.to_pylist(), ties, keep)
+    skeletons = CrystalGraphs(table, find_device(device))
+    filled = design_skeletons(
+        record | {"seed": 100 * seed + round_number},
+        spec,
+        Path(folder) / "weights.safetensors",
+        Orders(skeletons, order_table, graphs),
+        asked,
+        keep,
+    )
+    rows = [
+        {
+            "material_id": trajectory["material_id"],
+            "policy": spec.name,
+            "seed": record["seed"],
+            "sample": earlier + number,
+            "order": trajectory["order"],
+            "species": [ELEMENTS[element] for element in elements],
+        }
+        for trajectory, of_skeleton in zip(order_table.to_pylist(), filled, strict=True)
+        for number, elements in enumerate(of_skeleton[earlier:] if goes_on else of_skeleton)
+    ]
+    if not rows and round_number == 1:
+        raise XtalrlError(
+            "No skeleton can be filled as `campaign.allow`, `campaign.deny`, `campaign.keep` and `campaign.neutral` want it: allow more elements, "
+            "or set `campaign.neutral` to false."
+        )
+    tables.write_rows(rows, tables.DESIGNS, designs)
+    logger.info("%s designs of %s on %s skeletons", f"{len(rows):,}", spec.name, f"{len(filled):,}")

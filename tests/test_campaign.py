@@ -1,0 +1,246 @@
+"""A campaign through its functions: screening, hits, the books, the report and what is handed over."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from campaign_data import campaign_files, converges, true_gap, write_campaign
+from pymatgen.core import Structure
+
+from xtalrl import tables
+from xtalrl.campaign.accounts import together
+from xtalrl.campaign.evidence import HIT_COLUMNS, hand_over
+from xtalrl.campaign.learning import label_designs, labels_near, warn_where_labels_are_far
+from xtalrl.campaign.screening import AUDITED, CHOSEN, COMPUTED, DROPPED, LEFT_OUT, screen_designs
+from xtalrl.config import Config
+from xtalrl.errors import XtalrlError
+from xtalrl.metrics.confirmation import CONFIRMED
+from xtalrl.report.campaign import campaign_accounts, campaign_figure, campaign_table, readiness_table
+from xtalrl.report.contents import figures_of, tables_of
+from xtalrl.report.results import Results, scoring_of
+from xtalrl.resources import RESOURCES
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
+    folder = tmp_path_factory.mktemp("campaign")
+    return folder, write_campaign(folder)
+
+
+def screenings(run: tuple[Path, Config]) -> list[list[dict[str, Any]]]:
+    folder, config = run
+    return [tables.read_rows(path, tables.SCREENING) for path in campaign_files(folder, config)["campaign_screenings"]]
+
+
+def test_the_budget_is_spent_and_every_design_has_a_verdict(run: tuple[Path, Config]) -> None:
+    rounds = screenings(run)
+    computed = [[row for row in rows if row["verdict"] in COMPUTED] for rows in rounds]
+    assert [len(rows) for rows in computed] == [20, 20, 20]
+    assert [sum(row["verdict"] == AUDITED for row in rows) for rows in computed] == [6, 6, 6]
+    for number, rows in enumerate(rounds, 1):
+        assert {row["verdict"] for row in rows} <= {CHOSEN, AUDITED, DROPPED, LEFT_OUT}
+        assert all(bool(row["why"]) == (row["verdict"] == LEFT_OUT) == (row["rank"] is None) for row in rows)
+        assert {row["round"] for row in rows} == {number}
+        ranks = sorted(row["rank"] for row in rows if row["rank"])
+        assert ranks == list(range(1, len(ranks) + 1))
+        assert {row["rank"] for row in rows if row["verdict"] == CHOSEN} == set(range(1, 15))
+
+
+def test_nothing_is_computed_twice_and_one_of_a_formula_and_skeleton_is_up_for_choice(run: tuple[Path, Config]) -> None:
+    candidates = [row for rows in screenings(run) for row in rows if row["verdict"] != LEFT_OUT]
+    assert max(Counter(row["request_id"] for row in candidates).values()) == 1
+    kinds = Counter((row["round"], row["material_id"], row["formula"]) for row in candidates)
+    assert max(kinds.values()) == 1
+
+
+def test_chosen_holds_the_computed_designs_only(run: tuple[Path, Config]) -> None:
+    folder, _ = run
+    for number, rows in enumerate(screenings(run), 1):
+        chosen = tables.read_rows(folder / f"campaign-{number}/chosen.parquet", tables.ASSESSMENTS)
+        assert {row["request_id"] for row in chosen} == {
+            row["request_id"] for row in rows if row["verdict"] in COMPUTED
+        }
+
+
+def test_a_good_predictor_finds_more_and_the_books_say_so(run: tuple[Path, Config]) -> None:
+    """The stand-in knows the truth: of the hits that there are, the estimate from the audit is compared with all of them."""
+    folder, config = run
+    account = together(campaign_accounts(Results.of(config, campaign_files(folder, config))))
+    verdict = account.verdict(2000, 0.95)
+    candidates = [row for rows in screenings(run) for row in rows if row["verdict"] != LEFT_OUT]
+    there = sum(3.5 < true_gap(row["species"]) < 4.5 and converges(row["request_id"]) for row in candidates)
+    assert verdict.unscreened.low is not None and verdict.unscreened.high is not None
+    assert verdict.unscreened.low <= there / len(candidates) <= verdict.unscreened.high
+    assert verdict.acceleration.value is not None
+    assert verdict.acceleration.value > 2
+    assert account.count("hit") == len(tables.read_rows(folder / "campaign/hits.parquet", tables.HITS))
+    assert account.cpu_s > sum(one.cpu_s for one in account.computed)
+
+
+def test_all_that_the_table_says_adds_up(run: tuple[Path, Config]) -> None:
+    folder, config = run
+    table = campaign_table(Results.of(config, campaign_files(folder, config)), scoring_of(config))
+    *rounds, total = table.rows
+    assert [row["round"] for row in table.rows] == ["1", "2", "3", "all"]
+    for column in ("proposed", "candidates", "scfs", "audited", "converged", "hits", "confirmed"):
+        assert sum(row[column] for row in rounds) == total[column]  # type: ignore[misc, arg-type]
+    assert total["cpu_s"] == pytest.approx(sum(row["cpu_s"] for row in rounds))  # type: ignore[misc, arg-type]
+    assert total["cpu_per_hit_s"] == pytest.approx(total["cpu_s"] / total["hits"])  # type: ignore[operator]
+    assert total["promise"] in ("kept", "exceeded", "missed")
+    table.write(folder / "t.csv", folder / "t.md", folder / "t.tex", folder / "t.txt")
+    with (folder / "t.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 4
+
+
+def test_the_figure_ends_at_the_hits_of_the_table(run: tuple[Path, Config]) -> None:
+    folder, config = run
+    results, scoring = Results.of(config, campaign_files(folder, config)), scoring_of(config)
+    drawing = campaign_figure(results, scoring)
+    total = campaign_table(results, scoring).rows[-1]
+    assert [row["scf"] for row in drawing.rows] == list(range(1, 61))
+    assert drawing.rows[-1]["hits"] == total["hits"]
+    assert drawing.rows[-1]["confirmed"] == total["confirmed"]
+    drawing.write(folder / "f.csv", folder / "f.png", folder / "f.pdf")
+    assert (folder / "f.png").stat().st_size > 10_000
+
+
+def test_readiness_counts_labels_and_promises(run: tuple[Path, Config]) -> None:
+    folder, config = run
+    table = readiness_table(Results.of(config, campaign_files(folder, config)), scoring_of(config))
+    said = {row["what"]: row for row in table.rows}
+    gaps = [
+        row["band_gap"]
+        for row in tables.read_rows(folder / "labels.parquet", tables.LABELS)
+        if row["band_gap"] is not None
+    ]
+    assert said["Labels with a wanted gap"]["value"] == sum(3.5 < gap < 4.5 for gap in gaps)
+    assert said["Labels with a gap"]["value"] == len(gaps)
+    promised = said["Hits promised per 100 SCFs"]
+    assert promised["low"] <= promised["value"] <= promised["high"]  # type: ignore[operator]
+    assert promised["value"] > said["Hits promised per 100 unscreened SCFs"]["value"]  # type: ignore[operator]
+
+
+def test_a_campaign_alone_has_its_tables_and_figure(run: tuple[Path, Config]) -> None:
+    names = {entry.name for entry in (*tables_of(run[1]), *figures_of(run[1]))}
+    others = {entry.name for entry in (*tables_of(Config()), *figures_of(Config()))}
+    assert names - others == {"campaign", "campaign_readiness", "campaign_hits"}
+
+
+def test_what_is_handed_over(run: tuple[Path, Config]) -> None:
+    folder, config = run
+    files = campaign_files(folder, config)
+    hand_over(
+        screenings=files["campaign_screenings"],
+        predictions=[folder / f"campaign-{number}/predictions.parquet" for number in (1, 2, 3)],
+        evaluation=folder / "campaign/evaluation.parquet",
+        outcomes=files["campaign_outcomes"],
+        stability=folder / "campaign/stability.parquet",
+        confirmation=files["campaign_confirmation"],
+        finer_outcomes=files["campaign_confirmation_outcomes"],
+        skeletons=folder / "campaign/skeletons.parquet",
+        family=folder / "family.json",
+        hits=folder / "campaign/hits.csv",
+        designs=folder / "campaign/designs",
+        wishes=config.campaign.wishes,
+        cache=folder / "cache",
+    )
+    with (folder / "campaign/hits.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    found = tables.read_rows(folder / "campaign/confirmation.parquet", tables.CONFIRMATION)
+    assert list(rows[0]) == list(HIT_COLUMNS)
+    assert len(rows) == len(found)
+    verdicts = [row["verdict"] for row in rows]
+    n_confirmed = sum(row["verdict"] == CONFIRMED for row in found)
+    assert verdicts[:n_confirmed] == [CONFIRMED] * n_confirmed
+    assert CONFIRMED not in verdicts[n_confirmed:]
+    schema = json.loads((RESOURCES / "schemas/evidence.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    records = sorted((folder / "campaign/designs").glob("*.json"))
+    assert len(records) == 60
+    told = [json.loads(path.read_text()) for path in records]
+    for record in told:
+        jsonschema.validate(record, schema)
+    assert (
+        sum(record["result"]["is_hit"] for record in told)
+        == len(rows)
+        == sum(record["confirmation"] is not None for record in told)
+    )
+    structure = Structure.from_file(folder / "campaign" / rows[0]["cif"])
+    assert structure.composition.reduced_formula == rows[0]["formula"]
+
+
+def test_computed_designs_become_labels_failures_included(run: tuple[Path, Config]) -> None:
+    folder, _ = run
+    label_designs(
+        folder / "campaign-1/evaluation.parquet",
+        folder / "campaign-1/outcomes.parquet",
+        folder / "campaign-1/labels.parquet",
+    )
+    labels = tables.read_rows(folder / "campaign-1/labels.parquet", tables.LABELS)
+    evaluation = tables.read_rows(folder / "campaign-1/evaluation.parquet", tables.EVALUATION)
+    assert [row["material_id"] for row in labels] == [row["request_id"] for row in evaluation]
+    assert {row["split"] for row in labels} == {tables.DESIGN_SPLIT}
+    assert any(row["band_gap"] is None and row["total_energy_ry"] is None for row in labels)
+    assert all(row["source"] == "scf" for row in labels)
+
+
+@pytest.mark.parametrize(("wanted", "near"), [((3.5, 4.5), True), ((25.0, 26.0), False), ((25.0, None), False)])
+def test_a_target_far_from_all_labels_is_said_with_counts(
+    run: tuple[Path, Config], wanted: tuple[float, float | None], near: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "xtalrl")
+    warn_where_labels_are_far(run[0] / "labels.parquet", wanted)
+    warned = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert bool(warned) == (not near)
+    assert all("labels have a gap, from" in record.getMessage() for record in warned)
+
+
+def test_labels_near_the_ends() -> None:
+    labels = [{"band_gap": gap} for gap in (None, 0.0, 1.0, 2.0, 3.0, 4.1)]
+    assert labels_near(labels, (2.0, 3.0)) == {"known": 5, "inside": 0, "near": 3, "lowest": 0.0, "highest": 4.1}
+    assert labels_near(labels, (2.5, None))["inside"] == 2
+
+
+def screen(folder: Path, config: Config, name: str, **changed: Any) -> list[dict[str, Any]]:
+    """The screening of round 1 with other arguments."""
+    arguments: dict[str, Any] = {
+        "wishes": config.campaign.wishes, "recovery": "extended", "round_number": 1, "rounds": 3, "budget": 60, "audit": 0.3, "seed": 0,
+    }  # fmt: skip
+    screen_designs(
+        folder / "campaign-1/assessments.parquet",
+        folder / "campaign-1/predictions.parquet",
+        folder / "labels.parquet",
+        folder / "family.json",
+        [],
+        folder / f"{name}.parquet",
+        folder / f"{name}-chosen.parquet",
+        **arguments | changed,
+    )
+    return tables.read_rows(folder / f"{name}.parquet", tables.SCREENING)
+
+
+def test_the_paper_s_rules_compute_no_odd_number_of_electrons(run: tuple[Path, Config]) -> None:
+    rows = screen(*run, "paper", recovery="paper")
+    assessments = tables.read_rows(run[0] / "campaign-1/assessments.parquet", tables.ASSESSMENTS)
+    odd = {row["request_id"] for row in assessments if row["odd_electrons"]}
+    assert odd
+    assert all(row["request_id"] not in odd for row in rows if row["verdict"] in COMPUTED)
+
+
+def test_wishes_that_leave_nothing_get_a_sentence(run: tuple[Path, Config], tmp_path: Path) -> None:
+    folder, config = run
+    known = tables.read(folder / "campaign-1/assessments.parquet", tables.ASSESSMENTS).to_pylist()
+    tables.write_rows(
+        [row | {"novel": False if row["valid"] else None} for row in known], tables.ASSESSMENTS, tmp_path / "a.parquet"
+    )
+    with pytest.raises(XtalrlError, match=r"none is left to compute \(.*a known composition"):
+        screen_designs(
+            tmp_path / "a.parquet", folder / "campaign-1/predictions.parquet", folder / "labels.parquet", folder / "family.json", [], tmp_path / "s.parquet",
+            tmp_path / "c.parquet", config.campaign.wishes | {"novel": True}, "extended", 1, 3, 60, 0.3, 0,
+        )  # fmt: skip
