@@ -130,7 +130,7 @@ def main() -> None:
         if not options.csvs:
             write_csvs(RESOURCES / "demo" / "crystals.csv", csvs)
         print(f"{'':<24} {'':>9} {'':<12} {'wall':>8} {'CPU':>8} {'':>12} {'memory':>8} {'10x data':>10}")
-        print(f"{'stage':<24} {'':>9} {'':<12} {'s':>8} {'s':>8} {'a second':>12} {'MB':>8} {'minutes':>10}")
+        print(f"{'stage':<24} {'':>9} {'':<12} {'s':>8} {'s':>8} {'per second':>12} {'MB':>8} {'minutes':>10}")
         run_stage(
             "read, filter, reduce", "rows", lambda: n_rows(crystals, tables.CRYSTALS) + n_rows(rejected, tables.REJECTED),
             build_crystals, csvs=csvs, crystals=crystals, rejected=rejected,

@@ -143,7 +143,7 @@ class Outcome(enum.StrEnum):
     STOPPED = (
         "stopped",
         Category.ENVIRONMENT,
-        "pw.x stopped with an error that has no name here; the detail quotes it. Nobody says that it is the crystal's.",
+        "pw.x stopped with an error that has no name here; the detail quotes it. It need not be the crystal's fault.",
     )
 
     @property

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
+from matplotlib.ticker import MaxNLocator
+
 from xtalrl.csv_files import read_csv
 from xtalrl.report.style import PolicyStyle
 
@@ -100,10 +102,9 @@ def _chart(
     return "".join(parts) + "</svg>"
 
 
-def _ticks(low: float, high: float, n: int = 4) -> list[float]:
-    step = 10 ** math.floor(math.log10((high - low) / n)) if high > low else 1.0
-    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= n + 0.5)
-    return [round(i * step, 12) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+def _ticks(low: float, high: float) -> list[float]:
+    ticks = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
+    return [round(float(tick), 12) for tick in ticks if low <= tick <= high]
 
 
 def _short(number: float) -> str:

@@ -195,13 +195,8 @@ def _explained(error: Exception) -> str:
     return f"{type(error).__name__}: {said}"[:200]
 
 
-def _check_atoms(data: Mapping[str, Any]) -> list[str]:
-    """Check that each atom has an element, a position and an occupancy.
-
-    Returns:
-        Symbols that are no element without a doubt.
-    """
-    labels = data.get("_atom_site_label")
+def _atom_columns(data: Mapping[str, Any]) -> dict[str, list[str] | None]:
+    """The columns of the loop of atoms without `_atom_site_`, all of one length; None for one that may be missing and is."""
     columns = {name: data.get(f"_atom_site_{name}") for name in ("label", "fract_x", "fract_y", "fract_z")}
     if missing := [name for name, values in columns.items() if values is None]:
         raise Rejection(Reason.UNREADABLE_CIF, f"its atoms have no _atom_site_{missing[0]}")
@@ -215,19 +210,30 @@ def _check_atoms(data: Mapping[str, Any]) -> list[str]:
     for name, values in columns.items():
         if values is not None and (isinstance(values, str) or len(values) != n_atoms):
             raise Rejection(Reason.UNREADABLE_CIF, f"_atom_site_{name} is not in the loop of the {n_atoms} atoms")
+    return columns
+
+
+def _check_atoms(data: Mapping[str, Any]) -> list[str]:
+    """Check that each atom has an element, a position and an occupancy.
+
+    Returns:
+        Symbols that may be no element.
+    """
+    columns = _atom_columns(data)
+    labels = columns["label"] or []
     for name in ("fract_x", "fract_y", "fract_z"):
-        for label, value in zip(labels or (), columns[name] or (), strict=True):
+        for label, value in zip(labels, columns[name] or (), strict=True):
             if value != "." and _number(value) is None:  # "." is the default, 0.
                 raise Rejection(Reason.UNREADABLE_CIF, f"_atom_site_{name} of {label} is {value!r}, no number")
-    for label, value in zip(labels or (), columns["attached_hydrogens"] or (), strict=False):
+    for label, value in zip(labels, columns["attached_hydrogens"] or (), strict=False):
         if _number(value) not in (None, 0.0):
             raise Rejection(Reason.NOT_AS_STATED, f"{label} has {value} hydrogens without positions")
-    occupancies = columns["occupancy"] or ["1"] * n_atoms
-    for label, value in zip(labels or (), occupancies, strict=True):
+    occupancies = columns["occupancy"] or ["1"] * len(labels)
+    for label, value in zip(labels, occupancies, strict=True):
         if value != "?" and ((number := _number(value)) is None or number < 0):
             raise Rejection(Reason.UNREADABLE_CIF, f"the occupancy of {label} is {value!r}, no number from 0 to 1")
     guessed: list[str] = []
-    symbols = columns["type_symbol"] or labels or ()
+    symbols = columns["type_symbol"] or labels
     for symbol, occupancy in zip(symbols, occupancies, strict=True):
         if (occupancy == "?" or _number(occupancy)) and not _names_element(symbol):
             guessed.append(symbol)
