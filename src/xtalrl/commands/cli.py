@@ -381,7 +381,7 @@ def seal(configfile: ConfigFile = None) -> None:
 def export(
     file: Annotated[Path, typer.Argument(help="File to write: .parquet, or .jsonl.")], configfile: ConfigFile = None
 ) -> None:
-    """Write the finished SCFs, one row a calculation, to one file that others can read or import."""
+    """Write the finished SCFs, one row per calculation, to one file that others can read or import."""
     from xtalrl.dft.exchange import export_cache
 
     typer.echo(f"{export_cache(_load(configfile).cache, file):,} calculations in {file}")

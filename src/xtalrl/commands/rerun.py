@@ -93,7 +93,7 @@ def choose(config: Config, criteria: Mapping[str, Collection[str]]) -> list[Choi
 
 
 def ask_again(config: Config, choices: Sequence[Choice], criteria: Mapping[str, Collection[str]]) -> None:
-    """Have the runs of these rows repeated by the next start of Snakemake. To ask twice is to ask once."""
+    """Have the runs of these rows repeated by the next start of Snakemake. Asking twice changes nothing."""
     Cache(config.cache).void(sorted({key for choice in choices for key in choice.keys}))
     shards: dict[tuple[str, str], list[str]] = defaultdict(list)
     for choice in choices:

@@ -33,7 +33,7 @@ STALE_S = 300.0
 
 
 class Taken(Exception):
-    """Somebody else is at it: the message says who."""
+    """Another process computes it: the message says which."""
 
 
 class Claims:
@@ -145,7 +145,7 @@ def _us() -> dict[str, str | int]:
 
 
 def _is_gone(owner: dict[str, str | int]) -> bool:
-    """Whether a process was on this machine and is no more; of another machine nobody can tell."""
+    """Whether a process was on this machine and has ended; of another machine this cannot be known."""
     return owner["machine"] == _machine() and owner["started"] != _start_of(int(owner["pid"]))
 
 

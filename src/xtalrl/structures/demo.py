@@ -31,7 +31,7 @@ TABLE_COLUMNS = (
 
 
 def write_csvs(table: str | Path, outputs: Mapping[str, str | Path]) -> None:
-    """Build the crystals of a table and write one CSV a split in MP-20's columns; what is not known is left empty.
+    """Build the crystals of a table and write one CSV per split in MP-20's columns; what is not known is left empty.
 
     Args:
         table: CSV in `TABLE_COLUMNS`.

@@ -304,7 +304,7 @@ class _Client:
         needed: Sequence[str] | None = None,
         **search: Any,
     ) -> list[dict[str, Any]]:
-        """All documents of a search. One request a page, so that a failure repeats a page and not the whole.
+        """All documents of a search. One request per page, so that a failure repeats a page and not everything.
 
         mp-api's own paging ends without a word when a page comes back short; here the sum must be the server's count.
 
