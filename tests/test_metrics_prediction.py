@@ -80,6 +80,14 @@ def test_intervals_hold_their_value_and_are_the_same_every_time() -> None:
     )
 
 
+def test_predictions_without_intervals_have_no_coverage() -> None:
+    nothing = np.full(5, np.nan)
+    one = judged(5, gap_low=nothing, gap_high=nothing)
+    found = {figure.name: figure.estimate.value for figure in figures(one, 0.9)}
+    assert found["gap, share covered by the 90 % intervals"] is None
+    assert found["gap, mean absolute error"] is not None
+
+
 def test_nothing_known_gives_nothing() -> None:
     nothing = judged(3, true_gap=[np.nan] * 3, true_energy=[np.nan] * 3, p_hit=[np.nan] * 3)
     assert all(figure.estimate.value is None for figure in figures(nothing, 0.9))

@@ -122,11 +122,3 @@ def test_the_radius_is_the_order_statistic_of_split_conformal_prediction(
     padded = np.sort([*scores, 0.5])
     rank = int(np.ceil((len(scores) + 1) * confidence - 1e-9))
     assert found == padded[rank - 1]
-
-
-def test_a_member_alone() -> None:
-    gaps = some_gaps(3, n=6, members=2)
-    one = gaps.of_members(np.array([0, 1, 0, 1, 0, 1]))
-    assert one.location.shape == (1, 6)
-    assert (one.metal[0, 1::2] == gaps.metal[1, 1::2]).all()
-    assert one.spread() == pytest.approx(np.zeros(6))

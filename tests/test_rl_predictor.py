@@ -16,6 +16,7 @@ from xtalrl import tables
 from xtalrl.errors import XtalrlError
 from xtalrl.rl import predictor as module
 from xtalrl.rl import predictor_training
+from xtalrl.rl.graphs import CrystalGraphs
 from xtalrl.rl.predictor import ARCHITECTURE, Prediction, Predictor, fold_of, predict_crystals
 from xtalrl.rl.predictor_training import LabelledCrystals, PredictorSettings, loss, train_predictor
 
@@ -129,6 +130,13 @@ def test_batches_do_not_matter(
     assert [row["band_gap"] for row in together] == pytest.approx([row["band_gap"] for row in apart], abs=1e-5)
 
 
+def test_the_held_out_answer_is_that_of_one_member(data: tuple[Path, Path], trained: Path) -> None:
+    graphs, predictor = CrystalGraphs(tables.read(data[0], tables.GRAPHS)), Predictor.load(trained)
+    fold = np.arange(len(graphs.material_ids)) % 2
+    everyone, outside = predictor.predict(graphs), predictor.predict_held_out(graphs, fold)
+    assert outside.gaps.location[0] == pytest.approx(everyone.gaps.location[fold, np.arange(len(fold))], abs=1e-5)
+
+
 def test_the_fold_is_that_of_the_reduced_composition() -> None:
     assert fold_of(np.array([3, 3, 7]), 5) == fold_of(np.array([7, 3, 3, 7, 3, 3]), 5)
     assert len({fold_of(np.array([a, b]), 4) for a in range(10) for b in range(10)}) == 4
@@ -208,6 +216,18 @@ def test_too_few_labels_are_a_sentence(tmp_path: Path) -> None:
     pair = write(tmp_path / "few", graphs, [label(graph) for graph in graphs])
     with pytest.raises(XtalrlError, match="5 crystals with a graph and a band gap"):
         train_predictor([pair], tmp_path / "p.safetensors", settings=TINY)
+
+
+def test_one_composition_is_a_sentence(tmp_path: Path) -> None:
+    graphs = [{**graph, "actions": [3] * len(graph["actions"])} for graph in crystals(30)]
+    pair = write(tmp_path / "one", graphs, [label(graph) for graph in graphs])
+    with pytest.raises(XtalrlError, match="All 30 crystals fall into one fold"):
+        train_predictor([pair], tmp_path / "p.safetensors", settings=TINY)
+
+
+def test_no_crystals_give_no_predictions(trained: Path, tmp_path: Path) -> None:
+    pair = write(tmp_path / "none", [], [])
+    assert predictions(pair[0], trained, tmp_path / "predictions.parquet", gap_from=1.0) == []
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut off", "of a policy", "missing"])

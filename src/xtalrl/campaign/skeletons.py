@@ -8,8 +8,7 @@ from typing import Any
 
 from xtalrl import tables
 from xtalrl.errors import XtalrlError
-from xtalrl.structures.external import crystal_row, read_designs
-from xtalrl.structures.neighbor_graphs import edge_columns, graph_row
+from xtalrl.structures.external_graphs import read_with_graphs
 
 logger = logging.getLogger(__name__)
 
@@ -33,17 +32,7 @@ def read_skeletons(
     Raises:
         XtalrlError: the path does not exist or is of no known kind, or nothing there can be a skeleton.
     """
-    found, rejections = read_designs(path, max_sites)
-    problems = [f"{row['source']}: {row['reason']} {row['detail']}".strip() for row in rejections]
-    crystals, graphs = [], []
-    for entry in found:
-        crystal = crystal_row(entry, f"{prefix}{entry.id}")
-        edges = edge_columns(crystal)
-        if isinstance(edges, str):
-            problems.append(f"{entry.source}: {edges}")
-        else:
-            crystals.append(crystal)
-            graphs.append(graph_row(crystal, edges))
+    crystals, graphs, problems = read_with_graphs(path, max_sites, prefix)
     if not crystals:
         raise XtalrlError(f"No crystal in {path} can be a skeleton. {problems[0]}")
     return crystals, graphs, problems

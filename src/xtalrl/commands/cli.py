@@ -271,6 +271,33 @@ def design(
     print_designs(path, gap, policy, settings, output, keep or ())
 
 
+@_command
+def predict(
+    path: Annotated[
+        Path,
+        typer.Argument(help="Crystals: a CIF, a folder or .zip of CIFs, .xyz or .extxyz file, or ASE database (.db)."),
+    ],
+    gap: Annotated[float | None, typer.Option(help="Wanted band gap in eV: how probable is it?")] = None,
+    window: Annotated[
+        float | None, typer.Option(help="Half width of the range around it, in eV; 0.25 if not given.")
+    ] = None,
+    gap_from: Annotated[float | None, typer.Option(help="Instead: gaps above this are wanted, in eV.")] = None,
+    gap_to: Annotated[float | None, typer.Option(help="Instead: gaps below this are wanted, in eV.")] = None,
+    confidence: Annotated[
+        float, typer.Option(min=0.01, max=0.99, help="Share of crystals that the intervals are to cover.")
+    ] = 0.9,
+    predictor: Annotated[
+        Path | None, typer.Option(help="Predictor of a run; the one that ships with xtalrl if not given.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="CSV for all that is predicted.")] = None,
+) -> None:
+    """Predict of crystals whether they are metals, their gaps and formation energies: no run, no DFT, seconds."""
+    from xtalrl.commands.predict import Wanted, print_predictions
+
+    wanted = Wanted.of_options(gap, window, gap_from, gap_to)
+    print_predictions(path, wanted, predictor, confidence, output)
+
+
 @partial(_command, name="export")
 def export_run(
     output: Annotated[

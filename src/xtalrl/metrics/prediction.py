@@ -139,8 +139,8 @@ def figures(judged: Judged, confidence: float) -> Iterator[Figure]:
     yield Figure(f"formation energy, share covered by the {said}", "1", resampled(energy_coverage, energies))
     if np.isfinite(judged.p_hit).any():
         yield Figure("hits, area under the curve", "1", resampled(hit_auc, judged), 0.5)
-        yield Figure("hits expected", "designs", resampled(hits_expected, judged))
-        yield Figure("hits found", "designs", resampled(hits_found, judged))
+        yield Figure("hits expected", "crystals", resampled(hits_expected, judged))
+        yield Figure("hits found", "crystals", resampled(hits_found, judged))
 
 
 def resampled(statistic: Statistic, judged: Judged) -> Estimate:
@@ -200,7 +200,7 @@ def metal_excess(judged: Judged) -> float:
 
 def gap_coverage(judged: Judged) -> float:
     """Share of true gaps inside their interval."""
-    return float(((judged.gap_low <= judged.true_gap) & (judged.true_gap <= judged.gap_high)).mean())
+    return _coverage(judged.gap_low, judged.true_gap, judged.gap_high)
 
 
 def gap_width(judged: Judged) -> float:
@@ -215,7 +215,7 @@ def energy_error(judged: Judged) -> float:
 
 def energy_coverage(judged: Judged) -> float:
     """Share of true formation energies inside their interval."""
-    return float(((judged.energy_low <= judged.true_energy) & (judged.true_energy <= judged.energy_high)).mean())
+    return _coverage(judged.energy_low, judged.true_energy, judged.energy_high)
 
 
 def hit_auc(judged: Judged) -> float:
@@ -248,6 +248,12 @@ def calibration_error(probability: Floats, happened: Bools) -> float:
     which = np.minimum((probability * BINS).astype(int), BINS - 1)
     difference = np.bincount(which, probability - happened, BINS)
     return float(np.abs(difference).sum() / len(probability))
+
+
+def _coverage(low: Floats, true: Floats, high: Floats) -> float:
+    """Share of values between the ends of their interval; NaN where there are no intervals."""
+    there = np.isfinite(low) & np.isfinite(high)
+    return float(((low <= true) & (true <= high))[there].mean()) if there.any() else np.nan
 
 
 def _constant_error(values: Floats) -> float | None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
-from typing import Self
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,11 +79,6 @@ class Distribution(ABC):
     def interval(self, radius: float) -> tuple[Floats, Floats]:
         """(n,) each: ends of the interval of the values whose score is at most a radius."""
         return self.quantile(0.5 - radius), self.quantile(0.5 + radius)
-
-    def of_members(self, member: NDArray[np.int64]) -> Self:
-        """What one member says of each crystal: `member` (n,) says which."""
-        columns = np.arange(self.location.shape[1])
-        return type(self)(*[getattr(self, field.name)[member, columns][None] for field in fields(self)])
 
 
 @dataclass(frozen=True)

@@ -133,18 +133,31 @@ class Predictor:
         """Message-passing blocks of a member."""
         return self.members[0].architecture.n_blocks
 
-    @torch.no_grad()
     def predict(self, graphs: CrystalGraphs) -> Prediction:
         """Predict all crystals of `graphs`, in their order."""
-        outputs = []
-        progress = Progress("Predicting", len(graphs.material_ids), "crystals")
-        for start in range(0, len(graphs.material_ids), BATCH):
-            crystals = np.arange(start, min(start + BATCH, len(graphs.material_ids)))
-            batch = compressed(graphs, crystals, self.n_blocks)
-            outputs.append(torch.stack([member.outputs(*batch) for member in self.members]).cpu().numpy())
-            progress.advance(len(crystals))
-        together = np.concatenate(outputs, 1) if outputs else np.zeros((len(self.members), 0, N_OUTPUTS))
-        return Prediction.of_outputs(together, self.knows_failures)
+        outputs = self._outputs(self.members, graphs, np.arange(len(graphs.material_ids)))
+        return Prediction.of_outputs(outputs, self.knows_failures)
+
+    def predict_held_out(self, graphs: CrystalGraphs, fold: NDArray[np.int64]) -> Prediction:
+        """What is said of each crystal by the one member that has not learned from its fold (n,)."""
+        outputs = np.empty((1, len(fold), N_OUTPUTS))
+        for number, member in enumerate(self.members):
+            outputs[:, fold == number] = self._outputs([member], graphs, np.flatnonzero(fold == number))
+        return Prediction.of_outputs(outputs, self.knows_failures)
+
+    @torch.no_grad()
+    def _outputs(
+        self, members: Sequence[PropertyNetwork], graphs: CrystalGraphs, crystals: NDArray[np.int64]
+    ) -> Floats:
+        """(P, n, N_OUTPUTS) of these members for crystals (n positions)."""
+        outputs = [np.empty((len(members), 0, N_OUTPUTS))]
+        progress = Progress("Predicting", len(crystals), "crystals")
+        for start in range(0, len(crystals), BATCH):
+            some = crystals[start : start + BATCH]
+            batch = compressed(graphs, some, self.n_blocks)
+            outputs.append(torch.stack([member.outputs(*batch) for member in members]).cpu().numpy())
+            progress.advance(len(some))
+        return np.concatenate(outputs, 1)
 
     def calibrated_on(self) -> str:
         """Whose scores make the intervals: designs where there are enough, else crystals."""

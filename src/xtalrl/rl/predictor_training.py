@@ -160,7 +160,7 @@ def train_predictor(
         threads: of torch.
 
     Raises:
-        XtalrlError: a file is missing or malformed, or there are too few crystals with a gap.
+        XtalrlError: a file is missing or malformed, or there are too few crystals with a gap, or too few compositions.
     """
     torch.set_num_threads(threads)
     keep_freed_memory()
@@ -169,6 +169,10 @@ def train_predictor(
     before = None if start is None else Predictor.load(start)
     n_members = settings.members if before is None else len(before.members)
     fold = _folds(crystals.graphs, n_members)
+    if len(np.unique(fold)) < 2:
+        raise XtalrlError(
+            f"All {len(fold)} crystals fall into one fold, because they have one reduced composition or few: a predictor needs more of them."
+        )
     members = []
     for number in range(n_members):
         network = before.members[number] if before is not None else _new_network(crystals, seed, number)
@@ -186,7 +190,7 @@ def train_predictor(
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "numpy")},
         },
     )
-    outside = _held_out(trained, crystals.graphs, fold)
+    outside = trained.predict_held_out(crystals.graphs, fold)
     trained.scores = {} if before is None else dict(before.scores)
     trained.scores |= _scores(outside, crystals, seed)
     trained.save(predictor)
@@ -291,13 +295,6 @@ def _mean(values: Tensor, known: Tensor) -> Tensor:
     """Mean of the values where something is known; 0 where nothing is."""
     there = torch.isfinite(known)
     return values.where(there, 0.0).sum() / there.sum().clamp(min=1)
-
-
-def _held_out(predictor: Predictor, graphs: CrystalGraphs, fold: NDArray[np.int64]) -> Prediction:
-    """What is said of each crystal by the member that has not learned from it."""
-    everyone = predictor.predict(graphs)
-    failure = None if everyone.failure is None else everyone.failure[fold, np.arange(len(fold))][None]
-    return Prediction(everyone.gaps.of_members(fold), everyone.energies.of_members(fold), failure)
 
 
 def _scores(outside: Prediction, crystals: LabelledCrystals, seed: int) -> dict[str, Floats]:

@@ -1,4 +1,4 @@
-"""The policies that ship with xtalrl, in `resources/pretrained`: used in a run without a training, each with a model card beside it."""
+"""The policies and the predictor that ship with xtalrl, in `resources/pretrained`: used without a training, each with a model card beside it."""
 
 from __future__ import annotations
 
@@ -68,6 +68,18 @@ def take_pretrained(name: str, policy: str | Path, weights: str | Path) -> None:
     logger.info(
         "The policy %s is the one that was shipped, trained for %s steps", name, f"{record['settings']['steps']:,}"
     )
+
+
+def pretrained_predictor(folder: Path = FOLDER) -> Path:
+    """The file of the shipped predictor; its checksum is in it.
+
+    Raises:
+        XtalrlError: it is not there.
+    """
+    path = folder / "predictor/predictor.safetensors"
+    if not path.is_file():
+        raise XtalrlError(f"{path} is missing: get it again, `git checkout {path}`.")
+    return path
 
 
 def ship_policy(trained: str | Path, name: str, folder: Path = FOLDER) -> None:
