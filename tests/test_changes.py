@@ -169,6 +169,7 @@ CHANGES: dict[str, tuple[Any, frozenset[str]]] = {
     "rollout.allow": (["Si", "O"], DESIGN),
     "rollout.deny": (["Si"], DESIGN),
     "evaluation.window_ev": (0.5, rules("find_hits")),
+    "evaluation.targets_ev": ([1.34], NOTHING),
     "evaluation.formulas": ("{tmp}/table.csv", ASSESS | rules("assess_proposals")),
     "evaluation.confirm": (
         True, SHARDS | rules("find_hits plan_confirmation_scf gather_scf confirm_hits"),

@@ -180,6 +180,7 @@ def test_evaluate_prints_the_command_and_runs_it(
     settings = dict(item.split("=", 1) for item in ran[0][ran[0].index("--config") + 1 :])
     assert json.loads(settings["external"]) == {"My-crystals": str(tmp_path / "My crystals")}
     assert settings["results"] == "results/demo-My-crystals"
+    assert json.loads(settings["evaluation"]) == {"targets_ev": [1.12, 3.0]}, "those of the run"
     assert json.loads(settings["policies"])["targets_ev"] == []
 
 

@@ -24,7 +24,8 @@ from xtalrl.dft.requests import plan_design_scf
 from xtalrl.energies import RYDBERG_EV_PAPER
 from xtalrl.metrics.composition import accuracy, assess_designs, exact_match, similarity, validity
 from xtalrl.metrics.designs import read_policies
-from xtalrl.metrics.evaluation import evaluate_designs
+from xtalrl.metrics.evaluation import UNUSABLE_ENTRY, evaluate_designs
+from xtalrl.metrics.properties import dft_success, dft_success_of_all
 from xtalrl.metrics.scoring import Scoring
 from xtalrl.structures.external import import_designs
 
@@ -75,6 +76,7 @@ def test_a_set_by_hand(tmp_path: Path) -> None:
     designed = Structure(NACL.lattice, ["F", "Na"], NACL.frac_coords)  # NACL lists Cl first
     for name, structure in {"a": designed, "b": KF.get_primitive_structure()}.items():
         structure.to(str(folder / f"{name}.cif"), fmt="cif")
+    (folder / "c.cif").write_text("no crystal")
     own = tmp_path / "own.parquet"
     import_designs(folder, "set", crystals, 20, tmp_path / "d.parquet", own, tmp_path / "r.parquet")
     assess_designs([tmp_path / "d.parquet"], crystals, None, tmp_path / "assessments.parquet", [own])
@@ -120,7 +122,8 @@ def test_a_set_by_hand(tmp_path: Path) -> None:
     tables.write_rows(outcomes, tables.SCF_OUTCOMES, tmp_path / "outcomes.parquet")
     evaluation = tmp_path / "evaluation.parquet"
     evaluate_designs(tmp_path / "assessments.parquet", tmp_path / "outcomes.parquet", None, None, evaluation)
-    on_skeleton, alone = tables.read_rows(evaluation, tables.EVALUATION)
+    on_skeleton, alone, unusable = tables.read_rows(evaluation, tables.EVALUATION)
+    assert (unusable["material_id"], unusable["outcome"], unusable["valid"]) == ("set/c", UNUSABLE_ENTRY, False)
     # Two atoms at -4 Ry, references at -1 Ry an atom: -1 Ry/atom.
     assert (
         on_skeleton["formation_energy_per_atom"]
@@ -135,7 +138,9 @@ def test_a_set_by_hand(tmp_path: Path) -> None:
     assert (accuracy(designs, scoring).value, accuracy(designs, scoring).n) == (0.5, 2)
     assert (exact_match(designs, scoring).value, exact_match(designs, scoring).n) == (0.0, 1)
     assert similarity(designs, scoring).value == 1.0  # F for Cl: both halogens
-    assert validity(designs, scoring).n == 2
+    assert (validity(designs, scoring).value, validity(designs, scoring).n) == (2 / 3, 3), "of all entries"
+    assert dft_success_of_all(designs, scoring).n == 3
+    assert dft_success(designs, scoring).n == 2, "of the valid ones"
 
 
 def test_alone_there_is_no_policy(root: Path) -> None:
@@ -189,7 +194,8 @@ def test_alone_with_a_real_pw_x(root: Path, folder: Path) -> None:
     done = evaluate(root, folder, "--alone", timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr
     results = folder.parent / "results-others"
-    (row,) = tables.read_rows(results / "evaluation/evaluation.parquet", tables.EVALUATION)
+    row, unusable = tables.read_rows(results / "evaluation/evaluation.parquet", tables.EVALUATION)
+    assert unusable["outcome"] == UNUSABLE_ENTRY
     assert (row["material_id"], row["policy"], row["outcome"], row["n_correct"]) == (
         "others/kf",
         "others",

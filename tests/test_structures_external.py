@@ -255,7 +255,7 @@ def test_every_entry_ends_as_design_or_with_its_reason(crystals: Path, tmp_path:
     (folder / "empty.cif").write_text("")
     (folder / "notes.txt").write_text("not looked at")
     designs, own = import_set(folder, crystals, tmp_path)
-    assert sorted(row["material_id"] for row in designs) == ["mp-4", "set/other"]
+    assert sorted(row["material_id"] for row in designs if row["species"]) == ["mp-4", "set/other"]
     assert [(row["material_id"], row["formula"], row["source"]) for row in own] == [
         ("set/other", "KCl", "other.cif row 0")
     ]
@@ -269,6 +269,10 @@ def test_every_entry_ends_as_design_or_with_its_reason(crystals: Path, tmp_path:
         "text.cif": "unreadable_cif",
         "binary.cif": "unreadable_cif",
         "empty.cif": "unreadable_cif",
+    }
+    # They stay in every denominator.
+    assert {row["material_id"] for row in designs if not row["species"]} == {
+        f"set/{row['material_id']}" for row in rows
     }
 
 

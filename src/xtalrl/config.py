@@ -656,6 +656,10 @@ class EvaluationConfig(_Section):
     window_ev: float = Field(
         0.25, gt=0, le=30, description="Half width of the desired range around the target gap in eV."
     )
+    targets_ev: Gaps = Field(
+        (),
+        description="Target gaps in eV at which designs are scored (ν and κ) beside the policies' own targets, e.g. for external crystals alone.",
+    )
     formulas: FilePath | None = Field(
         None,
         description="Text file (or .gz) of known reduced formulas, one per line, for novelty; `materials-project` to ask its API; `demo` for those "

@@ -72,6 +72,11 @@ _SPLIT = _field(
     "split", pa.string(), "train, val or test, as in the source; metals: those of train (`structures.metals: train`)"
 )
 _SPECIES = _field("species", pa.list_(pa.string()), "Element of each site", items="1+")
+_FILLED = _field(
+    "species",
+    pa.list_(pa.string()),
+    "Element of each site; empty for an entry of an external set that is no crystal that can be used",
+)
 _LATTICE = _field("lattice", pa.list_(pa.float64()), "Lattice vectors as rows, flattened (9)", "Å", items="9")
 _FRAC_COORDS = _field(
     "frac_coords", pa.list_(pa.float64()), "Fractional coordinates, flattened (3 per site)", items="3 species"
@@ -311,7 +316,7 @@ DESIGNS = _schema(
     _field("seed", pa.int32(), "Training seed of the policy"),
     _SAMPLE,
     _field("order", pa.list_(pa.int16()), "Sites in the order they were filled"),
-    _SPECIES,
+    _FILLED,
 )
 
 _ASSESSMENT = (
@@ -319,7 +324,7 @@ _ASSESSMENT = (
     _field("policy", pa.string(), "Name of the policy"),
     _field("seed", pa.int32(), "Training seed of the policy"),
     _SAMPLE,
-    _SPECIES,
+    _FILLED,
     _field("formula", pa.string(), "Reduced formula of the design"),
     _field(
         "true_formula",
@@ -364,7 +369,7 @@ EVALUATION = _schema(
     "evaluation",
     "Every design of every policy with its composition verdicts and, where it was computed, its DFT properties",
     *_ASSESSMENT,
-    _field("outcome", pa.string(), "Outcome of its SCF, or invalid_composition"),
+    _field("outcome", pa.string(), "Outcome of its SCF, or invalid_composition, or unusable_entry of an external set"),
     _DETAIL,
     _field("band_gap", pa.float64(), "Clipped at 0", "eV", nullable=True),
     _field("band_gap_raw", pa.float64(), "Before clipping", "eV", nullable=True),

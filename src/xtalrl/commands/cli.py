@@ -225,14 +225,24 @@ def evaluate(
     alone: Annotated[
         bool, typer.Option("--alone", help="Without the policies of the run, into RESULTS-NAME: nothing is trained.")
     ] = False,
+    target: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Target gap in eV to score them at (ν and κ); may be repeated. With --alone, the run's if not given."
+        ),
+    ] = None,
     profile: Annotated[str, typer.Option(help="Folder of profiles/ that snakemake runs with.")] = "local",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the jobs.")] = False,
 ) -> None:
     """Evaluate crystals that others designed like the policies': validity, novelty, SCFs, tables, report."""
-    from xtalrl.commands.evaluate import evaluation_command
+    from xtalrl.commands.evaluate import evaluation_command, print_result, results_alone, set_name
 
     config, files = (_load(configfile), configfile or []) if alone else _load_run(configfile, None)
-    sys.exit(_run(evaluation_command(path, name, files, config, alone, profile, dry_run)))
+    if code := _run(evaluation_command(path, name, files, config, alone, profile, dry_run, target or ())):
+        sys.exit(code)
+    if not dry_run:
+        name = set_name(path, name)
+        print_result(results_alone(config, name) if alone else config.results, name)
 
 
 @_command

@@ -7,8 +7,17 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import typer
+
+from xtalrl import tables
+from xtalrl.commands.runs import load_run
 from xtalrl.commands.workflow_commands import workflow_command
 from xtalrl.config import Config
+from xtalrl.metrics.designs import SUCCESSFUL_OUTCOMES
+from xtalrl.metrics.evaluation import UNUSABLE_ENTRY
+from xtalrl.metrics.properties import in_window
+from xtalrl.report.contents import settings_of
 from xtalrl.structures.external_files import check_sets
 
 NO_POLICIES: dict[str, dict[str, object]] = {
@@ -36,6 +45,7 @@ def evaluation_command(
     alone: bool,
     profile: str,
     dry_run: bool,
+    targets_ev: Sequence[float] = (),
 ) -> list[str]:
     """The command, from `snakemake` on, that brings the crystals of `path` through the SCFs into tables and report.
 
@@ -47,15 +57,60 @@ def evaluation_command(
         alone: without policies, into a results folder of its own; else the set joins the policies of the run.
         profile: folder in profiles/.
         dry_run: only list the jobs.
+        targets_ev: gaps that the set is scored at beside those of the run; alone, none given means the run's.
 
     Raises:
         XtalrlError: there are no crystals at `path`, the set has the name of a policy, or there is no such profile.
     """
-    name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().stem).lstrip("._-")[:MAX_NAME] or "external"
+    name = set_name(path, name)
     sets = {name: str(path)} if alone else {**config.external, name: str(path)}
     check_sets(sets, config.policy_specs())
     settings = [f"external={json.dumps(sets)}"]
     if alone:
         settings += [f"{section}={json.dumps(off)}" for section, off in NO_POLICIES.items()]
-        settings.append(f"results={config.results}-{name}")
+        settings.append(f"results={results_alone(config, name)}")
+        targets_ev = targets_ev or sorted(
+            {spec.target_ev for spec in config.policy_specs().values() if spec.target_ev is not None}
+        )
+    if targets_ev:
+        targets = list(dict.fromkeys([*config.evaluation.targets_ev, *targets_ev]))
+        settings.append(f"evaluation={json.dumps({'targets_ev': targets})}")
     return workflow_command("report", profile, configfiles, settings, ["--dry-run"] if dry_run else [])
+
+
+def set_name(path: Path, name: str | None) -> str:
+    """The name of a set: the one that is given, or that of its file or folder as far as the tables take it."""
+    return name or re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().stem).lstrip("._-")[:MAX_NAME] or "external"
+
+
+def results_alone(config: Config, name: str) -> str:
+    """The folder of results of a set that is evaluated without policies."""
+    return f"{config.results}-{name}"
+
+
+def print_result(results: str | Path, name: str) -> None:
+    """What came out for a set, and where to go from there.
+
+    Raises:
+        XtalrlError: a table is missing.
+    """
+    config, _ = load_run([], Path(results))
+    rows = tables.read_rows(Path(results) / "evaluation/evaluation.parquet", tables.EVALUATION)
+    rows = [row for row in rows if row["policy"] == name]
+    unusable = [row for row in rows if row["outcome"] == UNUSABLE_ENTRY]
+    gaps = [row["band_gap"] for row in rows if row["band_gap"] is not None]
+    lines = [
+        "",
+        f"{name}: {len(rows):,} entries, {sum(row['valid'] for row in rows):,} valid, "
+        f"{sum(row['outcome'] in SUCCESSFUL_OUTCOMES for row in rows):,} with an SCF that converged"
+        + (f", {len(unusable):,} that could not be used ({unusable[0]['material_id']}, …)" if unusable else ""),
+    ]
+    window = config.evaluation.window_ev
+    for target in settings_of(config)["targets_ev"]:
+        n = sum(bool(in_window(np.array(gap), target, window)) for gap in gaps)
+        lines.append(f"  {n:,} of {len(rows):,} have a gap within {window:g} eV of {target:g} eV")
+    lines += [
+        f"Report    {Path(results) / 'report.html'}",
+        f"Crystals  xtalrl export {name}.csv --policy {name} --results {results}",
+    ]
+    typer.echo("\n".join(lines))

@@ -198,7 +198,8 @@ def select_designs(config: Config, selection: Selection) -> list[Design]:
         XtalrlError: a table is missing, a name or value of the selection cannot be meant, or nothing fits.
     """
     folder = Path(config.results)
-    evaluation = tables.read_rows(folder / "evaluation/evaluation.parquet", tables.EVALUATION)
+    rows = tables.read_rows(folder / "evaluation/evaluation.parquet", tables.EVALUATION)
+    evaluation = [row for row in rows if row["species"]]  # Entries of external sets that are no crystals have none.
     _check(selection, evaluation, folder)
     scfs = _by_request(folder / "evaluation/outcomes.parquet", tables.SCF_OUTCOMES)
     hull = _by_request(folder / "evaluation/stability.parquet", tables.STABILITY)

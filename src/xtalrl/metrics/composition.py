@@ -79,7 +79,8 @@ def assess_designs(
     for path in designs:
         for design in tables.read_rows(path, tables.DESIGNS):
             true_species = truth.get(design["material_id"])
-            if true_species is None or len(true_species) != len(design["species"]):
+            unusable = not design["species"]
+            if not unusable and (true_species is None or len(true_species) != len(design["species"])):
                 sites = (
                     "is not"
                     if true_species is None
@@ -96,7 +97,8 @@ def assess_designs(
                     "Delete the file and run `snakemake rollout` again."
                 )
             seen.add(key)
-            rows.append(_assess(design, None if design["material_id"] in own_cells else true_species, known))
+            is_alone = unusable or design["material_id"] in own_cells
+            rows.append(_assess(design, None if is_alone else true_species, known))
         progress.advance(note=f"{len(rows):,} designs")
     tables.write_rows(rows, tables.ASSESSMENTS, assessments)
     n_valid = sum(row["valid"] for row in rows)
@@ -113,22 +115,22 @@ def assess_designs(
 def _assess(design: dict[str, Any], true_species: list[str] | None, known: frozenset[str] | None) -> dict[str, Any]:
     species = design["species"]
     counts = Counter(species)
-    valid = is_valid(counts, PAPER_RULE)
+    valid = bool(species) and is_valid(counts, PAPER_RULE)
     return {
         "material_id": design["material_id"],
         "policy": design["policy"],
         "seed": design["seed"],
         "sample": design["sample"],
         "species": species,
-        "formula": reduced_formula(species),
+        "formula": reduced_formula(species) if species else "",
         "true_formula": reduced_formula(true_species) if true_species else None,
         "n_sites": len(species),
         "n_correct": count_correct(species, true_species) if true_species else None,
         "n_similar": count_similar(species, true_species) if true_species else None,
         "valid": valid,
         "validity_rule": PAPER_RULE,
-        "valid_smact14": is_valid(counts, "smact-smact14"),
-        "valid_icsd24": is_valid(counts, "smact-icsd24"),
+        "valid_smact14": bool(species) and is_valid(counts, "smact-smact14"),
+        "valid_icsd24": bool(species) and is_valid(counts, "smact-icsd24"),
         "odd_electrons": has_odd_electrons(species),
         "novel": composition_key(counts) not in known if valid and known is not None else None,
         "request_id": design_id(design["material_id"], species) if valid else None,

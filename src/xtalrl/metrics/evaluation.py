@@ -15,6 +15,8 @@ from xtalrl.errors import XtalrlError
 logger = logging.getLogger(__name__)
 
 INVALID_COMPOSITION = "invalid_composition"
+UNUSABLE_ENTRY = "unusable_entry"
+"""Of an entry of an external set that is no crystal that can be used. It stays among the designs, so that a set does not gain by it."""
 """Outcome of a design that no SCF was asked for."""
 UNKNOWN = "unknown"
 """Outcome of a valid design of a snapshot that no finished policy makes: no SCF is run for snapshots."""
@@ -67,6 +69,8 @@ def _properties(
     path: str | Path,
     of_snapshot: bool,
 ) -> dict[str, Any]:
+    if not design["species"]:
+        return {"outcome": UNUSABLE_ENTRY, "detail": f"its reason is in external/{design['policy']}/rejected.parquet"}
     if design["request_id"] is None:
         return {"outcome": INVALID_COMPOSITION, "detail": f"not neutral by {design['validity_rule']}"}
     scf = outcomes.get(design["request_id"])

@@ -285,8 +285,7 @@ def settings_of(config: Config) -> dict[str, Any]:
         "bootstrap_samples": evaluation.bootstrap_samples,
         "confidence": evaluation.confidence,
         "window_ev": evaluation.window_ev,
-        # Those of the configuration where external crystals alone are evaluated.
-        "targets_ev": sorted(targets or config.policies.targets_ev),
+        "targets_ev": sorted({*targets, *evaluation.targets_ev} or config.policies.targets_ev),
         "stable_ev_per_atom": evaluation.stable_ev_per_atom,
         "training_steps": config.training.steps,
         "snapshot_steps": list(config.training.snapshot_steps),

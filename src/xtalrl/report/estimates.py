@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from xtalrl import tables
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.designs import PolicyDesigns
@@ -85,6 +87,7 @@ class ResultTable:
         """What the table shows, what the numbers were counted over, the seeds, the intervals and the validity rule."""
         all_designs = [row.designs for row in self.rows if row.designs]
         crystals = sorted({len(designs.material_ids) for designs in all_designs})
+        on_skeletons = any(np.isfinite(designs.n_correct).any() for designs in all_designs)
         seeds = sorted({designs.seeds for designs in all_designs})
         rules = sorted({designs.validity_rule for designs in all_designs})
         methods = list(dict.fromkeys(e.method for row in self.rows for e in row.estimates if e.method))
@@ -100,7 +103,7 @@ class ResultTable:
         sentences = [
             self.content.caption,
             self.note,
-            f"M = {' or '.join(f'{n:,}' for n in crystals)} validation crystals for each policy and seed."
+            f"M = {' or '.join(f'{n:,}' for n in crystals)} {'validation crystals' if on_skeletons else 'entries'} for each policy and seed."
             if crystals
             else "",
             f"Seeds: {' or '.join(', '.join(map(str, each)) for each in seeds)}." if seeds else "",

@@ -11,7 +11,7 @@ from scipy import stats
 
 from xtalrl import tables
 from xtalrl.metrics.designs import SUCCESSFUL_OUTCOMES
-from xtalrl.metrics.evaluation import INVALID_COMPOSITION
+from xtalrl.metrics.evaluation import INVALID_COMPOSITION, UNUSABLE_ENTRY
 from xtalrl.metrics.scoring import Scoring
 from xtalrl.report.contents import content
 from xtalrl.report.layout import Table, TextTable
@@ -88,6 +88,6 @@ def _rank(outcome: str) -> int:
         else 1
         if outcome == "recovered"
         else 3
-        if outcome == INVALID_COMPOSITION
+        if outcome in (INVALID_COMPOSITION, UNUSABLE_ENTRY)
         else 2
     )

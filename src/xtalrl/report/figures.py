@@ -214,7 +214,7 @@ def _draw_policies(
         if name == beyond:
             _draw_beyond(axis, row, estimate, styles[name])
         elif estimate.value is None:
-            _draw_nothing(axis, row)
+            _draw_nothing(axis, row, name, points)
         else:
             mark(axis, row, estimate, styles[name], vertical=False)
     if line is not None:
@@ -240,10 +240,11 @@ def _beyond_scale(estimates: Mapping[str, Estimate], line: float | None) -> str 
     return largest if values[largest] - low > 3 * (max(ends) - low) else None
 
 
-def _draw_nothing(axis: Axes, row: float) -> None:
-    """A word where a row has no number."""
+def _draw_nothing(axis: Axes, row: float, policy: str, points: Sequence[Point]) -> None:
+    """Why a row has no number: no SCF of the policy converged, or there are no labels to compare its designs with."""
+    has_gap = any(p.policy == policy and p.metric == "mean_band_gap" and p.estimate.value is not None for p in points)
     axis.text(
-        0.5, row, "no successes", transform=axis.get_yaxis_transform(), ha="center", va="center", fontsize=7.5, color=TRUTH,
+        0.5, row, "no labels to compare with" if has_gap else "no successes", transform=axis.get_yaxis_transform(), ha="center", va="center", fontsize=7.5, color=TRUTH,
         style="italic", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
     )  # fmt: skip
 
@@ -400,7 +401,7 @@ def _draw_settings(
                     else:
                         mark(axis, row + float(offset), estimates[name], styles[name], vertical=False)
                 if all(estimates[name].value is None for name in names):
-                    _draw_nothing(axis, row)
+                    _draw_nothing(axis, row, names[0], points)
             if line is not None:
                 axis.axvline(line, zorder=1, **TRUTH_LINE)
             axis.set_yticks(range(len(rows)), list(rows) if index == 0 else [])

@@ -28,7 +28,7 @@ from xtalrl.dft.pseudopotentials import describe_family
 from xtalrl.energies import MISSING_REFERENCE
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.designs import SUCCESSFUL_OUTCOMES
-from xtalrl.metrics.evaluation import INVALID_COMPOSITION
+from xtalrl.metrics.evaluation import INVALID_COMPOSITION, UNUSABLE_ENTRY
 from xtalrl.report.citations import CITATIONS
 from xtalrl.report.columns import Column
 from xtalrl.report.contents import Content, figures_of, tables_of
@@ -57,6 +57,7 @@ _FILES_HASHED = (
 )  # fmt: skip
 _MEANINGS = {
     INVALID_COMPOSITION: "No SCF was asked for: the composition is not valid.",
+    UNUSABLE_ENTRY: "The entry is no crystal that can be used; its reason is among the rejected.",
     "imported": "Not computed here: taken from a published table.",
     MISSING_REFERENCE: "The SCF converged, but an element has no reference energy.",
 } | {str(outcome): outcome.sentence for outcome in Outcome}

@@ -40,6 +40,8 @@ SITE_TOLERANCE = 0.01
 PRIMITIVE_SYMPREC = 0.01
 """Å, for the translations that make a cell smaller."""
 OCCUPANCY_TOLERANCE = 1e-3
+_NAMED = 20
+"""Entries that the log names of those that cannot be used."""
 SPLIT = "external"
 """Split of external crystals and rejected entries, which belong to no split of the data set."""
 SYMPREC = 0.1
@@ -72,7 +74,8 @@ def import_designs(
     external_crystals: str | Path,
     rejected: str | Path,
 ) -> None:
-    """Write a set of external crystals as designs: every entry ends in `designs` or, with its reason, in `rejected`.
+    """Write a set of external crystals as designs. One that is no crystal that can be used is named in `rejected` with its reason, and stays a
+    design without elements, so that shares are of all entries: a set does not gain by entries that nobody can read.
 
     A crystal that fills one of our skeletons becomes a design on it, so that it is compared with the true crystal and with the policies'
     designs of the same skeleton. One that fills none becomes a design on its own Niggli cell, a row of `external_crystals` with the
@@ -126,10 +129,17 @@ def import_designs(
             }
         )
         sample[material_id] += 1
+    n_crystals = len(design_rows)
+    for rejection in rejections[:_NAMED]:
+        logger.info("%s: %s %s", rejection["source"], rejection["reason"], rejection["detail"])
+    for rejection in rejections:
+        design_rows.append(
+            {"material_id": f"{name}/{rejection['material_id']}", "policy": name, "seed": 0, "order": [], "species": []}
+        )
     logger.info(
         "%s: %s designs on skeletons of %s, %s on their own cells",
         name,
-        f"{len(design_rows) - len(crystal_rows):,}",
+        f"{n_crystals - len(crystal_rows):,}",
         crystals,
         f"{len(crystal_rows):,}",
     )
