@@ -69,7 +69,7 @@ format: $(VENV)/.complete  ## Format the code
 	ruff format .
 	snakefmt Snakefile rules workflow/Snakefile
 
-docs: $(VENV)/.complete  ## Write what is generated: config/config.yaml, docs/{configuration,tables}.md
+docs: $(VENV)/.complete  ## Write what is generated: config/config.yaml, docs/{configuration,tables}.md, .zenodo.json, codemeta.json
 	@xtalrl config-docs
 
 lock:  ## Renew requirements/lock.txt (needs uv; UV_FIND_LINKS where torch's CPU wheel is on disk)

@@ -470,16 +470,23 @@ def validity(
 
 @_command
 def config_docs() -> None:
-    """Write config/config.yaml, docs/configuration.md, docs/tables.md and workflow/report/*.rst from the code."""
+    """Write what is generated: config/config.yaml, docs/configuration.md, docs/tables.md, workflow/report/*.rst, .zenodo.json, codemeta.json."""
+    from xtalrl.commands.citation_files import render_codemeta, render_zenodo
     from xtalrl.commands.config_docs import render_markdown, render_yaml
     from xtalrl.commands.table_docs import render_tables
     from xtalrl.report.contents import render_captions
     from xtalrl.resources import PROJECT
 
+    if not (PROJECT / "docs").is_dir():
+        raise XtalrlError(
+            "The documents are generated in a checkout of xtalrl, and this is an installed wheel: clone the project."
+        )
     for name, text in (
         ("config/config.yaml", render_yaml()),
         ("docs/configuration.md", render_markdown()),
         ("docs/tables.md", render_tables()),
+        (".zenodo.json", render_zenodo()),
+        ("codemeta.json", render_codemeta()),
         *((f"workflow/report/{name}.rst", text) for name, text in render_captions().items()),
     ):
         (PROJECT / name).write_text(text)
