@@ -269,6 +269,40 @@ def test_an_external_crystal_goes_along(run: Config, tmp_path: Path) -> None:
         select_designs(gone, EVERYTHING)
 
 
+def test_what_a_finer_scf_said_goes_along_and_what_is_no_crystal_does_not(run: Config, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(run.results, folder)
+    path = folder / "evaluation/evaluation.parquet"
+    rows = tables.read_rows(path, tables.EVALUATION)
+    hit = next(row for row in rows if row["band_gap"] is not None and row["policy"] == "ccql-2ev-w5")
+    unusable = rows[0] | {
+        "policy": "others",
+        "material_id": "others/x",
+        "species": [],
+        "formula": "",
+        "request_id": None,
+    }
+    tables.write_rows([*rows, unusable | {"valid": False, "outcome": "unusable_entry"}], tables.EVALUATION, path)
+    names = ("policy", "seed", "material_id", "sample", "species", "formula", "request_id", "band_gap")
+    finer = {
+        "target_ev": 2.0,
+        "window_ev": 0.25,
+        "verdict": "hit confirmed",
+        "confirmed_band_gap": 1.9,
+        "outcome": "converged",
+        "detail": "",
+    }
+    confirmation = folder / "confirmation/confirmation.parquet"
+    tables.write_rows([{name: hit[name] for name in names} | finer], tables.CONFIRMATION, confirmation)
+    found = select_designs(Config.model_validate(run.model_dump() | {"results": str(folder)}), EVERYTHING)
+    assert len(found) == len(rows)
+    confirmed = [design.values for design in found if "verdict" in design.values]
+    assert {values["policy"] for values in confirmed} == {"ccql-2ev-w5"}, (
+        "a hit of this policy's target, and of no other's"
+    )
+    assert {(values["verdict"], values["confirmed_band_gap"]) for values in confirmed} == {("hit confirmed", 1.9)}
+
+
 def test_samples_of_a_skeleton_have_names_of_their_own(run: Config, tmp_path: Path) -> None:
     folder = tmp_path / "results"
     shutil.copytree(run.results, folder)

@@ -165,6 +165,12 @@ def test_every_design_is_in_it(run: tuple[Path, Config]) -> None:
     assert columns["band_gap"]["data"] == [
         None if row["band_gap"] is None else round(row["band_gap"], 2) for row in rows
     ]
+    stability = tables.read_rows(folder / "evaluation/stability.parquet", tables.STABILITY)
+    hull = {row["request_id"]: round(row["energy_above_hull"], 3) for row in stability}
+    assert hull
+    assert columns["energy_above_hull"]["data"] == [hull.get(row["request_id"]) for row in rows]
+    labels = [column["label"] for column in columns.values()]
+    assert len(set(labels)) == len(labels), "no two columns have one name"
 
 
 def test_hits_are_of_the_policys_own_target(run: tuple[Path, Config]) -> None:

@@ -37,9 +37,21 @@ def _named_column(rows: list[dict[str, Any]], key: str, label: str, **options: A
 
 
 def design_columns(
-    evaluation: list[dict[str, Any]], targets: Mapping[str, float | None], window_ev: float
+    evaluation: list[dict[str, Any]],
+    targets: Mapping[str, float | None],
+    window_ev: float,
+    above_hull: Mapping[str, float],
+    verdicts: Mapping[tuple[str, str], str],
 ) -> list[dict[str, Any]]:
-    """Every design: rows of `EVALUATION`, the target gap of each policy in eV, half width of the desired range in eV."""
+    """Every design.
+
+    Args:
+        evaluation: rows of `EVALUATION`.
+        targets: target gap of each policy in eV.
+        window_ev: half width of the desired range in eV.
+        above_hull: energy above the hull in eV/atom by request of the design's SCF.
+        verdicts: what finer SCFs say of the hits, by policy and request; empty where none were run.
+    """
 
     def values(name: str) -> list[Any]:
         return [row[name] for row in evaluation]
@@ -52,6 +64,8 @@ def design_columns(
 
     novel = {True: "yes", False: "no", None: ""}
     seeds = [str(seed) for seed in values("seed")]
+    hull = [above_hull.get(row["request_id"]) for row in evaluation]
+    confirmed = [verdicts.get((row["policy"], row["request_id"]), "") for row in evaluation]
     text = functools.partial(_named_column, evaluation, kind="text")
     number = functools.partial(_named_column, evaluation, kind="number")
     return [
@@ -70,10 +84,12 @@ def design_columns(
         *([number("sample", "Sample")] if any(values("sample")) else []),
         text("outcome", "Outcome", filter_by="select"),
         number("band_gap", "Gap (eV)", filter_by="range", decimals=2),
-        number("true_band_gap", "true", decimals=2),
+        number("true_band_gap", "True gap (eV)", decimals=2),
         _column("hit", "In range", [hit(row) for row in evaluation], kind="text", filter_by="select"),
+        *([_column("verdict", "Finer SCF", confirmed, kind="text", filter_by="select")] if verdicts else []),
         number("formation_energy_per_atom", "E_form (eV/atom)", filter_by="range", decimals=3),
-        number("true_formation_energy_per_atom", "true", decimals=3),
+        number("true_formation_energy_per_atom", "True E_form", decimals=3),
+        _column("energy_above_hull", "Above hull (eV/atom)", hull, kind="number", filter_by="range", decimals=3),
         _column("novel", "Novel", [novel[value] for value in values("novel")], kind="text", filter_by="select"),
         number("n_correct", "Correct"),
         number("n_sites", "of sites"),

@@ -123,6 +123,19 @@ class RunFiles:
         """Rows of `SCF_OUTCOMES` of the designs, and of the references added for them."""
         return self.rows("evaluation/outcomes.parquet", tables.SCF_OUTCOMES) or []
 
+    @functools.cached_property
+    def above_hull(self) -> dict[str, float]:
+        """Energy above the hull in eV/atom by the request of the design's SCF."""
+        rows = self.rows("evaluation/stability.parquet", tables.STABILITY) or []
+        return {row["request_id"]: row["energy_above_hull"] for row in rows}
+
+    @functools.cached_property
+    def verdicts(self) -> dict[tuple[str, str], str]:
+        """What the finer SCFs say of the hits, by policy and request; nothing where the run does not confirm."""
+        path = "confirmation/confirmation.parquet"
+        rows = self.rows(path, tables.CONFIRMATION) if self.config.evaluation.confirm else None
+        return {(row["policy"], row["request_id"]): row["verdict"] for row in rows or []}
+
     @property
     def computed(self) -> Rows:
         """All SCFs of crystals and designs."""
@@ -418,7 +431,9 @@ def data_of_lists(run: RunFiles) -> dict[str, Markup]:
     targets = {name: spec.target_ev if spec else None for name, spec in run.policies.items()}
     family = describe_family(run.config.dft.family)
     return {
-        "designs": packed(design_columns(run.evaluation, targets, run.config.evaluation.window_ev)),
+        "designs": packed(
+            design_columns(run.evaluation, targets, run.config.evaluation.window_ev, run.above_hull, run.verdicts)
+        ),
         "rejected": packed(rejected_columns(run.rejected)),
         "failures": packed(failure_columns(run.computed)),
         "viewer": packed(viewer_data(run.evaluation, run.crystals, run.design_scf, run.protocol, family)),

@@ -161,8 +161,9 @@ const showDesign = (() => {
     dialog.querySelector("[data-text=design]").textContent = value("formula");
     facts("design", [
       ["Policy", value("policy")], ["Seed", value("seed")], ["Sample", value("sample")], ["Target", value("target_ev") && `${value("target_ev")} eV`],
-      ["Gap", unit(value("band_gap"), "eV", 2)], ["True gap", unit(value("true_band_gap"), "eV", 2)], ["In range", value("hit")],
+      ["Gap", unit(value("band_gap"), "eV", 2)], ["True gap", unit(value("true_band_gap"), "eV", 2)], ["In range", value("hit")], ["Finer SCF", value("verdict")],
       ["E_form", unit(value("formation_energy_per_atom"), "eV/atom", 3)], ["True E_form", unit(value("true_formation_energy_per_atom"), "eV/atom", 3)],
+      ["Above the hull", unit(value("energy_above_hull"), "eV/atom", 3)],
       ["Novel composition", value("novel")], ["Sites", value("n_correct") === null ? `${value("n_sites")}` : `${value("n_correct")} of ${value("n_sites")} as in the true crystal`],
       ["True space group", crystal && crystal.true && `${data.skeletons.spacegroup[crystal.skeleton]}`],
     ]);
