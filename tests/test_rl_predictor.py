@@ -17,7 +17,7 @@ from xtalrl.errors import XtalrlError
 from xtalrl.rl import predictor as module
 from xtalrl.rl import predictor_training
 from xtalrl.rl.graphs import CrystalGraphs
-from xtalrl.rl.predictor import ARCHITECTURE, Prediction, Predictor, fold_of, predict_crystals
+from xtalrl.rl.predictor import ARCHITECTURE, Prediction, Predictor, fold_of, predict_crystals, prediction_rows
 from xtalrl.rl.predictor_training import LabelledCrystals, PredictorSettings, loss, train_predictor
 
 TINY = PredictorSettings(members=2, steps=30, batch_size=16, learning_rate=3e-3)
@@ -174,12 +174,30 @@ def test_failures_metals_and_designs_of_several_tables(data: tuple[Path, Path], 
     train_predictor([data, designs], path, tmp_path / "held_out.parquet", PredictorSettings(steps=20), start=trained)
     tuned = Predictor.load(path)
     assert len(tuned.members) == 2
-    assert tuned.calibrated_on() == "designs"
-    assert len(tuned.scores["gap designs"]) == 30
+    assert sum(len(tuned.scores.get(f"gap {group} designs", ())) for group in module.GROUPS) == 30
     assert len(tables.read_rows(tmp_path / "held_out.parquet", tables.PREDICTIONS)) == 100
     rows = predictions(designs[0], path, tmp_path / "predictions.parquet", gap_from=0.5)
     assert all(0 < row["p_failure"] < 1 and row["p_hit"] <= 1 - row["p_failure"] for row in rows)
-    assert {(row["gap_from"], row["gap_to"], row["calibrated_on"]) for row in rows} == {(0.5, None, "designs")}
+    assert {(row["gap_from"], row["gap_to"]) for row in rows} == {(0.5, None)}
+
+
+def test_each_group_has_its_own_intervals_and_designs_come_first(data: tuple[Path, Path], trained: Path) -> None:
+    predictor = Predictor.load(trained)
+    predictor.scores = {
+        "gap metals crystals": np.linspace(0, 0.1, 50),
+        "gap nonmetals crystals": np.linspace(0, 0.4, 50),
+        "gap nonmetals designs": np.linspace(0, 0.2, module.MIN_DESIGNS),
+        "energy nonmetals crystals": np.linspace(0, 0.3, 50),
+        "energy nonmetals designs": np.linspace(0, 0.2, module.MIN_DESIGNS - 1),
+    }
+    assert predictor.radius("gap", "metals", 0.5) == pytest.approx(0.05, abs=0.003)
+    assert predictor.radius("gap", "nonmetals", 0.5) == pytest.approx(0.1, abs=0.005)
+    assert predictor.radius("energy", "nonmetals", 0.5) == pytest.approx(0.15, abs=0.005)
+    assert predictor.radius("energy", "metals", 0.5) == 0.5  # nothing known: everything
+    graphs = CrystalGraphs(tables.read(data[0], tables.GRAPHS))
+    rows = prediction_rows(predictor, graphs.material_ids, predictor.predict(graphs)).to_pylist()
+    kinds = {(row["p_metal"] >= 0.5, row["calibrated_on"]) for row in rows}
+    assert kinds <= {(True, "crystals"), (False, "designs")}
 
 
 def test_labels_of_the_source_tell_nothing_of_failures(tmp_path: Path) -> None:

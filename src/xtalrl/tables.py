@@ -455,7 +455,9 @@ PREDICTIONS = _schema(
     _field("formation_energy_high", pa.float64(), "Upper end of that interval", "eV/atom"),
     _field("confidence", pa.float64(), "Share of crystals whose value the intervals are to cover", "1", within=(0, 1)),
     _field(
-        "calibrated_on", pa.string(), "Whose errors make the intervals: crystals, or designs where enough have a gap"
+        "calibrated_on",
+        pa.string(),
+        "Whose errors make the interval of the gap: crystals, or designs where enough have a gap",
     ),
     _field(
         "gap_from",

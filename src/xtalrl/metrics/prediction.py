@@ -132,6 +132,8 @@ def figures(judged: Judged, confidence: float) -> Iterator[Figure]:
     yield Figure("metals, expected calibration error", "1", resampled(metal_calibration, known))
     yield Figure("metals expected less metals found, share", "1", resampled(metal_excess, known))
     yield Figure(f"gap, share covered by the {said}", "1", resampled(gap_coverage, known))
+    for likelier, some in (("a metal", known.p_metal >= 0.5), ("a nonmetal", known.p_metal < 0.5)):
+        yield Figure(f"the same where {likelier} is likelier", "1", resampled(gap_coverage, known.where(some)))
     yield Figure(f"gap, mean width of the {said}", "eV", resampled(gap_width, known))
     yield Figure(
         "formation energy, mean absolute error", "eV/atom", resampled(energy_error, energies), _constant_error(energies.true_energy)

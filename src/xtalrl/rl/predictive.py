@@ -76,8 +76,8 @@ class Distribution(ABC):
         above = self.cdf(np.nextafter(value, -np.inf))  # a value of its own probability is as near as its nearest part
         return np.maximum(np.maximum(0.5 - self.cdf(value), above - 0.5), 0)
 
-    def interval(self, radius: float) -> tuple[Floats, Floats]:
-        """(n,) each: ends of the interval of the values whose score is at most a radius."""
+    def interval(self, radius: float | Floats) -> tuple[Floats, Floats]:
+        """(n,) each: ends of the interval of the values whose score is at most a radius: one, or one for each crystal."""
         return self.quantile(0.5 - radius), self.quantile(0.5 + radius)
 
 

@@ -42,8 +42,10 @@ LOG_SCALE_RANGE = (-5.0, 3.0)
 BATCH = 256
 """Crystals that are predicted at a time."""
 MIN_DESIGNS = 30
-"""Designs with a value from which on they, and not the crystals, calibrate the intervals."""
+"""Designs of a group with a value from which on they, and not the crystals, calibrate its intervals."""
 KINDS = ("crystals", "designs")
+GROUPS = ("nonmetals", "metals")
+"""Crystals by what they probably are. Each group has intervals of its own: those of metals are easy and would make those of nonmetals too narrow."""
 
 ARCHITECTURE = Architecture(
     conditional=False,
@@ -99,6 +101,12 @@ class Prediction:
     failure: Floats | None
     """(P, n) probability that an SCF gives no gap; None where no SCF was learned from."""
 
+    @property
+    def group(self) -> NDArray[np.int64]:
+        """(n,) position in `GROUPS`."""
+        position: NDArray[np.int64] = (self.gaps.metal.mean(0) >= 0.5).astype(np.int64)
+        return position
+
     @classmethod
     def of_outputs(cls, outputs: Floats, knows_failures: bool) -> Prediction:
         """From the outputs (P, n, N_OUTPUTS) of the members."""
@@ -121,7 +129,7 @@ class Predictor:
 
     members: list[PropertyNetwork]
     scores: dict[str, Floats] = field(default_factory=dict)
-    """Of held-out crystals and designs, by `gap crystals`, `gap designs`, `energy crystals` and `energy designs`."""
+    """Of held-out crystals and designs, by quantity, group and kind: `gap nonmetals crystals`, `energy metals designs` and so on."""
     knows_failures: bool = False
     about: dict[str, Any] = field(default_factory=dict)
     """Settings, data and versions, for people."""
@@ -159,14 +167,14 @@ class Predictor:
             progress.advance(len(some))
         return np.concatenate(outputs, 1)
 
-    def calibrated_on(self) -> str:
-        """Whose scores make the intervals: designs where there are enough, else crystals."""
-        return KINDS[len(self.scores.get("gap designs", ())) >= MIN_DESIGNS]
+    def calibrated_on(self, quantity: str, group: str) -> str:
+        """Whose scores make the intervals of a group: designs where there are enough, else crystals."""
+        return KINDS[len(self.scores.get(f"{quantity} {group} designs", ())) >= MIN_DESIGNS]
 
-    def radius(self, quantity: str, confidence: float) -> float:
-        """Radius of the conformal intervals of `gap` or `energy`."""
-        scores = self.scores.get(f"{quantity} {self.calibrated_on()}", np.zeros(0))
-        return conformal_radius(scores, confidence)
+    def radius(self, quantity: str, group: str, confidence: float) -> float:
+        """Radius of the conformal intervals of `gap` or `energy` in a group."""
+        kind = self.calibrated_on(quantity, group)
+        return conformal_radius(self.scores.get(f"{quantity} {group} {kind}", np.zeros(0)), confidence)
 
     def save(self, path: str | Path) -> None:
         """Write the ensemble to one safetensors file; weights have half precision."""
@@ -269,8 +277,13 @@ def prediction_rows(
 ) -> pa.Table:
     """What a predictor said of crystals as `tables.PREDICTIONS`; arguments as in `predict_crystals`."""
     gaps, energies, n = prediction.gaps, prediction.energies, len(material_ids)
-    gap_low, gap_high = gaps.interval(predictor.radius("gap", confidence))
-    energy_low, energy_high = energies.interval(predictor.radius("energy", confidence))
+    group = prediction.group
+    gap_radius, energy_radius = (
+        np.array([predictor.radius(quantity, name, confidence) for name in GROUPS])[group]
+        for quantity in ("gap", "energy")
+    )
+    gap_low, gap_high = gaps.interval(gap_radius)
+    energy_low, energy_high = energies.interval(energy_radius)
     wanted = gap_from is not None or gap_to is not None
     columns = {
         "material_id": material_ids,
@@ -288,7 +301,7 @@ def prediction_rows(
         "formation_energy_low": energy_low,
         "formation_energy_high": energy_high,
         "confidence": [confidence] * n,
-        "calibrated_on": [predictor.calibrated_on()] * n,
+        "calibrated_on": [predictor.calibrated_on("gap", GROUPS[number]) for number in group],
         "gap_from": None if gap_from is None else [gap_from] * n,
         "gap_to": None if gap_to is None else [gap_to] * n,
         "p_hit": prediction.p_hit(gap_from, gap_to) if wanted else None,

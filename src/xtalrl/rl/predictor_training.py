@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import logging
 import math
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from xtalrl.rl.graphs import CrystalGraphs
 from xtalrl.rl.predictive import Floats
 from xtalrl.rl.predictor import (
     ARCHITECTURE,
+    GROUPS,
     KINDS,
     Prediction,
     Predictor,
@@ -37,8 +39,8 @@ from xtalrl.rl.training import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
-MAX_SCORES = 2000
-"""Scores that are kept to calibrate the intervals; of more, so many drawn at random."""
+MAX_SCORES = 1000
+"""Scores of a group that are kept to calibrate its intervals; of more, so many drawn at random."""
 MIN_CRYSTALS = 20
 """Crystals with a gap that a training needs at least."""
 _NO_VERDICT = "implausible"
@@ -298,7 +300,7 @@ def _mean(values: Tensor, known: Tensor) -> Tensor:
 
 
 def _scores(outside: Prediction, crystals: LabelledCrystals, seed: int) -> dict[str, Floats]:
-    """Of the held-out crystals and designs with a value; a kind that has none is not there."""
+    """Of the held-out crystals and designs with a value (`Predictor.scores`); what has none is not there."""
     draws = np.random.default_rng(seed)
     scores = {}
     for quantity, distribution, value in (
@@ -306,10 +308,11 @@ def _scores(outside: Prediction, crystals: LabelledCrystals, seed: int) -> dict[
         ("energy", outside.energies, crystals.energy),
     ):
         all_scores = distribution.score(np.nan_to_num(value))
-        for kind, of_kind in zip(KINDS, (~crystals.is_design, crystals.is_design), strict=True):
-            its_scores = all_scores[of_kind & np.isfinite(value)]
+        for (number, group), (is_design, kind) in itertools.product(enumerate(GROUPS), enumerate(KINDS)):
+            some = np.isfinite(value) & (outside.group == number) & (crystals.is_design == bool(is_design))
+            its_scores = all_scores[some]
             if len(its_scores) > MAX_SCORES:
                 its_scores = draws.choice(its_scores, MAX_SCORES, replace=False)
             if len(its_scores):
-                scores[f"{quantity} {kind}"] = np.sort(its_scores)
+                scores[f"{quantity} {group} {kind}"] = np.sort(its_scores)
     return scores
