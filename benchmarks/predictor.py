@@ -56,6 +56,8 @@ from xtalrl.structures.neighbor_graphs import build_graphs
 RESULTS = Path(__file__).parents[1] / "docs/results"
 TARGET_EV, WINDOW_EV = 1.12, 0.25
 CONFIDENCE = 0.9
+SCREENS_EV = (1.12, 4.0)
+KEPT = (0.02, 0.05, 0.1, 0.2)
 SETS = {
     "test": "test split",
     "test_sample": "fewer of them",
@@ -162,6 +164,11 @@ def run(options: argparse.Namespace) -> None:
     predict_crystals(test["graphs"], pretrained_predictor(), test["predictions"], **wanted)
     n = tables.n_rows(test["graphs"], tables.GRAPHS)
     about = {"cpu_ms_per_crystal": 1000 * (time.process_time() - start) / n}
+    for target in SCREENS_EV:
+        screened = folder / f"screen_{target:g}.parquet"
+        predict_crystals(
+            test["graphs"], pretrained_predictor(), screened, gap_from=target - WINDOW_EV, gap_to=target + WINDOW_EV
+        )
 
     designs = make_designs(options.mp20, folder, options.cache)
     predict_crystals(designs["graphs"], pretrained_predictor(), designs["predictions"], **wanted)
@@ -302,7 +309,7 @@ def report(folder: Path) -> None:
     for label, unit in labels:
         cells = [shown(found[key].get(label)) for key in order]
         lines.append(f"| {label}{'' if unit == '1' else f' ({unit})'} | " + " | ".join(cells) + " |")
-    lines += ["", *uncertainties(judged)]
+    lines += ["", *screens(folder, test["labels"]), "", *uncertainties(judged)]
     write_text(RESULTS / "predictor.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
 
@@ -315,6 +322,28 @@ def shown(figure: Figure | None) -> str:
     interval = "" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]"
     constant = "" if figure.constant is None else f" ({figure.constant:.2f})"
     return f"{found.value:.2f}{interval}, {found.n:,}{constant}"
+
+
+def screens(folder: Path, labels: str) -> list[str]:
+    """Lines on what is kept of the test split where the likeliest hits are: precision, how much better that is than chance, recall."""
+    lines = [
+        "What is gained by keeping only the likeliest hits of the test split: the share of hits among the crystals that are kept, in parentheses how many times the share among "
+        f"all crystals that is, and the share of all hits that is kept. Hits are gaps within {WINDOW_EV:g} eV of the target.",
+        "",
+        "| target (eV) | hits among all | " + " | ".join(f"kept {100 * share:g} %" for share in KEPT) + " |",
+        "|---|---|" + "---|" * len(KEPT),
+    ]
+    for target in SCREENS_EV:
+        one = Judged.read(folder / f"screen_{target:g}.parquet", labels)
+        hit = one.is_hit[np.argsort(-one.p_hit, kind="stable")]
+        cells = []
+        for share in KEPT:
+            kept = hit[: round(share * len(hit))]
+            cells.append(
+                f"{100 * kept.mean():.0f} % ({kept.mean() / hit.mean():.1f}), {100 * kept.sum() / hit.sum():.0f} % of the hits"
+            )
+        lines.append(f"| {target:g} | {100 * hit.mean():.1f} % | " + " | ".join(cells) + " |")
+    return lines
 
 
 def uncertainties(judged: dict[tuple[str, str], Judged]) -> list[str]:
