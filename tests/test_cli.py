@@ -15,6 +15,7 @@ from xtalrl import __version__
 from xtalrl.commands.cli import app
 from xtalrl.config import load
 from xtalrl.provenance import write_record
+from xtalrl.workflow import as_typed
 
 OUTPUT = """
      Program PWSCF v.6.7MaX starts on 21Nov2026 at 21: 0: 0
@@ -187,6 +188,7 @@ def test_evaluate_prints_the_command_and_runs_it(
 @pytest.mark.parametrize(
     ("path", "name", "expected"),
     [
+        (".", "a b/c", "--name 'a b/c' cannot be the name of a set"),
         ("nowhere", "x", "nowhere does not exist: name a CIF, a folder or .zip of CIFs"),
         ("docs", "x", "The folder docs holds no crystals"),
         ("README.md", "x", "README.md is of no known kind"),
@@ -246,3 +248,13 @@ def test_a_configuration_that_is_not_there_is_said_where_it_was_looked_for(
 def test_the_version_and_the_short_help(cli: CliRunner) -> None:
     assert cli.invoke(app, ["--version"]).stdout == f"xtalrl {__version__}\n"
     assert "--configfile" in cli.invoke(app, ["status", "-h"], env={"COLUMNS": "200"}).stdout
+
+
+def test_a_command_of_snakemake_is_one_that_works_here(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    assert as_typed("snakemake all", [Path("a.yaml"), Path("b.yaml")]) == "snakemake all --configfile a.yaml b.yaml"
+    monkeypatch.chdir(tmp_path)
+    assert as_typed("snakemake all", []) == "xtalrl init && snakemake all"
+    assert as_typed("xtalrl status", []) == "xtalrl status"

@@ -14,6 +14,7 @@ from xtalrl import tables
 from xtalrl.commands.runs import load_run
 from xtalrl.commands.workflow_commands import workflow_command
 from xtalrl.config import Config
+from xtalrl.errors import XtalrlError
 from xtalrl.metrics.designs import SUCCESSFUL_OUTCOMES
 from xtalrl.metrics.evaluation import UNUSABLE_ENTRY
 from xtalrl.metrics.properties import in_window
@@ -79,8 +80,18 @@ def evaluation_command(
 
 
 def set_name(path: Path, name: str | None) -> str:
-    """The name of a set: the one that is given, or that of its file or folder as far as the tables take it."""
-    return name or re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().stem).lstrip("._-")[:MAX_NAME] or "external"
+    """The name of a set: the one that is given, or that of its file or folder as far as the tables take it.
+
+    Raises:
+        XtalrlError: the given name is none that the tables take.
+    """
+    usable = re.sub(r"[^A-Za-z0-9._-]+", "-", name or path.resolve().stem).lstrip("._-")[:MAX_NAME] or "external"
+    if name and name != usable:
+        raise XtalrlError(
+            f"--name {name!r} cannot be the name of a set: up to {MAX_NAME} letters, digits, dots, underscores and hyphens, the first "
+            f"a letter or digit; e.g. {usable}."
+        )
+    return usable
 
 
 def results_alone(config: Config, name: str) -> str:
