@@ -384,6 +384,7 @@ RESULT_FILES = {
     "assessments": f"{RESULTS}/designs/assessments.parquet",
     "evaluation": f"{RESULTS}/evaluation/evaluation.parquet",
     "labels": true_labels,
+    "design_scf": f"{RESULTS}/evaluation/outcomes.parquet",
     "stability": f"{RESULTS}/evaluation/stability.parquet",
     "confirmation": f"{RESULTS}/confirmation/confirmation.parquet",
     "campaign_first": f"{RESULTS}/campaign-1/screening.parquet",

@@ -78,6 +78,7 @@ FILES = {
     "assessments": "designs/assessments.parquet",
     "evaluation": "evaluation/evaluation.parquet",
     "labels": "labels.parquet",
+    "design_scf": "evaluation/outcomes.parquet",
     "stability": "evaluation/stability.parquet",
 }
 """Where a run has its files, by the names of `Content.inputs`; the rules have the same (RESULT_FILES)."""

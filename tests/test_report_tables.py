@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from report_data import make, read, write_results
 
+from xtalrl import tables
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.designs import read_compositions, read_policies
@@ -180,6 +181,19 @@ def test_gap_error_is_by_split_and_over_all(run: tuple[Path, Config]) -> None:
     assert int(rows["all"]["mean_error_ev_n"]) == total
     # report_data gives our SCF 0.9 of the source's gap, less where that is small.
     assert -float(rows["all"]["mean_error_ev"]) == pytest.approx(float(rows["all"]["mean_absolute_error_ev"]))
+
+
+def test_a_table_that_mixes_programs_says_so(tmp_path: Path) -> None:
+    config = write_results(tmp_path, 24, (0,), targets_ev=[], omegas=[5])
+    path = tmp_path / "evaluation/outcomes.parquet"
+    assert "programs" not in make("outcomes", tmp_path, config).with_suffix(".md").read_text()
+    rows = tables.read_rows(path, tables.SCF_OUTCOMES)
+    first = next(number for number, row in enumerate(rows) if row["kind"] == "design" and row["engine"])
+    rows[first]["engine"] = "pw.x 6.7"
+    tables.write_rows(rows, tables.SCF_OUTCOMES, path)
+    text = make("outcomes", tmp_path, config).with_suffix(".md").read_text()
+    assert "These are SCFs of 2 programs: " in text
+    assert "1 of pw.x 6.7" in text
 
 
 def test_outcomes_add_up(run: tuple[Path, Config]) -> None:

@@ -170,7 +170,7 @@ TABLES = (
         "outcomes",
         "How the designs ended.",
         "Every design of every policy and seed by the outcome of its SCF; the CSV has the same for the designs with each element.",
-        "failures.outcome_table", ("evaluation",), ("policies", "confidence"),
+        "failures.outcome_table", ("evaluation", "design_scf"), ("policies", "confidence"),
         keys=("policy", "element", "outcome", "n", "n_designs", "share_pct", "low", "high"),
     ),
     Content(

@@ -48,7 +48,18 @@ def outcome_table(results: Results, scoring: Scoring) -> Table:
             }
         )  # fmt: skip
     overall = [row for row in rows if row["element"] == ANY_ELEMENT]
-    return Table(_text(overall, results.policies), rows, content("outcomes").keys)
+    return Table(
+        _text(overall, results.policies, _programs(results.path("design_scf"))), rows, content("outcomes").keys
+    )
+
+
+def _programs(outcomes: Path) -> str:
+    """A sentence where the designs' SCFs are of several programs, one of which the cache gave: their numbers stand in the same columns."""
+    scfs = tables.read(outcomes, tables.SCF_OUTCOMES).select(["kind", "engine"]).to_pylist()
+    counts = Counter(row["engine"] for row in scfs if row["kind"] == "design" and row["engine"])
+    if len(counts) < 2:
+        return ""
+    return f" These are SCFs of {len(counts)} programs: {', '.join(f'{n:,} of {name}' for name, n in counts.most_common())}."
 
 
 def read_outcomes(evaluation: str | Path) -> Iterable[dict[str, Any]]:
@@ -58,7 +69,7 @@ def read_outcomes(evaluation: str | Path) -> Iterable[dict[str, Any]]:
         yield row | {"outcome": "recovered" if row["recovered"] else row["outcome"]}
 
 
-def _text(rows: list[dict[str, Any]], policies: Iterable[str]) -> TextTable:
+def _text(rows: list[dict[str, Any]], policies: Iterable[str], note: str) -> TextTable:
     by_outcome: Counter[str] = Counter()
     cells: dict[str, dict[str, Mapping[str, Any]]] = {policy: {} for policy in policies}
     for row in rows:
@@ -78,7 +89,7 @@ def _text(rows: list[dict[str, Any]], policies: Iterable[str]) -> TextTable:
         for policy, found in cells.items()
         if found
     ]
-    return TextTable(entry.title, entry.caption, ["Policy", "Designs", *outcomes], lines)
+    return TextTable(entry.title, entry.caption + note, ["Policy", "Designs", *outcomes], lines)
 
 
 def _rank(outcome: str) -> int:
