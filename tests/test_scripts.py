@@ -73,6 +73,7 @@ def called(script: Path, snakemake: SimpleNamespace, monkeypatch: pytest.MonkeyP
             patched.setattr(found, name, stand_in(getattr(found, name)))
         patched.setattr(xtalrl.workflow, "job", lambda log: contextlib.nullcontext())
         exec(compile(tree, str(script), "exec"), {"__name__": "__main__", "snakemake": snakemake})
+    assert sorted(calls) == sorted(name for _, name in functions), "each function that is imported is called, once"
     return calls
 
 
@@ -99,7 +100,7 @@ def test_every_script_calls_its_function_with_what_it_takes(
                 input=job.input, output=job.output, params=job.params, wildcards=job.wildcards, threads=job.threads,
                 resources=job.resources, config=workflow.config, log=job.log,
             )  # fmt: skip
-            assert len(called(script, snakemake, monkeypatch)) == 1, job.rule.name
+            assert called(script, snakemake, monkeypatch), job.rule.name
             seen.add(script.name)
     assert done
 
