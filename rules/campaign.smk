@@ -22,6 +22,8 @@ checkpoint take_skeletons:
     params:
         wanted=CAMPAIGN.skeletons,
         max_sites=CAMPAIGN.max_sites,
+        limit=CAMPAIGN.limit,
+        seed=CAMPAIGN.seed,
         state=fingerprint(CAMPAIGN.skeletons) if OWN_SKELETONS else "",
     message:
         "Taking the skeletons of the campaign"

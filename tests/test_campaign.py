@@ -132,6 +132,14 @@ def test_a_campaign_alone_has_its_tables_and_figure(run: tuple[Path, Config]) ->
     assert names - others == {"campaign", "campaign_readiness", "campaign_hits"}
 
 
+def test_a_run_may_be_a_campaign_alone() -> None:
+    nothing = {"random": False, "bc": False, "ucql": False, "targets_ev": []}
+    config = Config.model_validate({"policies": nothing, "labels": {"path": "source"}, "campaign": {"gap_ev": 1}})
+    names = {entry.name for entry in (*tables_of(config), *figures_of(config))}
+    assert {"campaign", "campaign_readiness", "campaign_hits", "figure5"} <= names
+    assert not {"table1_composition", "figure2", "figure4", "desired_range"} & names
+
+
 def test_what_is_handed_over(run: tuple[Path, Config]) -> None:
     folder, config = run
     files = campaign_files(folder, config)

@@ -185,6 +185,7 @@ CHANGES: dict[str, tuple[Any, frozenset[str]]] = {
     "campaign.policy": ("bc", PROPOSE),
     "campaign.skeletons": ("train", rules("take_skeletons")),
     "campaign.max_sites": (4, rules("take_skeletons")),
+    "campaign.limit": (3, rules("take_skeletons")),
     "campaign.designs": (3, PROPOSE),
     "campaign.keep": (["O"], PROPOSE),
     "campaign.allow": (["Si", "O"], PROPOSE),
@@ -196,7 +197,7 @@ CHANGES: dict[str, tuple[Any, frozenset[str]]] = {
     "campaign.audit": (0.2, SCREEN),
     "campaign.explore": (0.4, SCREEN),
     "campaign.predictor_steps": (100, rules("train_campaign_predictor")),
-    "campaign.seed": (1, PROPOSE | SCREEN | rules("train_campaign_predictor")),
+    "campaign.seed": (1, PROPOSE | SCREEN | rules("take_skeletons train_campaign_predictor")),
     "external": (
         {"others": "{tmp}/crystals.xyz"}, rules("import_designs assess_designs plan_design_scf plan_confirmation_scf"),
     ),

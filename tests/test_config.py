@@ -154,6 +154,13 @@ REFUSED_VALUES = [
     ("rollout.target_energy", -1e30, "greater than or equal to -20"),
     ("evaluation.window_ev", float("inf"), "finite"),
     ("evaluation.bootstrap_samples", 10**12, "less than or equal to 100000"),
+    ("campaign.gap_ev", 0, "greater than 0"),
+    ("campaign", {"gap_ev": 1, "range_ev": [1, 2]}, "give one of them, and null for the other"),
+    ("campaign", {"range_ev": [2, 1]}, "its second number must be larger"),
+    ("campaign", {"gap_ev": 1, "budget": 3, "rounds": 4}, "every round needs at least one SCF"),
+    ("campaign", {"gap_ev": 1, "allow": ["Si"], "deny": ["Si"]}, "no element is left to place"),
+    ("campaign", {"gap_ev": 1, "keep": ["O"]}, "stay on skeletons of your own only"),
+    ("campaign", {"gap_ev": 1, "novel": True}, "without a list of known formulas nothing can be called novel"),
     ("training.steps", int("f" * 4000, 16), "a number of more than 4,300 digits"),
 ]
 
@@ -297,3 +304,28 @@ def test_a_time_limit_concerns_the_stages_that_run_its_cells() -> None:
     assert parts.of_stage("references") == {"reference": (2,)}
     assert parts.of_stage("evaluation") == {"design": (3,), "reference": (2,)}
     assert parts.of_stage("confirmation") == {"design": (4,), "reference": (2,)}
+
+
+@pytest.mark.parametrize(
+    ("campaign", "wanted", "asked"),
+    [
+        ({"gap_ev": 1.12}, (0.87, 1.37), 1.12),
+        ({"gap_ev": 0.1}, (0.0, 0.35), 0.1),
+        ({"range_ev": [1, 1.6]}, (1, 1.6), 1.3),
+        ({"range_ev": [3, None], "window_ev": 0.5}, (3, None), 3.5),
+    ],
+)
+def test_wanted_gaps_of_a_campaign(
+    campaign: dict[str, object], wanted: tuple[float, float | None], asked: float
+) -> None:
+    config = validate({"campaign": campaign}).campaign
+    assert config.is_on
+    assert config.wanted_ev == pytest.approx(wanted)
+    assert config.asked_ev == pytest.approx(asked)
+    assert not validate({}).campaign.is_on
+
+
+def test_the_split_of_the_skeletons_must_be_used() -> None:
+    with pytest.raises(XtalrlError, match=r"`structures.splits` is .* and lacks `test`, which the campaign needs"):
+        validate({"campaign": {"gap_ev": 1, "skeletons": "test"}})
+    validate({"campaign": {"gap_ev": 1, "skeletons": "test"}, "structures": {"splits": ["train", "val", "test"]}})

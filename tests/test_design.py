@@ -100,3 +100,28 @@ def test_mistakes_get_a_sentence(skeleton: Path, arguments: list[str], sentence:
     said = CliRunner().invoke(app, ["design", str(skeleton), *arguments])
     assert said.exit_code == 1
     assert sentence in " ".join(said.output.split())
+
+
+def test_elements_that_are_kept_stay_on_their_sites(skeleton: Path) -> None:
+    true = [site.specie.symbol for site in PEROVSKITE]
+    designs, _ = design_crystals(skeleton, 3.0, "mp20", SETTINGS, keep=["O"])
+    assert len({tuple(design.cell.species) for design in designs}) == 6
+    for design in designs:
+        assert design.cell.species.count("O") >= true.count("O")
+        assert design.values["valid"]
+    all_kept, _ = design_crystals(skeleton, 3.0, "mp20", SETTINGS, keep=["Ca", "Ti", "O"])
+    assert [sorted(design.cell.species) for design in all_kept] == [sorted(true)]
+
+
+def test_wishes_that_no_element_can_meet_leave_a_skeleton_without_designs(skeleton: Path) -> None:
+    only = RolloutSettings(designs=3, neutral=True, allow=("Na",))
+    assert design_crystals(skeleton, 3.0, "mp20", only, keep=["O"])[0] == []
+
+
+def test_keep_is_an_option_and_an_unknown_element_gets_a_sentence(skeleton: Path) -> None:
+    kept = CliRunner().invoke(app, ["design", str(skeleton), "--gap", "3", "--best", "1", "--keep", "O"])
+    assert kept.exit_code == 0, kept.output
+    assert "O O O" in kept.output or kept.output.count(" O") >= 3
+    wrong = CliRunner().invoke(app, ["design", str(skeleton), "--gap", "3", "--keep", "Xx"])
+    assert wrong.exit_code == 1
+    assert "'Xx' is not one of the 88 elements" in wrong.output

@@ -85,15 +85,33 @@ def test_every_stage_target_builds(root: Path, target: str) -> None:
         (["--config", "trainning={}"], ["did you mean 'training'?"]),
         (["--config", "results=/proc/xtalrl"], ["The results folder '/proc/xtalrl' cannot be written"]),
         (["--config", "structures={path: nowhere}"], ["nowhere"]),
+        (
+            ["--config", "campaign={gap_ev: 1, skeletons: no.cif}"],
+            ["`campaign.skeletons` is 'no.cif'", "does not exist"],
+        ),
+        (
+            ["--config", "campaign={gap_ev: 1, policy: none}"],
+            ["`campaign.policy` is 'none'", "mp20", "one that this run trains (random"],
+        ),
     ],
 )
 def test_a_mistake_gets_a_sentence_and_no_traceback(root: Path, arguments: list[str], expected: list[str]) -> None:
-    result = snakemake(root, "--dry-run", "--configfile", "config/demo.yaml", *arguments)
+    result = snakemake(root, "--dry-run", *arguments, "--configfile", "config/demo.yaml")
     output = result.stdout + result.stderr
     assert result.returncode != 0
     for part in expected:
         assert part in output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("target", "said"), [("campaign", "There is no campaign: name the wanted gap"), ("sweep", "There is no sweep")]
+)
+def test_a_target_that_is_not_configured_says_so(root: Path, target: str, said: str) -> None:
+    result = snakemake(root, "--dry-run", target, "--configfile", "config/demo.yaml")
+    assert result.returncode != 0
+    assert said in result.stdout + result.stderr
+    assert "Traceback (most recent call last)" not in result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("target", ["evaluate", "all", "labels"])

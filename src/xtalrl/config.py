@@ -710,6 +710,13 @@ class CampaignConfig(_Section):
         ".xyz or .extxyz file, or an ASE database. Their elements are ignored, but for those in `keep`.",
     )
     max_sites: int = Field(20, ge=1, le=20, description="Largest number of sites of a skeleton.")
+    limit: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000_000,
+        description="Use at most this many skeletons, drawn by lot; null uses all. Of many designs that a small budget can choose from, the "
+        "screen takes the likeliest and misses most hits all the same; with few it must know which.",
+    )
     designs: int = Field(
         10, ge=1, le=1000, description="Designs of each skeleton in every round, chosen as `rollout.select` says."
     )

@@ -9,4 +9,6 @@ with job(snakemake.log[0]):
         **snakemake.output,
         wanted=snakemake.params.wanted,
         max_sites=snakemake.params.max_sites,
+        limit=snakemake.params.limit,
+        seed=snakemake.params.seed,
     )

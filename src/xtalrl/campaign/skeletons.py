@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from xtalrl import tables
 from xtalrl.errors import XtalrlError
 from xtalrl.structures.external_graphs import read_with_graphs
@@ -41,6 +43,8 @@ def read_skeletons(
 def take_skeletons(
     wanted: str,
     max_sites: int,
+    limit: int | None,
+    seed: int,
     skeletons: str | Path,
     skeleton_graphs: str | Path,
     crystals: str | Path | None = None,
@@ -51,6 +55,8 @@ def take_skeletons(
     Args:
         wanted: a split of the crystals, or a path as `read_skeletons` takes it.
         max_sites: largest number of sites of a skeleton.
+        limit: most skeletons, drawn by lot; None takes all.
+        seed: of that draw.
         skeletons, skeleton_graphs: tables to write.
         crystals, graphs: `CRYSTALS` and `GRAPHS` of the run, for a split.
 
@@ -74,6 +80,9 @@ def take_skeletons(
         rows, graph_rows, problems = read_skeletons(wanted, max_sites, prefix=f"{OWN}/")
         for problem in problems:
             logger.warning("No skeleton: %s", problem)
+    if limit is not None and limit < len(rows):
+        places = sorted(np.random.default_rng(seed).choice(len(rows), limit, replace=False).tolist())
+        rows, graph_rows = [rows[place] for place in places], [graph_rows[place] for place in places]
     tables.write_rows(rows, tables.CRYSTALS, skeletons)
     tables.write_rows(graph_rows, tables.GRAPHS, skeleton_graphs)
     logger.info("%s skeletons", f"{len(rows):,}")

@@ -326,6 +326,7 @@ def render_captions() -> dict[str, str]:
 
 def _belongs(entry: Content, config: Config) -> bool:
     specs = config.policy_specs().values()
+    reads_designs = not {"evaluation", "assessments"}.isdisjoint(entry.inputs)
     has_labels = bool(specs or config.labels.path)
     has_snapshots = bool(config.training.snapshot_steps) and any(spec.is_learned for spec in specs)
     return (
@@ -334,4 +335,5 @@ def _belongs(entry: Content, config: Config) -> bool:
         and (has_snapshots or not entry.needs_snapshots)
         and (config.evaluation.confirm or not entry.needs_confirmation)
         and (config.campaign.is_on or not entry.needs_campaign)
+        and (bool(specs or config.external) or not reads_designs)  # A campaign may be all that there is.
     )

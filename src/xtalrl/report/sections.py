@@ -136,10 +136,15 @@ class RunFiles:
         rows = self.rows(path, tables.CONFIRMATION) if self.config.evaluation.confirm else None
         return {(row["policy"], row["request_id"]): row["verdict"] for row in rows or []}
 
+    @functools.cached_property
+    def campaign_scf(self) -> Rows:
+        """Rows of `SCF_OUTCOMES` of the campaign's designs, and of the references added for them."""
+        return self.rows("campaign/outcomes.parquet", tables.SCF_OUTCOMES) or []
+
     @property
     def computed(self) -> Rows:
         """All SCFs of crystals and designs."""
-        return [*(self.crystal_scf or []), *self.design_scf]
+        return [*(self.crystal_scf or []), *self.design_scf, *self.campaign_scf]
 
     @functools.cached_property
     def policies(self) -> Policies:
@@ -249,6 +254,7 @@ def scf_stages(run: RunFiles) -> list[ScfStage]:
         ScfStage.of("Crystals of the data set", run.crystal_scf),
         ScfStage.of("Elemental references", _reference_outcomes(run)),
         ScfStage.of("Designs", [row for row in run.design_scf if row["kind"] == "design"]),
+        ScfStage.of("Designs of the campaign", [row for row in run.campaign_scf if row["kind"] == "design"]),
         ScfStage.of("References added for designs", [row for row in run.design_scf if row["kind"] == "reference"]),
     )
     return [stage for stage in stages if stage and stage.total]
