@@ -388,6 +388,7 @@ RESULT_FILES = {
     "stability": f"{RESULTS}/evaluation/stability.parquet",
     "confirmation": f"{RESULTS}/confirmation/confirmation.parquet",
     "campaign_first": f"{RESULTS}/campaign-1/screening.parquet",
+    "campaign_held_out": f"{RESULTS}/campaign-1/held_out.parquet",
     "campaign_screenings": [
         f"{RESULTS}/campaign-{number}/screening.parquet"
         for number in range(1, cfg.campaign.rounds + 1)

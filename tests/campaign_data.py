@@ -78,6 +78,7 @@ def campaign_files(folder: Path, config: Config) -> dict[str, Any]:
     return {
         "labels": folder / "labels.parquet",
         "campaign_first": screenings[0],
+        "campaign_held_out": folder / "campaign-1/held_out.parquet",
         "campaign_screenings": screenings,
         "campaign_outcomes": folder / "campaign/outcomes.parquet",
         "campaign_hits": folder / "campaign/hits.parquet",
@@ -121,8 +122,17 @@ def _write_round(
         [here / "designs.parquet"], folder / "campaign/skeletons.parquet", folder / "formulas.txt", assessments
     )
     valid = {row["request_id"]: row for row in tables.read_rows(assessments, tables.ASSESSMENTS) if row["valid"]}
-    predictions = [_prediction(request_id, row, config, rng, skill) for request_id, row in valid.items()]
+    predictions = [
+        _prediction(request_id, skill * true_gap(row["species"]) + (1 - skill) * rng.uniform(0, 8), config)
+        for request_id, row in valid.items()
+    ]
     tables.write_rows(predictions, tables.PREDICTIONS, here / "predictions.parquet")
+    if number == 1:
+        labels = [
+            row for row in tables.read_rows(folder / "labels.parquet", tables.LABELS) if row["band_gap"] is not None
+        ]
+        held_out = [_prediction(row["material_id"], row["band_gap"] + 0.5, config) for row in labels]
+        tables.write_rows(held_out, tables.PREDICTIONS, here / "held_out.parquet")
     campaign = config.campaign
     screen_designs(
         assessments,
@@ -160,11 +170,8 @@ def _write_round(
     )
 
 
-def _prediction(
-    request_id: str, row: dict[str, Any], config: Config, rng: random.Random, skill: float
-) -> dict[str, Any]:
+def _prediction(request_id: str, gap: float, config: Config) -> dict[str, Any]:
     low, high = config.campaign.wanted_ev
-    gap = skill * true_gap(row["species"]) + (1 - skill) * rng.uniform(0, 8)
     inside = low < gap < (high or 30)
     return {
         "material_id": request_id, "p_failure": 0.1, "p_metal": 0.1, "nonmetal_gap": gap, "nonmetal_gap_std": 0.5, "nonmetal_gap_spread": 0.2,

@@ -121,6 +121,7 @@ def test_readiness_counts_labels_and_promises(run: tuple[Path, Config]) -> None:
     ]
     assert said["Labels with a wanted gap"]["value"] == sum(3.5 < gap < 4.5 for gap in gaps)
     assert said["Labels with a gap"]["value"] == len(gaps)
+    assert said["Mean absolute error of the first predictor there"]["value"] == pytest.approx(0.5)
     promised = said["Hits promised per 100 SCFs"]
     assert promised["low"] <= promised["value"] <= promised["high"]  # type: ignore[operator]
     assert promised["value"] > said["Hits promised per 100 unscreened SCFs"]["value"]  # type: ignore[operator]

@@ -21,6 +21,7 @@ from xtalrl.campaign.screening import COMPUTED, LEFT_OUT
 from xtalrl.campaign.wishes import Wishes
 from xtalrl.metrics.confirmation import CONFIRMED
 from xtalrl.metrics.intervals import Estimate
+from xtalrl.metrics.prediction import Judged, gap_error, resampled
 from xtalrl.metrics.scoring import Scoring
 from xtalrl.report.contents import content
 from xtalrl.report.layout import Table, TextTable, format_estimate
@@ -60,6 +61,9 @@ def readiness_table(results: Results, scoring: Scoring) -> Table:
         if labels["known"]
         else None
     )
+    held_out = Judged.read(results.path("campaign_held_out"), results.path("labels"))
+    inside = held_out.where((held_out.true_gap > wishes.gap_from) & (held_out.true_gap < (wishes.gap_to or np.inf)))
+    error = resampled(gap_error, inside)
     warning = "" if labels["near"] else f"No label lies within {NEAR_EV:g} eV: predictions of such gaps are guesses."
 
     def row(what: str, value: float | None, low: float | None = None, high: float | None = None, unit: str = "", note: str = "") -> dict[str, object]:  # fmt: skip
@@ -73,6 +77,9 @@ def readiness_table(results: Results, scoring: Scoring) -> Table:
             "Share of the labels with a wanted gap",
             100 * labels["inside"] / labels["known"] if labels["known"] else None,
             100 * share.low if share else None, 100 * share.high if share else None, "%", "Wilson score",
+        ),
+        row(
+            "Mean absolute error of the first predictor there", error.value, error.low, error.high, "eV", "held-out labels with a wanted gap",
         ),
         row("Designs proposed in round 1", len(screening), unit="designs"),
         row("Designs up for choice", len(candidates), unit="designs", note="valid, new, and as wished"),
@@ -99,7 +106,7 @@ def readiness_table(results: Results, scoring: Scoring) -> Table:
 def _number(value: object) -> str:
     if value is None:
         return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.1f}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
 
 
 def campaign_table(results: Results, scoring: Scoring) -> Table:

@@ -128,7 +128,7 @@ TABLES = (
         "The campaign before its first SCF.",
         "What is known of the wanted gaps before anything is spent, and what the screen of the first round promises, if its probabilities are right: the "
         "predictor has seen no design yet. Unscreened: a design drawn from all that are up for choice.",
-        "campaign.readiness_table", ("labels", "campaign_first"), ("campaign", "confidence"),
+        "campaign.readiness_table", ("labels", "campaign_first", "campaign_held_out"), ("campaign", "confidence"),
         keys=("what", "value", "low", "high", "unit", "note"), needs_campaign=True,
     ),
     Content(
