@@ -383,15 +383,9 @@ def planned(output: str) -> set[str]:
 
 
 def test_one_stage_again_touches_only_what_depends_on_it(disturbed: Run) -> None:
-    redone = planned(disturbed.snakemake("--dry-run", "--forcerun=assess_designs", "all"))
-    assert redone >= {
-        "assess_designs", "plan_design_scf", "run_scf_shard", "gather_scf", "evaluate_designs",
-        "make_table1_composition", "make_table2_dft_success", "make_figure2", "make_report",
-    }  # fmt: skip
-    assert not redone & {
-        "read_crystals", "build_graphs", "plan_crystal_scf", "plan_reference_scf", "label_crystals", "build_trajectories",
-        "train_policy", "rollout_policy",
-    }  # fmt: skip
+    assert planned(disturbed.snakemake("--dry-run", "--forcerun=assess_designs", "all")) == {"assess_designs"}
+    done = disturbed.snakemake("--forcerun=assess_designs", "all")
+    assert len(re.findall(r"^Job \d+: ", done, re.MULTILINE)) == 1, "its table comes out the same"
     weights = str(disturbed.results / "policies/bc/seed0/weights.safetensors")
     redone = disturbed.snakemake("--dry-run", f"--forcerun={weights}", "all")
     assert set(re.findall(r"Training (\S+), seed", redone)) == {"bc"}
@@ -406,7 +400,7 @@ def test_a_changed_protocol_starts_dft_again_and_says_so(disturbed: Run) -> None
     content["dft"] = {**content["dft"], "protocol": "paper"}
     changed.config.write_text(yaml.safe_dump(content))
     output = changed.snakemake("--dry-run", "scf")
-    assert planned(output) == {"plan_crystal_scf", "run_scf_shard", "gather_scf"}
+    assert planned(output) == {"plan_crystal_scf"}, "whose table, once it is another, starts the shards"
     assert "Params have changed since last execution" in output
 
 
