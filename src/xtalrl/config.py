@@ -714,8 +714,8 @@ class CampaignConfig(_Section):
         None,
         ge=1,
         le=1_000_000_000,
-        description="Use at most this many skeletons, drawn by lot; null uses all. Of many designs that a small budget can choose from, the "
-        "screen takes the likeliest and misses most hits all the same; with few it must know which.",
+        description="Use at most this many skeletons, drawn by lot; null uses all. A budget that can compute only a small share of the designs "
+        "finds only a small share of the hits among them, however good the screen is.",
     )
     designs: int = Field(
         10, ge=1, le=1000, description="Designs of each skeleton in every round, chosen as `rollout.select` says."
