@@ -173,10 +173,10 @@ GOOD_BYTES = b"material_id,band_gap,cif,spacegroup.number\nmp-1,0,,1\n"
             r"lacks the column\(s\) band_gap, spacegroup.number; it has 'material_id', 'cif'",
         ),
         ("plain.csv.gz", GOOD_BYTES, "not a gzip file"),
-        ("cut.csv.gz", gzip.compress(GOOD_BYTES * 1000)[:-20], "damaged gzip"),
-        ("hurt.csv.gz", gzip.compress(GOOD_BYTES)[:-8] + b"12345678", "damaged gzip"),
+        ("cut.csv.gz", gzip.compress(GOOD_BYTES * 1000, mtime=0)[:-20], "damaged gzip"),
+        ("hurt.csv.gz", gzip.compress(GOOD_BYTES, mtime=0)[:-8] + b"12345678", "damaged gzip"),
         ("latin.csv", GOOD_BYTES + "Å".encode("latin-1"), "not UTF-8"),
-        ("zipped.csv", gzip.compress(GOOD_BYTES), "not UTF-8"),
+        ("zipped.csv", gzip.compress(GOOD_BYTES, mtime=0), "not UTF-8"),
         ("quote.csv", GOOD_BYTES + b'"' + b"x" * 200_000, "not a readable CSV, line .*field larger"),
     ],
 )
