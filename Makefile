@@ -1,7 +1,7 @@
 # make demo: the whole pipeline on embedded crystals.   make test: the test suite.   `make help` lists the rest.
 PYTHON ?= python3
 CORES ?= $(shell nproc)
-SIDE_BY_SIDE := --numprocesses $(CORES) --dist loadgroup
+SIDE_BY_SIDE := --numprocesses $(CORES)
 VENV := .venv
 BIN := $(VENV)/bin
 VENV_DGL := .venv-dgl

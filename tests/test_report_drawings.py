@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
+from campaign_data import campaign_files, write_campaign
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
@@ -46,6 +47,10 @@ def draw(folder: Path, config: Config, name: str) -> Drawing:
     files: dict[str, Any] = {key: folder / path for key, path in FILES.items()}
     steps = config.training.snapshot_steps
     files["snapshots"] = [folder / f"learning_curve/{step}/evaluation.parquet" for step in steps]
+    if content(name).needs_campaign:
+        folder = folder / "of_campaign"
+        config = write_campaign(folder)
+        files = campaign_files(folder, config)
     made = content(name).function(Results.of(config, files), replace(scoring_of(config), bootstrap_samples=200))
     assert isinstance(made, Drawing)
     return made

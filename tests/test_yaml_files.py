@@ -83,7 +83,7 @@ def test_what_is_no_readable_file_is_refused(tmp_path: Path, monkeypatch: pytest
     os.truncate(tmp_path / "huge.yaml", 11_000_000)
     os.mkfifo(tmp_path / "pipe")
     for path, sentence in {
-        "nowhere.yaml": "does not exist; there is no folder config/ here: go to the checkout",
+        "nowhere.yaml": "`xtalrl init` makes one",
         ".": "is a folder",
         "pipe": "no regular file",
         "/dev/null": "no regular file",

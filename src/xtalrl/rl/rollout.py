@@ -198,8 +198,8 @@ def fill_skeletons(
         sum(1 << int(action) for action in np.flatnonzero(allowed)), settings.even_electrons
     )
     order = orders.order.cpu().numpy()
-    true_elements = orders.graphs.actions.cpu().numpy()
     stays = np.array([element in keep for element in ELEMENTS])
+    true_elements = orders.graphs.actions.cpu().numpy() if keep else None
     filled: list[NDArray[np.int64]] = [np.empty((0, 0), np.int64)] * len(orders.n_steps)
     progress = Progress("Rollout", int(orders.n_steps.sum()), "sites")
     longest_first = np.argsort(-orders.n_steps, kind="stable")
@@ -218,10 +218,12 @@ def fill_skeletons(
             if settings.even_electrons:
                 _forbid_odd_electrons(q, elements, orders.n_steps[trajectory] == step + 1)
             site = order[orders.first_step[trajectory] + step]
-            there = true_elements[orders.graphs.first_site[orders.crystal[trajectory]] + site]
-            is_kept = stays[there]
-            q[is_kept] = -np.inf
-            q[is_kept, there[is_kept]] = 0.0
+            is_kept = np.zeros(len(trajectory), np.bool_)
+            if true_elements is not None:
+                there = true_elements[orders.graphs.first_site[orders.crystal[trajectory]] + site]
+                is_kept = stays[there]
+                q[is_kept] = -np.inf
+                q[is_kept, there[is_kept]] = 0.0
             if settings.select == "greedy":
                 score = score[:, None] + discount**step * (q - q.max(1, keepdims=True))
                 rank = score
