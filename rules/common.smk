@@ -25,7 +25,7 @@ from xtalrl.report.contents import (
     settings_of,
     tables_of,
 )
-from xtalrl.rl.pretrained import read_pretrained
+from xtalrl.rl.pretrained import PREDICTOR_FILE, read_pretrained
 from xtalrl.structures.external_files import check_sets, fingerprint
 from xtalrl.structures.mp20 import find_csvs
 from xtalrl.workflow import (
@@ -204,10 +204,14 @@ def of_earlier_rounds(name):
 
 
 def predictor_before(wildcards):
-    """The predictor of the round before, which the next one goes on from."""
+    """The predictor that one of a round goes on from, if any: that of the round before, or the shipped one."""
     number = int(wildcards.round)
+    if number > 1:
+        return f"{RESULTS}/campaign-{number - 1}/predictor.safetensors"
     return (
-        f"{RESULTS}/campaign-{number - 1}/predictor.safetensors" if number > 1 else []
+        of_project(f"resources/pretrained/{PREDICTOR_FILE}")
+        if CAMPAIGN.predictor == "pretrained"
+        else []
     )
 
 

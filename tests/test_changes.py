@@ -196,6 +196,7 @@ CHANGES: dict[str, tuple[Any, frozenset[str]]] = {
     "campaign.highest_above_hull": (0.1, WISHES),
     "campaign.audit": (0.2, SCREEN),
     "campaign.explore": (0.4, SCREEN),
+    "campaign.predictor": ("new", rules("train_campaign_predictor")),
     "campaign.predictor_steps": (100, rules("train_campaign_predictor")),
     "campaign.seed": (1, PROPOSE | SCREEN | rules("take_skeletons train_campaign_predictor")),
     "external": (

@@ -755,9 +755,15 @@ class CampaignConfig(_Section):
         description="The same share in the first round, whose predictor has seen no design yet. Whatever the share, both kinds get an SCF where a "
         "round has two.",
     )
+    predictor: Literal["pretrained", "new"] = Field(
+        "pretrained",
+        description="What the predictor of the first round goes on from. `pretrained`: the one that ships with xtalrl, which knows MP-20's train split "
+        "with its metals. `new`: nothing; it learns from the labels of this run alone.",
+    )
     predictor_steps: Count = Field(
         6000,
-        description="Updates of each member of the predictor before the first round; a tenth of them after every round, with its SCFs.",
+        description="Updates of each member of a new predictor; a tenth of them where it goes on from another one, in every round but the first "
+        "and, with `predictor: pretrained`, in the first too.",
     )
     seed: Seed = Field(0, description="Seed of all that is drawn.")
 

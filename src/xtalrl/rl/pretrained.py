@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 """Version of the network's layout and of the record; what was shipped with another cannot be used."""
 FOLDER = RESOURCES / "pretrained"
+PREDICTOR_FILE = "predictor/predictor.safetensors"
 
 
 def pretrained_policies(folder: Path = FOLDER) -> list[str]:
@@ -76,7 +77,7 @@ def pretrained_predictor(folder: Path = FOLDER) -> Path:
     Raises:
         XtalrlError: it is not there.
     """
-    path = folder / "predictor/predictor.safetensors"
+    path = folder / PREDICTOR_FILE
     if not path.is_file():
         raise XtalrlError(f"{path} is missing: get it again, `git checkout {path}`.")
     return path
