@@ -162,6 +162,13 @@ def test_nothing_to_learn_from_is_said(tmp_path):
         )
 
 
+def test_the_validation_split_alone_is_enough_for_a_policy_that_was_trained_elsewhere(tmp_path):
+    graphs = [graph_row("a", split="val"), graph_row("b", split="val")]
+    assert {row["material_id"] for row in run(tmp_path, graphs, [label_row("a", split="val")])} == {"a"}
+    with pytest.raises(XtalrlError, match=r"No crystal of the val split .* there is no skeleton to fill"):
+        run(tmp_path, graphs, [label_row("a", split="val", gap=None)])
+
+
 def test_labels_that_are_there_twice(tmp_path):
     with pytest.raises(XtalrlError, match=r"row 1 \(a\) is there twice"):
         run(tmp_path, [graph_row("a")], [label_row("a"), label_row("a", gap=2.0)])

@@ -92,7 +92,7 @@ def build_trajectories(
         ties: what decides between sites that the search reaches at once (see `orders`).
 
     Raises:
-        XtalrlError: no crystal of the train split has both labels, or a file cannot be used.
+        XtalrlError: no crystal of the train split (of the validation split, where there is no other) has both labels, or a file cannot be used.
     """
     labelled = _complete_labels(tables.read(labels, tables.LABELS))
     counts: Counter[tuple[str, str]] = Counter()
@@ -104,10 +104,13 @@ def build_trajectories(
             for batch in part.to_batches(max_chunksize=500):
                 yield from _trajectories(batch.to_pylist(), labelled, per_crystal, seed, drop, ties, counts)
                 progress.advance(len(batch))
-        if not counts["train", "crystals"]:
+        splits = {split for split, _ in counts}
+        # Whoever reads the validation split alone has a policy that was trained elsewhere.
+        split, lack = ("val", "no skeleton to fill") if splits == {"val"} else ("train", "nothing to learn from")
+        if not counts[split, "crystals"]:
             raise XtalrlError(
-                f"No crystal of the train split in {graphs} has both a band gap and a formation energy in {labels}: there is nothing "
-                f"to learn from. The columns `outcome` and `detail` of {labels} say why each label is missing."
+                f"No crystal of the {split} split in {graphs} has both a band gap and a formation energy in {labels}: there is {lack}. "
+                f"The columns `outcome` and `detail` of {labels} say why each label is missing."
             )
 
     tables.write_rows(rows(), tables.TRAJECTORIES, trajectories)
