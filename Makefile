@@ -44,9 +44,9 @@ test-dgl: $(VENV_DGL)/.complete  ## Run the tests that need DGL, in an environme
 	@$(VENV_DGL)/bin/python -c 'import dgl, matgl.layers'  # else they would skip
 	@$(VENV_DGL)/bin/python -m pytest tests/test_rl_dgl.py
 
-harness: $(VENV)/.complete  ## Try damaged files, strange configurations, hostile servers and kills at full size
-	@XTALRL_FLIPS=400 XTALRL_CONFIGS=5000 XTALRL_CIFS=3000 XTALRL_EXPORTS=1000 XTALRL_RUNS=4 XTALRL_CRYSTALS=47 XTALRL_KILLS=6 python -m pytest \
-		tests/test_*_integrity.py tests/test_structures_cif.py tests/test_structures_external_entries.py tests/test_exports.py tests/test_dft_claims.py
+harness: $(VENV)/.complete  ## Try damaged files, strange configurations, every key, hostile servers and kills at full size
+	@XTALRL_KEYS=all XTALRL_FLIPS=400 XTALRL_CONFIGS=5000 XTALRL_CIFS=3000 XTALRL_EXPORTS=1000 XTALRL_RUNS=4 XTALRL_CRYSTALS=47 XTALRL_KILLS=6 python -m pytest \
+		tests/test_*_integrity.py tests/test_structures_cif.py tests/test_structures_external_entries.py tests/test_exports.py tests/test_dft_claims.py tests/test_changes.py $(SIDE_BY_SIDE)
 
 engine: $(VENV)/.complete  ## Fetch the embedded pw.x and pseudopotentials that tests and demo use
 	@snakemake results/cache/engine/engine.json results/cache/families/pseudo-dojo-0.4-pbe-sr-standard/family.json \

@@ -343,7 +343,10 @@ def test_a_change_plans_what_it_concerns(plan_of: Callable[[Mapping[str, Any]], 
         assert rules_of(found, planned_again(plan_of(before), found)) == expected(group[0]), group
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(
+    "XTALRL_KEYS" not in os.environ,
+    reason="every key by itself takes minutes: XTALRL_KEYS=all, as `make harness` has it",
+)
 @pytest.mark.parametrize("key", CHANGES)
 def test_a_change_of_one_key_plans_what_it_concerns(key: str, plan_of: Callable[[Mapping[str, Any]], Plan]) -> None:
     before = {**EVERYTHING, **GIVEN.get(key, {})}
