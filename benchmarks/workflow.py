@@ -92,7 +92,7 @@ def main() -> None:
         ]
         rows += [
             (
-                f"36,000 crystals, {CRYSTALS_A_SHARD} a job",
+                f"36,000 crystals, {CRYSTALS_A_SHARD} per job",
                 with_shards(folder, 36_000 // CRYSTALS_A_SHARD),
                 [],
                 "all",
@@ -105,7 +105,7 @@ def main() -> None:
                 "sweep",
                 REPEATS,
             ),
-            *((f"{n:,} crystals, one a job", with_shards(folder, n), [], "all", 1) for n in (12_000, 36_000)),
+            ("12,000 crystals, one per job", with_shards(folder, 12_000), [], "all", 1),
         ]
         for label, config, over, target, repeats in rows:
             found = measure(config, over, target, folder, repeats)
@@ -116,7 +116,7 @@ def main() -> None:
             )
     print(
         "\nfiles: outputs, logs and benchmarks. + records: Snakemake's own, one an output in .snakemake/metadata."
-        "\nOne a job: each crystal and each design."
+        "\nOne per job: each crystal and each design."
     )
 
 
