@@ -55,12 +55,12 @@ class Account:
 
     @property
     def cpu_s(self) -> float:
-        """Core-seconds of all SCFs of designs, the finer ones of hits included."""
+        """Wall time in s of all single-core SCFs of designs, the finer ones of hits included."""
         return sum(one.cpu_s + one.confirmation_cpu_s for one in self.computed)
 
     @property
     def unscreened_cpu_s(self) -> float | None:
-        """Core-seconds that the SCF of a design drawn from all candidates takes in the mean; None where the audit cannot tell."""
+        """Wall time in s that the single-core SCF of a design drawn from all candidates takes in the mean; None where the audit cannot tell."""
         if any(stratum.dropped and not stratum.audited for stratum in self.strata) or not self.candidates:
             return None
         total = sum(

@@ -30,7 +30,7 @@ class Stratum:
     audited: int
     hits_audited: int
     cpu_chosen_s: float = 0.0
-    """Core-seconds of the SCFs of the chosen."""
+    """Wall time in s of the single-core SCFs of the chosen."""
     cpu_audited_s: float = 0.0
 
 

@@ -37,7 +37,7 @@ HIT_COLUMNS = (
     "rank", "formula", "skeleton", "skeleton_formula", "band_gap", "verdict", "confirmed_band_gap", "formation_energy_per_atom", "energy_above_hull",
     "hull_flag", "novel", "outcome", "round", "screening", "p_hit", "predicted_band_gap", "cpu_s", "request_id", "cif", "evidence",
 )  # fmt: skip
-"""Of hits.csv. Energies in eV/atom, gaps in eV; `cpu_s` is that of all SCFs of the design, the finer one included."""
+"""Of hits.csv. Energies in eV/atom, gaps in eV; `cpu_s` is the wall time of all single-core SCFs of the design, the finer one included."""
 
 Row = Mapping[str, Any]
 

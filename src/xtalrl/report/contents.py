@@ -137,8 +137,8 @@ TABLES = (
         "Audited designs are drawn by lot from those that the screen would have dropped; what it misses is estimated from them. "
         "Hits per 100 SCFs: of the designs that the screen chose, and of a design drawn from all that were up for choice. Acceleration: the first over "
         "the second (matbench-discovery's discovery acceleration factor). Recall: share of the hits among all that were up for choice which the screen chose; in "
-        "brackets after it, the largest that so few SCFs could have had. Promised: hits that the predictor expected. CPU: of all SCFs of designs, the finer ones of "
-        "hits included, on one core; training and screening are not in it.",
+        "brackets after it, the largest that so few SCFs could have had. Promised: hits that the predictor expected. CPU: wall time of all single-core SCFs of designs, the finer ones of "
+        "hits included; training and screening are not in it.",
         "campaign.campaign_table", _CAMPAIGN, ("campaign", *_SAMPLING),
         keys=("round", "proposed", "candidates", "scfs", "audited", "converged", "hits", "confirmed"), needs_campaign=True,
     ),
