@@ -5,10 +5,11 @@ SIDE_BY_SIDE := --numprocesses $(CORES)
 VENV := .venv
 BIN := $(VENV)/bin
 VENV_DGL := .venv-dgl
+VENV_DOCS := .venv-docs
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo campaign test test-slow harness test-dgl engine oracles dgl lint format docs lock clean
+.PHONY: help demo campaign test test-slow harness test-dgl engine oracles dgl lint format docs site lock clean
 
 $(VENV)/.complete: requirements/lock.txt pyproject.toml tools/make_venv.py
 	@$(PYTHON) tools/make_venv.py
@@ -21,6 +22,13 @@ $(VENV_DGL)/.complete: $(VENV)/.complete requirements/dgl.txt
 	@echo "import site; site.addsitedir('$(CURDIR)/$(VENV)/lib/python3.11/site-packages')" \
 		> $(VENV_DGL)/lib/python3.11/site-packages/environment.pth
 	@python -m pip --python $(VENV_DGL)/bin/python install --quiet --no-deps --requirement requirements/dgl.txt
+	@touch $@
+
+# What builds the site, apart from .venv: it needs none of the project's packages.
+$(VENV_DOCS)/.complete: $(VENV)/.complete requirements/docs.txt
+	@rm -rf $(VENV_DOCS)
+	@python -m venv --without-pip $(VENV_DOCS)
+	@python -m pip --python $(VENV_DOCS)/bin/python install --quiet --require-hashes --requirement requirements/docs.txt
 	@touch $@
 
 help:  ## List the targets
@@ -69,14 +77,20 @@ format: $(VENV)/.complete  ## Format the code
 	ruff format .
 	snakefmt Snakefile rules workflow/Snakefile
 
-docs: $(VENV)/.complete  ## Write what is generated: config/config.yaml, docs/{configuration,tables}.md, .zenodo.json, codemeta.json
+docs: $(VENV)/.complete  ## Write what is generated: config/config.yaml, docs/{configuration,tables,commands}.md, .zenodo.json, codemeta.json
 	@xtalrl config-docs
 
-lock:  ## Renew requirements/lock.txt (needs uv; UV_FIND_LINKS where torch's CPU wheel is on disk)
+site: $(VENV_DOCS)/.complete  ## Build the documentation as a site that opens offline: site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --quiet
+	@python tools/check_site.py site
+
+lock:  ## Renew requirements/{lock,docs}.txt (needs uv; UV_FIND_LINKS where torch's CPU wheel is on disk)
 	printf 'torch==2.13.0+cpu\n' > $(VENV)/override.txt
 	uv pip compile pyproject.toml --extra train --extra workflow --group dev --override $(VENV)/override.txt \
 		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-package torch \
 		--no-header --no-annotate --output-file requirements/lock.txt
+	uv pip compile --group docs --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
+		--no-header --no-annotate --output-file requirements/docs.txt
 
 clean:  ## Remove the demo's results (finished SCFs stay in results/cache)
 	rm -rf results/demo

@@ -7,6 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xtalrl.commands.cli import app
+from xtalrl.commands.command_docs import render_commands
 from xtalrl.commands.config_docs import render_markdown, render_yaml
 from xtalrl.commands.table_docs import render_tables
 from xtalrl.config import Config, RewardConfig, RolloutConfig, TrainingConfig, check_inputs, load, validate
@@ -22,6 +24,7 @@ def test_generated_documents_are_in_step_with_the_models(root: Path) -> None:
     assert (root / "config/config.yaml").read_text() == render_yaml(), "run `make docs`"
     assert (root / "docs/configuration.md").read_text() == render_markdown(), "run `make docs`"
     assert (root / "docs/tables.md").read_text() == render_tables(), "run `make docs`"
+    assert (root / "docs/commands.md").read_text() == render_commands(app), "run `make docs`"
     captions = {path.stem: path.read_text() for path in (root / "workflow/report").glob("*.rst")}
     assert captions == render_captions(), "run `make docs`"
 

@@ -56,13 +56,6 @@ def test_the_algorithm_is_one(taught: dict[str, Any]) -> None:
     assert made.is_learned and not made.is_conditional
 
 
-def test_every_file_that_is_named_is_there(root: Path) -> None:
-    text = (root / "CONTRIBUTING.md").read_text()
-    named = re.findall(r"`([\w./-]+/[\w./-]*)`|\]\(([\w./-]+)\)", text)
-    assert len(named) > 5
-    assert not [path for pair in named if not (root / (path := pair[0] or pair[1])).exists()]
-
-
 def test_there_is_one_version(root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     cited = yaml.safe_load((root / "CITATION.cff").read_text())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import json
 import os
 import subprocess
@@ -193,20 +192,3 @@ def test_the_workflow_reads_its_files_strictly(root: Path, tmp_path: Path) -> No
     assert "'steps' stands in line 2 and again in line 3" in run(root, *command)
     with pytest.raises(XtalrlError, match="'steps' stands in line 2"):
         load(root / "config/test.yaml", tmp_path / "a.yaml")
-
-
-def test_no_printed_command_has_a_target_after_its_configfile(root: Path) -> None:
-    """Snakemake would take the target for a configuration file."""
-    printed = [
-        block
-        for page in (root / "README.md", *root.glob("docs/**/*.md"))
-        for block in page.read_text().split("```")[1::2]
-    ]
-    commands = [
-        line for block in printed for line in block.replace("\\\n", " ").splitlines() if "--configfile " in line
-    ]
-    assert len(commands) >= 5
-    for command in commands:
-        after = command.partition("#")[0].partition("--configfile ")[2].split()
-        files = list(itertools.takewhile(lambda word: not word.startswith("-"), after))
-        assert all(name.endswith((".yaml", ".json")) or name.isupper() for name in files), command

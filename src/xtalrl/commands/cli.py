@@ -470,8 +470,9 @@ def validity(
 
 @_command
 def config_docs() -> None:
-    """Write what is generated: config/config.yaml, docs/configuration.md, docs/tables.md, workflow/report/*.rst, .zenodo.json, codemeta.json."""
+    """Write what is generated: config/config.yaml, docs/configuration.md, docs/tables.md, docs/commands.md, workflow/report/*.rst, .zenodo.json, codemeta.json."""
     from xtalrl.commands.citation_files import render_codemeta, render_zenodo
+    from xtalrl.commands.command_docs import render_commands
     from xtalrl.commands.config_docs import render_markdown, render_yaml
     from xtalrl.commands.table_docs import render_tables
     from xtalrl.report.contents import render_captions
@@ -485,6 +486,7 @@ def config_docs() -> None:
         ("config/config.yaml", render_yaml()),
         ("docs/configuration.md", render_markdown()),
         ("docs/tables.md", render_tables()),
+        ("docs/commands.md", render_commands(app)),
         (".zenodo.json", render_zenodo()),
         ("codemeta.json", render_codemeta()),
         *((f"workflow/report/{name}.rst", text) for name, text in render_captions().items()),

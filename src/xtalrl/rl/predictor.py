@@ -249,7 +249,8 @@ def predict_crystals(
         graphs: `tables.GRAPHS`, one or several; of designs, those of `structures.filled`.
         predictor: file of `train_predictor`.
         predictions: `tables.PREDICTIONS` to write.
-        gap_from, gap_to: the wanted gaps in eV lie between these, both excluded; None is no bound, and both None want nothing.
+        gap_from: lower bound of the wanted gaps in eV, itself excluded; None is no bound, and with both None nothing is wanted.
+        gap_to: upper bound of the wanted gaps in eV, itself excluded.
         confidence: share of crystals whose value the intervals are to cover.
 
     Raises:

@@ -157,7 +157,9 @@ def train_predictor(
             crystal that several tables hold is there once, with the first.
         settings: None takes the defaults, or those of fine tuning where there is a `start`.
         start: a predictor to go on from, such as the one that ships with xtalrl; its folds are the same, so that a composition held out stays so.
-        gap_from, gap_to, confidence: of the predictions in `held_out`, as in `predict_crystals`.
+        gap_from: for the predictions in `held_out`, as in `predict_crystals`.
+        gap_to: likewise.
+        confidence: likewise.
         seed: of weights and batches.
         threads: of torch.
 

@@ -67,7 +67,8 @@ def build_crystals(
 
     Args:
         csvs: CSV (or .csv.gz) in MP-20's columns of each split.
-        crystals, rejected: the Parquet files to write.
+        crystals: the Parquet file to write.
+        rejected: the Parquet file to write of rows that are not used, with the reason.
         max_sites: largest number of sites in a cell.
         metals: `source` leaves out the crystals whose band gap in the CSV is 0, `dft` none, `train` those outside the training split. One
             without a gap there is kept in any case: its label tells.

@@ -55,9 +55,10 @@ def build_graphs(
 
     Args:
         crystals: `tables.CRYSTALS`.
-        graphs, failures: the Parquet files to write; rows in the order of the crystals, whatever the number of workers.
+        graphs: the Parquet file to write; rows in the order of the crystals, whatever the number of workers.
+        failures: the Parquet file to write of crystals without a graph, with the reason.
         cache: downloads and finished work; graphs found there are not built again, new ones are added.
-        workers: most processes.
+        workers: maximum number of processes.
 
     Raises:
         XtalrlError: `crystals` is missing or not such a table, or a process was killed.
