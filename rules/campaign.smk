@@ -20,21 +20,22 @@ checkpoint take_skeletons:
     conda:
         "../envs/workflow.yaml"
     params:
+        fingerprint(CAMPAIGN.skeletons) if OWN_SKELETONS else "",
+        call=unrecorded("xtalrl.campaign.skeletons.take_skeletons"),
         wanted=CAMPAIGN.skeletons,
         max_sites=CAMPAIGN.max_sites,
         limit=CAMPAIGN.limit,
         seed=CAMPAIGN.seed,
-        state=fingerprint(CAMPAIGN.skeletons) if OWN_SKELETONS else "",
     message:
         "Taking the skeletons of the campaign"
     script:
-        "../workflow/scripts/take_skeletons.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint propose_designs:
     input:
-        policy=f"{campaign_policy()}/policy.json",
-        weights=f"{campaign_policy()}/weights.safetensors",
+        f"{campaign_policy()}/policy.json",
+        f"{campaign_policy()}/weights.safetensors",
         graphs=f"{RESULTS}/campaign/graphs.parquet",
     output:
         designs=f"{ROUND}/designs.parquet",
@@ -45,6 +46,9 @@ checkpoint propose_designs:
     conda:
         "../envs/train.yaml"
     params:
+        call=unrecorded("xtalrl.rl.proposals.propose_designs"),
+        folder=unrecorded(campaign_policy()),
+        device=unrecorded(cfg.training.device),
         settings=cfg.proposing,
         keep=CAMPAIGN.keep,
         target_ev=CAMPAIGN.asked_ev if CAMPAIGN.is_on else None,
@@ -53,7 +57,7 @@ checkpoint propose_designs:
     message:
         "Round {wildcards.round}: designing"
     script:
-        "../workflow/scripts/propose_designs.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint assess_proposals:
@@ -70,10 +74,12 @@ checkpoint assess_proposals:
         f"{RESULTS}/benchmarks/assess_proposals.{{round}}.tsv"
     conda:
         "../envs/workflow.yaml"
+    params:
+        call=unrecorded("xtalrl.metrics.composition.assess_designs"),
     message:
         "Round {wildcards.round}: judging the compositions"
     script:
-        "../workflow/scripts/assess_designs.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint fill_skeletons:
@@ -91,10 +97,14 @@ checkpoint fill_skeletons:
     conda:
         "../envs/workflow.yaml"
     threads: 4
+    params:
+        call=unrecorded("xtalrl.structures.filled.fill_skeletons"),
+        cache=unrecorded(CACHE),
+        workers=threads_of_job,
     message:
         "Round {wildcards.round}: building the graphs of the designs on {threads} cores"
     script:
-        "../workflow/scripts/fill_skeletons.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint train_campaign_predictor:
@@ -116,12 +126,14 @@ checkpoint train_campaign_predictor:
     # Small networks: more threads only wait for each other.
     threads: 1
     params:
+        call=unrecorded("xtalrl.rl.predictor_training.train_with_designs"),
+        threads=threads_of_job,
         steps=CAMPAIGN.predictor_steps,
         seed=CAMPAIGN.seed,
     message:
         "Round {wildcards.round}: training the predictor"
     script:
-        "../workflow/scripts/train_campaign_predictor.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint predict_designs:
@@ -137,12 +149,14 @@ checkpoint predict_designs:
     conda:
         "../envs/train.yaml"
     params:
-        wanted_ev=CAMPAIGN.wanted_ev if CAMPAIGN.is_on else None,
+        call=unrecorded("xtalrl.rl.predictor.predict_crystals"),
+        gap_from=CAMPAIGN.wishes.get("gap_from"),
+        gap_to=CAMPAIGN.wishes.get("gap_to"),
         confidence=cfg.evaluation.confidence,
     message:
         "Round {wildcards.round}: predicting the designs"
     script:
-        "../workflow/scripts/predict_designs.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint screen_designs:
@@ -163,6 +177,7 @@ checkpoint screen_designs:
     conda:
         "../envs/workflow.yaml"
     params:
+        call=unrecorded("xtalrl.campaign.screening.screen_designs"),
         wishes=CAMPAIGN.wishes,
         recovery=cfg.dft.recovery,
         round_number=round_number,
@@ -173,7 +188,7 @@ checkpoint screen_designs:
     message:
         "Round {wildcards.round}: screening the designs"
     script:
-        "../workflow/scripts/screen_designs.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint plan_campaign_scf:
@@ -194,13 +209,14 @@ checkpoint plan_campaign_scf:
     conda:
         "../envs/workflow.yaml"
     params:
+        call=unrecorded("xtalrl.dft.requests.plan_design_scf"),
         protocol=cfg.dft.protocol,
         recovery=cfg.dft.recovery,
         shards=cfg.dft.shards.campaign,
     message:
         "Round {wildcards.round}: planning the SCFs"
     script:
-        "../workflow/scripts/plan_design_scf.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint evaluate_campaign_round:
@@ -219,11 +235,12 @@ checkpoint evaluate_campaign_round:
     conda:
         "../envs/workflow.yaml"
     params:
+        call=unrecorded("xtalrl.metrics.evaluation.evaluate_designs"),
         of_snapshot=False,
     message:
         "Round {wildcards.round}: joining the designs with their DFT properties"
     script:
-        "../workflow/scripts/evaluate_designs.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint label_campaign_designs:
@@ -239,10 +256,12 @@ checkpoint label_campaign_designs:
     localrule: True
     conda:
         "../envs/workflow.yaml"
+    params:
+        call=unrecorded("xtalrl.campaign.learning.label_designs"),
     message:
         "Round {wildcards.round}: labelling the designs for the next predictor"
     script:
-        "../workflow/scripts/label_campaign_designs.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint gather_campaign:
@@ -259,10 +278,12 @@ checkpoint gather_campaign:
     localrule: True
     conda:
         "../envs/workflow.yaml"
+    params:
+        call=unrecorded("xtalrl.campaign.hits.gather_rounds"),
     message:
         "Gathering the rounds of the campaign"
     script:
-        "../workflow/scripts/gather_campaign.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint assess_campaign_stability:
@@ -280,10 +301,12 @@ checkpoint assess_campaign_stability:
         f"{RESULTS}/benchmarks/assess_campaign_stability.tsv"
     conda:
         "../envs/workflow.yaml"
+    params:
+        call=unrecorded("xtalrl.metrics.stability.assess_stability"),
     message:
         "Placing the designs of the campaign on the convex hull"
     script:
-        "../workflow/scripts/assess_stability.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint find_campaign_hits:
@@ -300,11 +323,12 @@ checkpoint find_campaign_hits:
     conda:
         "../envs/workflow.yaml"
     params:
+        call=unrecorded("xtalrl.campaign.hits.find_campaign_hits"),
         wishes=CAMPAIGN.wishes,
     message:
         "Finding the hits of the campaign"
     script:
-        "../workflow/scripts/find_campaign_hits.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint plan_campaign_confirmation:
@@ -323,12 +347,13 @@ checkpoint plan_campaign_confirmation:
     conda:
         "../envs/workflow.yaml"
     params:
+        call=unrecorded("xtalrl.dft.requests.plan_confirmation_scf"),
         protocol=cfg.dft.protocol,
         shards=cfg.dft.shards.confirmation,
     message:
         "Planning the finer SCFs of the campaign's hits"
     script:
-        "../workflow/scripts/plan_confirmation_scf.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint confirm_campaign_hits:
@@ -344,10 +369,12 @@ checkpoint confirm_campaign_hits:
     localrule: True
     conda:
         "../envs/workflow.yaml"
+    params:
+        call=unrecorded("xtalrl.metrics.confirmation.confirm_hits"),
     message:
         "Confirming and withdrawing the campaign's hits"
     script:
-        "../workflow/scripts/confirm_hits.py"
+        "../workflow/scripts/call.py"
 
 
 rule hand_over:
@@ -372,8 +399,10 @@ rule hand_over:
     conda:
         "../envs/workflow.yaml"
     params:
+        call=unrecorded("xtalrl.campaign.evidence.hand_over"),
+        cache=unrecorded(CACHE),
         wishes=CAMPAIGN.wishes,
     message:
         "Writing the hits, their crystals and the evidence"
     script:
-        "../workflow/scripts/hand_over.py"
+        "../workflow/scripts/call.py"

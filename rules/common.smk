@@ -74,7 +74,6 @@ except XtalrlError as error:
 
 RESULTS = cfg.results
 CACHE = cfg.cache
-# A changed parameter runs a job again. What changes no result is no parameter: scripts find it in `snakemake.config`, with all defaults.
 config.update(cfg.model_dump())
 POLICIES = cfg.policy_specs()
 TRAINED_POLICIES = cfg.trained_specs()
@@ -99,6 +98,45 @@ wildcard_constraints:
     set="|".join(cfg.external).replace(".", r"\."),
     seed=r"\d+",
     step=r"\d+",
+
+
+# A rule runs the function of the library that its parameter `call` names. Named files and parameters are the keywords of the function,
+# where an empty list of input files is None; files and parameters without a name are for Snakemake alone. A changed parameter runs a job
+# again, so that what changes no result is one of those below: Snakemake records no parameter that comes from a function with an argument
+# beside the wildcards.
+
+
+def unrecorded(value):
+    """A parameter that changes no result."""
+
+    def parameter(wildcards, input):
+        return value
+
+    return parameter
+
+
+def of_wildcard(name, convert=str):
+    """The value of a wildcard, which the paths of the outputs hold anyway."""
+
+    def parameter(wildcards, input):
+        return convert(wildcards[name])
+
+    return parameter
+
+
+def threads_of_job(wildcards, threads):
+    """The number of cores that the job has."""
+    return threads
+
+
+def runtime_of_job(wildcards, resources):
+    """The wall time of the job in minutes, if it has one."""
+    return resources.get("runtime")
+
+
+def csvs_by_split(wildcards, output):
+    """The CSV files that a rule writes, by split."""
+    return dict(zip(SPLITS, output))
 
 
 def magnetizations(wildcards):
@@ -275,20 +313,21 @@ def training_settings(wildcards):
     return [cfg.training_of(TRAINED_POLICIES[name]) for name in names]
 
 
-def policy_files(wildcards, weights):
-    """The record and weights of the policy that designs: that of the same name, or the one that serves all targets."""
-    folder = f"{RESULTS}/policies/{POLICIES[wildcards.policy].trained.name}/seed{wildcards.seed}"
-    return {"policy": f"{folder}/policy.json", "weights": f"{folder}/{weights}"}
+def policy_folder(wildcards, input=()):
+    """The folder of the policy that designs: that of the same name, or the one that serves all targets."""
+    return f"{RESULTS}/policies/{POLICIES[wildcards.policy].trained.name}/seed{wildcards.seed}"
 
 
 def trained_policy(wildcards):
-    """The files of a finished policy."""
-    return policy_files(wildcards, "weights.safetensors")
+    """The record and weights of a finished policy."""
+    folder = policy_folder(wildcards)
+    return [f"{folder}/policy.json", f"{folder}/weights.safetensors"]
 
 
 def snapshot_of_policy(wildcards):
-    """The files of a policy as it was at a step of its training."""
-    return policy_files(wildcards, f"snapshots/{wildcards.step}.safetensors")
+    """The record of a policy, and its weights as they were at a step of its training."""
+    folder = policy_folder(wildcards)
+    return [f"{folder}/policy.json", f"{folder}/snapshots/{wildcards.step}.safetensors"]
 
 
 def rollout_settings(wildcards):

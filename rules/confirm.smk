@@ -14,12 +14,13 @@ checkpoint find_hits:
     conda:
         "../envs/workflow.yaml"
     params:
+        call=unrecorded("xtalrl.metrics.confirmation.find_hits"),
         targets_ev=TARGET_OF_POLICY,
         window_ev=cfg.evaluation.window_ev,
     message:
         "Finding the designs that hit their target"
     script:
-        "../workflow/scripts/find_hits.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint plan_confirmation_scf:
@@ -39,12 +40,13 @@ checkpoint plan_confirmation_scf:
     conda:
         "../envs/workflow.yaml"
     params:
+        call=unrecorded("xtalrl.dft.requests.plan_confirmation_scf"),
         protocol=cfg.dft.protocol,
         shards=cfg.dft.shards.confirmation,
     message:
         "Planning the finer SCFs of the hits"
     script:
-        "../workflow/scripts/plan_confirmation_scf.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint confirm_hits:
@@ -60,7 +62,9 @@ checkpoint confirm_hits:
     localrule: True
     conda:
         "../envs/workflow.yaml"
+    params:
+        call=unrecorded("xtalrl.metrics.confirmation.confirm_hits"),
     message:
         "Confirming and withdrawing hits"
     script:
-        "../workflow/scripts/confirm_hits.py"
+        "../workflow/scripts/call.py"

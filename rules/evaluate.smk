@@ -20,13 +20,14 @@ checkpoint plan_design_scf:
     conda:
         "../envs/workflow.yaml"
     params:
+        call=unrecorded("xtalrl.dft.requests.plan_design_scf"),
         protocol=cfg.dft.protocol,
         recovery=cfg.dft.recovery,
         shards=cfg.dft.shards.evaluation,
     message:
         "Planning the SCFs of the designs and of elements they add"
     script:
-        "../workflow/scripts/plan_design_scf.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint evaluate_designs:
@@ -44,11 +45,12 @@ checkpoint evaluate_designs:
     conda:
         "../envs/workflow.yaml"
     params:
+        call=unrecorded("xtalrl.metrics.evaluation.evaluate_designs"),
         of_snapshot=False,
     message:
         "Joining the designs with their DFT properties"
     script:
-        "../workflow/scripts/evaluate_designs.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint assess_stability:
@@ -66,7 +68,9 @@ checkpoint assess_stability:
         f"{RESULTS}/benchmarks/assess_stability.tsv"
     conda:
         "../envs/workflow.yaml"
+    params:
+        call=unrecorded("xtalrl.metrics.stability.assess_stability"),
     message:
         "Placing the designs on the convex hull"
     script:
-        "../workflow/scripts/assess_stability.py"
+        "../workflow/scripts/call.py"

@@ -15,10 +15,12 @@ checkpoint import_designs:
     conda:
         "../envs/workflow.yaml"
     params:
+        external_state,
+        call=unrecorded("xtalrl.structures.external.import_designs"),
+        name=of_wildcard("set"),
         path=external_path,
-        state=external_state,
         max_sites=cfg.structures.max_sites,
     message:
         "Reading the external crystals {wildcards.set} from {params.path}"
     script:
-        "../workflow/scripts/import_designs.py"
+        "../workflow/scripts/call.py"

@@ -21,11 +21,12 @@ if cfg.references.energies:
         conda:
             "../envs/workflow.yaml"
         params:
+            call=unrecorded("xtalrl.dft.references.import_references"),
             protocol=cfg.references.protocol,
         message:
             "Importing reference energies from {input.energies}"
         script:
-            "../workflow/scripts/import_references.py"
+            "../workflow/scripts/call.py"
 
 else:
 
@@ -41,10 +42,12 @@ else:
         localrule: True
         conda:
             "../envs/workflow.yaml"
+        params:
+            call=unrecorded("xtalrl.dft.references.assemble_references"),
         message:
             "Assembling the reference energies"
         script:
-            "../workflow/scripts/assemble_references.py"
+            "../workflow/scripts/call.py"
 
 
 if cfg.labels.path == LABELS_OF_SOURCE:
@@ -61,10 +64,12 @@ if cfg.labels.path == LABELS_OF_SOURCE:
         localrule: True
         conda:
             "../envs/workflow.yaml"
+        params:
+            call=unrecorded("xtalrl.dft.labels.take_source_labels"),
         message:
             "Taking the gaps and formation energies of the structures' source"
         script:
-            "../workflow/scripts/take_source_labels.py"
+            "../workflow/scripts/call.py"
 
 elif cfg.labels.path:
 
@@ -87,11 +92,12 @@ elif cfg.labels.path:
         conda:
             "../envs/workflow.yaml"
         params:
+            call=unrecorded("xtalrl.dft.labels.import_labels"),
             protocol=cfg.references.protocol,
         message:
             "Importing labels from {input.tables}"
         script:
-            "../workflow/scripts/import_labels.py"
+            "../workflow/scripts/call.py"
 
 else:
 
@@ -109,7 +115,9 @@ else:
         localrule: True
         conda:
             "../envs/workflow.yaml"
+        params:
+            call=unrecorded("xtalrl.dft.labels.label_crystals"),
         message:
             "Computing formation energies and collecting gaps"
         script:
-            "../workflow/scripts/label_crystals.py"
+            "../workflow/scripts/call.py"

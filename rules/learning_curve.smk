@@ -3,7 +3,7 @@
 
 rule rollout_snapshot:
     input:
-        unpack(snapshot_of_policy),
+        snapshot_of_policy,
         graphs=f"{RESULTS}/structures/graphs.parquet",
         trajectories=f"{RESULTS}/trajectories.parquet",
     output:
@@ -15,12 +15,16 @@ rule rollout_snapshot:
     conda:
         "../envs/train.yaml"
     params:
+        call=unrecorded("xtalrl.rl.rollout.rollout_policy"),
+        folder=policy_folder,
+        snapshot=of_wildcard("step", int),
         settings=rollout_settings,
         target_ev=target_gap,
+        device=unrecorded(cfg.training.device),
     message:
         "Designing with {wildcards.policy}, seed {wildcards.seed}, as it was at step {wildcards.step}"
     script:
-        "../workflow/scripts/rollout_policy.py"
+        "../workflow/scripts/call.py"
 
 
 rule assess_snapshots:
@@ -42,10 +46,12 @@ rule assess_snapshots:
         f"{RESULTS}/benchmarks/assess_snapshots.{{step}}.tsv"
     conda:
         "../envs/workflow.yaml"
+    params:
+        call=unrecorded("xtalrl.metrics.composition.assess_designs"),
     message:
         "Judging the compositions of the designs of step {wildcards.step}"
     script:
-        "../workflow/scripts/assess_designs.py"
+        "../workflow/scripts/call.py"
 
 
 rule evaluate_snapshots:
@@ -63,8 +69,9 @@ rule evaluate_snapshots:
     conda:
         "../envs/workflow.yaml"
     params:
+        call=unrecorded("xtalrl.metrics.evaluation.evaluate_designs"),
         of_snapshot=True,
     message:
         "Looking up the DFT properties of the designs of step {wildcards.step}"
     script:
-        "../workflow/scripts/evaluate_designs.py"
+        "../workflow/scripts/call.py"

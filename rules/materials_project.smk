@@ -6,7 +6,7 @@ They need the network and MP_API_KEY, which compute nodes seldom have: they run 
 
 checkpoint fetch_magnetizations:
     input:
-        **STRUCTURE_CSVS,
+        STRUCTURE_CSVS.values(),
     output:
         magnetizations=f"{RESULTS}/materials_project/magnetizations.parquet",
     log:
@@ -16,10 +16,14 @@ checkpoint fetch_magnetizations:
     localrule: True
     conda:
         "../envs/workflow.yaml"
+    params:
+        call=unrecorded("xtalrl.structures.materials_project.fetch_magnetizations"),
+        csvs=unrecorded(STRUCTURE_CSVS),
+        cache=unrecorded(CACHE),
     message:
         "Asking the Materials Project for magnetizations"
     script:
-        "../workflow/scripts/fetch_magnetizations.py"
+        "../workflow/scripts/call.py"
 
 
 rule fetch_elemental_crystals:
@@ -32,10 +36,13 @@ rule fetch_elemental_crystals:
     localrule: True
     conda:
         "../envs/workflow.yaml"
+    params:
+        call=unrecorded("xtalrl.structures.materials_project.fetch_elemental_crystals"),
+        cache=unrecorded(CACHE),
     message:
         "Asking the Materials Project for the ground states of the elements"
     script:
-        "../workflow/scripts/fetch_elemental_crystals.py"
+        "../workflow/scripts/call.py"
 
 
 rule fetch_formulas:
@@ -48,7 +55,10 @@ rule fetch_formulas:
     localrule: True
     conda:
         "../envs/workflow.yaml"
+    params:
+        call=unrecorded("xtalrl.structures.materials_project.fetch_formulas"),
+        cache=unrecorded(CACHE),
     message:
         "Asking the Materials Project for its formulas"
     script:
-        "../workflow/scripts/fetch_formulas.py"
+        "../workflow/scripts/call.py"

@@ -3,34 +3,26 @@
 
 rule make_report:
     input:
-        rejected=f"{RESULTS}/structures/rejected.parquet",
-        graph_failures=(
-            f"{RESULTS}/structures/graph_failures.parquet" if POLICIES else []
-        ),
-        scf_outcomes=(
-            f"{RESULTS}/scf/outcomes.parquet"
-            if POLICIES and not cfg.labels.path
-            else []
-        ),
-        crystals=f"{RESULTS}/structures/crystals.parquet",
-        external_crystals=external_sets(f"{RESULTS}/external/{{set}}/crystals.parquet"),
-        external_rejected=external_sets(f"{RESULTS}/external/{{set}}/rejected.parquet"),
-        references=reference_energies,
-        reference_outcomes=(
+        f"{RESULTS}/structures/rejected.parquet",
+        f"{RESULTS}/structures/graph_failures.parquet" if POLICIES else [],
+        (f"{RESULTS}/scf/outcomes.parquet" if POLICIES and not cfg.labels.path else []),
+        f"{RESULTS}/structures/crystals.parquet",
+        external_sets(f"{RESULTS}/external/{{set}}/crystals.parquet"),
+        external_sets(f"{RESULTS}/external/{{set}}/rejected.parquet"),
+        reference_energies,
+        (
             f"{RESULTS}/references/outcomes.parquet"
             if POLICIES and not cfg.references.energies
             else []
         ),
-        labels=true_labels,
-        evaluation=f"{RESULTS}/evaluation/evaluation.parquet",
-        stability=f"{RESULTS}/evaluation/stability.parquet",
-        design_outcomes=f"{RESULTS}/evaluation/outcomes.parquet",
-        campaign_hits=f"{RESULTS}/campaign/hits.csv" if CAMPAIGN.is_on else [],
-        tables=[table_files("csv"), table_files("txt")],
-        figures=figure_files("png"),
-        training=trained_runs(
-            f"{RESULTS}/policies/{{policy}}/seed{{seed}}/training.csv"
-        ),
+        true_labels,
+        f"{RESULTS}/evaluation/evaluation.parquet",
+        f"{RESULTS}/evaluation/stability.parquet",
+        f"{RESULTS}/evaluation/outcomes.parquet",
+        f"{RESULTS}/campaign/hits.csv" if CAMPAIGN.is_on else [],
+        [table_files("csv"), table_files("txt")],
+        figure_files("png"),
+        trained_runs(f"{RESULTS}/policies/{{policy}}/seed{{seed}}/training.csv"),
     output:
         report=f"{RESULTS}/report.html",
     log:
@@ -41,8 +33,11 @@ rule make_report:
     conda:
         "../envs/workflow.yaml"
     params:
-        config=cfg.of_the_result(),
+        cfg.of_the_result(),
+        call=unrecorded("xtalrl.report.html.make_report"),
+        results=unrecorded(RESULTS),
+        config=unrecorded(config),
     message:
         "Writing {output.report}"
     script:
-        "../workflow/scripts/make_report.py"
+        "../workflow/scripts/call.py"

@@ -3,7 +3,7 @@
 
 rule rollout_policy:
     input:
-        unpack(trained_policy),
+        trained_policy,
         graphs=f"{RESULTS}/structures/graphs.parquet",
         trajectories=f"{RESULTS}/trajectories.parquet",
     output:
@@ -15,12 +15,15 @@ rule rollout_policy:
     conda:
         "../envs/train.yaml"
     params:
+        call=unrecorded("xtalrl.rl.rollout.rollout_policy"),
+        folder=policy_folder,
         settings=rollout_settings,
         target_ev=target_gap,
+        device=unrecorded(cfg.training.device),
     message:
         "Designing with {wildcards.policy}, seed {wildcards.seed}"
     script:
-        "../workflow/scripts/rollout_policy.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint assess_designs:
@@ -40,7 +43,9 @@ checkpoint assess_designs:
         f"{RESULTS}/benchmarks/assess_designs.tsv"
     conda:
         "../envs/workflow.yaml"
+    params:
+        call=unrecorded("xtalrl.metrics.composition.assess_designs"),
     message:
         "Judging the compositions of the designs"
     script:
-        "../workflow/scripts/assess_designs.py"
+        "../workflow/scripts/call.py"

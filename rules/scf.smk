@@ -6,7 +6,7 @@
 
 checkpoint fetch_pseudopotentials:
     output:
-        family=FAMILY,
+        FAMILY,
     log:
         f"{CACHE}/logs/fetch_pseudopotentials.{cfg.dft.family}.log",
     benchmark:
@@ -15,16 +15,19 @@ checkpoint fetch_pseudopotentials:
     conda:
         "../envs/workflow.yaml"
     params:
+        call=unrecorded("xtalrl.dft.pseudopotentials.fetch_family"),
         family=cfg.dft.family,
+        location=unrecorded(cfg.dft.pseudopotentials),
+        cache=unrecorded(CACHE),
     message:
         "Getting the pseudopotentials {params.family}"
     script:
-        "../workflow/scripts/fetch_pseudopotentials.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint fetch_engine:
     output:
-        engine=ENGINE,
+        ENGINE,
     log:
         f"{CACHE}/logs/fetch_engine.log",
     benchmark:
@@ -33,11 +36,13 @@ checkpoint fetch_engine:
     conda:
         "../envs/workflow.yaml"
     params:
+        call=unrecorded("xtalrl.dft.engines.prepare_engine"),
         command=cfg.dft.command,
+        cache=unrecorded(CACHE),
     message:
         "Finding pw.x, or fetching the embedded one"
     script:
-        "../workflow/scripts/fetch_engine.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint plan_crystal_scf:
@@ -56,12 +61,13 @@ checkpoint plan_crystal_scf:
     conda:
         "../envs/workflow.yaml"
     params:
+        call=unrecorded("xtalrl.dft.requests.plan_crystal_scf"),
         protocol=cfg.dft.protocol,
         shards=cfg.dft.shards.scf,
     message:
         "Planning the SCFs of the crystals"
     script:
-        "../workflow/scripts/plan_crystal_scf.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint plan_reference_scf:
@@ -80,20 +86,21 @@ checkpoint plan_reference_scf:
     conda:
         "../envs/workflow.yaml"
     params:
+        call=unrecorded("xtalrl.dft.requests.plan_reference_scf"),
         elements=reference_elements,
         protocol=cfg.dft.protocol,
         shards=cfg.dft.shards.references,
     message:
         "Planning the SCFs of the elements"
     script:
-        "../workflow/scripts/plan_reference_scf.py"
+        "../workflow/scripts/call.py"
 
 
 rule run_scf_shard:
     input:
+        rerun_mark,
         requests=f"{RESULTS}/{{stage}}/requests.parquet",
         family=FAMILY,
-        mark=rerun_mark,
     output:
         outcomes=f"{RESULTS}/{{stage}}/shards/{{shard}}.parquet",
     # No benchmark: the outcomes hold the times of every SCF, and a file less for each of a thousand shards counts.
@@ -103,14 +110,20 @@ rule run_scf_shard:
         "../envs/workflow.yaml"
     threads: 4
     params:
+        call=unrecorded("xtalrl.dft.shards.run_shard"),
+        shard=of_wildcard("shard", int),
         protocol=stage_protocol,
         recovery=cfg.dft.recovery,
         time_limits_min=stage_time_limits,
         accept_not_saved=cfg.dft.accept_not_saved,
+        command=unrecorded(cfg.dft.command),
+        cache=unrecorded(CACHE),
+        workers=threads_of_job,
+        runtime_min=runtime_of_job,
     message:
         "Running SCF shard {wildcards.shard} of the stage {wildcards.stage}, {threads} at a time"
     script:
-        "../workflow/scripts/run_scf_shard.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint gather_scf:
@@ -126,7 +139,9 @@ checkpoint gather_scf:
     localrule: True
     conda:
         "../envs/workflow.yaml"
+    params:
+        call=unrecorded("xtalrl.dft.outcome_rows.gather_outcomes"),
     message:
         "Gathering the SCF outcomes of the stage {wildcards.stage}"
     script:
-        "../workflow/scripts/gather_scf.py"
+        "../workflow/scripts/call.py"

@@ -3,11 +3,9 @@
 
 rule build_demo_set:
     input:
-        crystals=of_project("resources/demo/crystals.csv"),
+        table=of_project("resources/demo/crystals.csv"),
     output:
-        train=f"{RESULTS}/structures/demo/train.csv",
-        val=f"{RESULTS}/structures/demo/val.csv",
-        test=f"{RESULTS}/structures/demo/test.csv",
+        [f"{RESULTS}/structures/demo/{split}.csv" for split in SPLITS],
     log:
         f"{RESULTS}/logs/build_demo_set.log",
     benchmark:
@@ -15,17 +13,18 @@ rule build_demo_set:
     localrule: True
     conda:
         "../envs/workflow.yaml"
+    params:
+        call=unrecorded("xtalrl.structures.demo.write_csvs"),
+        outputs=csvs_by_split,
     message:
         "Building the textbook crystals in MP-20's columns"
     script:
-        "../workflow/scripts/build_demo_set.py"
+        "../workflow/scripts/call.py"
 
 
 rule fetch_mp20:
     output:
-        train=f"{CACHE}/mp20/train.csv",
-        val=f"{CACHE}/mp20/val.csv",
-        test=f"{CACHE}/mp20/test.csv",
+        [f"{CACHE}/mp20/{split}.csv" for split in SPLITS],
     log:
         f"{CACHE}/logs/fetch_mp20.log",
     benchmark:
@@ -33,15 +32,18 @@ rule fetch_mp20:
     localrule: True
     conda:
         "../envs/workflow.yaml"
+    params:
+        call=unrecorded("xtalrl.structures.mp20.fetch_csvs"),
+        outputs=csvs_by_split,
     message:
         "Downloading MP-20"
     script:
-        "../workflow/scripts/fetch_mp20.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint read_crystals:
     input:
-        **STRUCTURE_CSVS,
+        STRUCTURE_CSVS.values(),
         magnetizations=magnetizations,
     output:
         crystals=f"{RESULTS}/structures/crystals.parquet",
@@ -53,6 +55,8 @@ checkpoint read_crystals:
     conda:
         "../envs/workflow.yaml"
     params:
+        call=unrecorded("xtalrl.structures.crystals.build_crystals"),
+        csvs=unrecorded(STRUCTURE_CSVS),
         max_sites=cfg.structures.max_sites,
         metals=cfg.structures.metals,
         splits=cfg.structures.splits,
@@ -60,7 +64,7 @@ checkpoint read_crystals:
     message:
         "Reading crystals, dropping metals, reducing cells"
     script:
-        "../workflow/scripts/read_crystals.py"
+        "../workflow/scripts/call.py"
 
 
 checkpoint build_graphs:
@@ -76,7 +80,11 @@ checkpoint build_graphs:
     conda:
         "../envs/workflow.yaml"
     threads: 4
+    params:
+        call=unrecorded("xtalrl.structures.neighbor_graphs.build_graphs"),
+        cache=unrecorded(CACHE),
+        workers=threads_of_job,
     message:
         "Building CrystalNN graphs on {threads} cores"
     script:
-        "../workflow/scripts/build_graphs.py"
+        "../workflow/scripts/call.py"

@@ -24,9 +24,12 @@ for entry in TABLES:
         conda:
             "../envs/workflow.yaml"
         params:
-            content=entry.name,
-            settings={name: SETTINGS[name] for name in entry.settings},
+            # Those of `config` that the entry depends on.
+            {name: SETTINGS[name] for name in entry.settings},
+            call=unrecorded("xtalrl.report.contents.make_table"),
+            name=entry.name,
+            config=unrecorded(config),
         message:
             f"Making the table: {entry.title}"
         script:
-            "../workflow/scripts/make_content.py"
+            "../workflow/scripts/call.py"

@@ -8,10 +8,10 @@ rule train_policy:
         graphs=f"{RESULTS}/structures/graphs.parquet",
         trajectories=f"{RESULTS}/trajectories.parquet",
     output:
+        of_trained("weights.safetensors"),
+        of_trained("training.csv"),
+        of_snapshots(of_trained("snapshots/{step}.safetensors")),
         policies=of_trained("policy.json"),
-        weights=of_trained("weights.safetensors"),
-        logs=of_trained("training.csv"),
-        snapshots=of_snapshots(of_trained("snapshots/{step}.safetensors")),
     log:
         f"{RESULTS}/logs/train_policy.{TRAINED}.seed{{seed}}.log",
     benchmark:
@@ -22,12 +22,17 @@ rule train_policy:
         "../envs/train.yaml"
     threads: 4
     params:
+        # Those that change what is learned.
+        training_settings,
+        call=unrecorded("xtalrl.rl.training.train_job"),
         specs=trained_specs,
-        training=training_settings,
+        settings=unrecorded(config["training"]),
+        seed=of_wildcard("seed", int),
+        threads=threads_of_job,
     message:
         f"Training {'all policies' if TRAIN_TOGETHER else '{wildcards.policy}'}, seed {{wildcards.seed}}"
     script:
-        "../workflow/scripts/train_policy.py"
+        "../workflow/scripts/call.py"
 
 
 rule take_pretrained:
@@ -41,7 +46,10 @@ rule take_pretrained:
     localrule: True
     conda:
         "../envs/workflow.yaml"
+    params:
+        call=unrecorded("xtalrl.rl.pretrained.take_pretrained"),
+        name=of_wildcard("pretrained"),
     message:
         "Taking the policy {wildcards.pretrained} that ships with xtalrl"
     script:
-        "../workflow/scripts/take_pretrained.py"
+        "../workflow/scripts/call.py"

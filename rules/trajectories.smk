@@ -14,6 +14,7 @@ checkpoint build_trajectories:
     conda:
         "../envs/workflow.yaml"
     params:
+        call=unrecorded("xtalrl.rl.trajectories.build_trajectories"),
         metals=cfg.structures.metals,
         per_crystal=cfg.trajectories.per_crystal,
         disconnected=cfg.trajectories.disconnected,
@@ -22,4 +23,4 @@ checkpoint build_trajectories:
     message:
         "Building breadth-first trajectories"
     script:
-        "../workflow/scripts/build_trajectories.py"
+        "../workflow/scripts/call.py"

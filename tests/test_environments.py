@@ -88,15 +88,15 @@ print(*(name for name, file in folders.items() if "site-packages" in file))
     assert {"torch", "numpy", "pyarrow", "safetensors"} <= allowed
 
 
-def scripts_by_environment(root: Path) -> dict[str, set[str]]:
-    """Which scripts the rules run in which of envs/."""
+def modules_by_environment(root: Path) -> dict[str, set[str]]:
+    """The modules whose functions the rules call in each of envs/."""
     found: dict[str, set[str]] = {}
     for path in (root / "rules").glob("*.smk"):
         for rule in re.split(r"\n(?=\s*(?:rule|checkpoint) \w+:)", path.read_text()):
-            if script := re.search(r"scripts/(\w+\.py)", rule):
+            if call := re.search(r'call=unrecorded\("([\w.]+)\.\w+"\)', rule):
                 environment = re.search(r"envs/(\w+)\.yaml", rule)
-                assert environment, f"{path}: the rule of {script[1]} has no environment"
-                found.setdefault(environment[1], set()).add(script[1])
+                assert environment, f"{path}: the rule of {call[1]} has no environment"
+                found.setdefault(environment[1], {"xtalrl.workflow"}).add(call[1])
     return found
 
 
@@ -116,9 +116,9 @@ def imports_of(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ["workflow", "train"])
-def test_an_environment_has_all_that_its_scripts_import(root: Path, name: str) -> None:
+def test_an_environment_has_all_that_its_functions_import(root: Path, name: str) -> None:
     todo, seen, packages = (
-        {root / "workflow/scripts" / script for script in scripts_by_environment(root)[name]},
+        {root / "src" / f"{module.replace('.', '/')}.py" for module in modules_by_environment(root)[name]},
         set(),
         set(),
     )
@@ -161,7 +161,7 @@ elif words[:2] == ["env", "create"]:
 
 
 @pytest.mark.slow
-def test_scripts_find_xtalrl_in_a_conda_environment(root: Path, tmp_path: Path) -> None:
+def test_the_script_finds_xtalrl_in_a_conda_environment(root: Path, tmp_path: Path) -> None:
     log = tmp_path / "python.log"
     (tmp_path / "bin").mkdir()
     conda = tmp_path / "bin/conda"
@@ -179,4 +179,4 @@ def test_scripts_find_xtalrl_in_a_conda_environment(root: Path, tmp_path: Path) 
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert output.exists()
-    assert "build_demo_set.py" in log.read_text()
+    assert "call.py" in log.read_text()

@@ -1,14 +1,13 @@
-"""Every rule hands its function what the function takes: each script runs here with the files and parameters of a real plan, up to the call.
+"""Every rule hands its function what the function takes: the files and parameters of real plans are bound to the functions' signatures.
 
 Without this a renamed parameter would pass all quick tests and fail on a cluster, after the DFT.
 """
 
 from __future__ import annotations
 
-import ast
-import contextlib
-import importlib
 import inspect
+import re
+import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +16,9 @@ from typing import Any
 import pytest
 from test_changes import EVERYTHING, dry_run, tmp
 
-import xtalrl.workflow
-from xtalrl.workflow import job as real_job
+from xtalrl.metrics.confirmation import confirm_hits
+from xtalrl.report.contents import content
+from xtalrl.workflow import call_of
 
 __all__ = ["tmp"]
 
@@ -31,6 +31,11 @@ RUNS: dict[str, Mapping[str, Any]] = {
         "references.protocol": "demo",
     },
     "external crystals": {"external": {"others": "{tmp}/crystals.xyz"}, "structures.magnetizations": "{tmp}/table.csv"},
+    "external crystals alone": {
+        "external": {"others": "{tmp}/crystals.xyz"},
+        **{f"policies.{kind}": False for kind in ("random", "bc", "ucql")},
+        **{f"policies.{targets}": [] for targets in ("targets_ev", "any_targets_ev", "rvs_targets_ev")},
+    },
     "downloads": {
         "structures.source": "mp20",
         "cache": "{tmp}/cache",
@@ -47,74 +52,64 @@ def filled(value: Any, folder: Path) -> Any:
     return value.replace("{tmp}", str(folder)) if isinstance(value, str) else value
 
 
-def called(script: Path, snakemake: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Run a script whose functions of ours only bind what they are given to their signature; the names of those that were called."""
-    calls: list[str] = []
-    tree = ast.parse(script.read_text())
-    functions = {
-        (node.module, alias.name)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("xtalrl")
-        for alias in node.names
-        if alias.name.islower() and (node.module, alias.name) != ("xtalrl.workflow", "job")
-    }
+def bind(function: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
+    """Check that a function takes these keywords, and None where it gets None.
 
-    def stand_in(function: Callable[..., Any]) -> Callable[..., None]:
-        def bind(*arguments: Any, **keywords: Any) -> None:
-            bound = inspect.signature(function).bind(*arguments, **keywords)
-            assert bound.arguments
-            calls.append(function.__name__)
-
-        return bind
-
-    with monkeypatch.context() as patched:
-        for module, name in functions:
-            found = importlib.import_module(module)
-            patched.setattr(found, name, stand_in(getattr(found, name)))
-        patched.setattr(xtalrl.workflow, "job", lambda log: contextlib.nullcontext())
-        exec(compile(tree, str(script), "exec"), {"__name__": "__main__", "snakemake": snakemake})
-    assert sorted(calls) == sorted(name for _, name in functions), "each function that is imported is called, once"
-    return calls
+    Raises:
+        TypeError: it does not.
+    """
+    bound = inspect.signature(function).bind(**keywords)
+    hints = typing.get_type_hints(function)
+    for name, value in bound.arguments.items():
+        if value is None and type(None) not in (hints[name], *typing.get_args(hints[name])):
+            raise TypeError(f"{name} of {function.__name__} is {hints[name]} and gets None")
 
 
 @pytest.fixture(scope="module")
 def seen() -> set[str]:
-    """Scripts that were run by any of the tests."""
+    """Functions that the jobs of any of the tests call."""
     return set()
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_every_script_calls_its_function_with_what_it_takes(
+def test_every_rule_calls_its_function_with_what_it_takes(
     root: Path, tmp: Path, monkeypatch: pytest.MonkeyPatch, name: str, seen: set[str]
 ) -> None:
     monkeypatch.chdir(root)
     keys = {"results": f"{tmp}/results", **filled(dict(RUNS[name]), tmp)}
-    done: set[str] = set()
     with dry_run(root, keys, forceall=True) as workflow:
-        for job in workflow.dag.jobs:
-            if job.rule.script is None or job.rule.name in done:
-                continue
-            done.add(job.rule.name)
-            script = root / "workflow/scripts" / Path(str(job.rule.script)).name
-            snakemake = SimpleNamespace(
-                input=job.input, output=job.output, params=job.params, wildcards=job.wildcards, threads=job.threads,
-                resources=job.resources, config=workflow.config, log=job.log,
-            )  # fmt: skip
-            assert called(script, snakemake, monkeypatch), job.rule.name
-            seen.add(script.name)
-    assert done
+        jobs = [job for job in workflow.dag.jobs if job.rule.script]
+        assert jobs
+        for job in jobs:
+            function, keywords = call_of(job)
+            bind(function, keywords)
+            if function.__name__ in ("make_table", "make_figure"):
+                given = keywords.keys() - inspect.signature(function).parameters.keys()
+                assert given == {*content(job.params.name).inputs}, job.rule.name
+            seen.add(f"{function.__module__}.{function.__name__}")
 
 
-def test_every_script_was_seen(root: Path, seen: set[str]) -> None:
-    assert {path.name for path in (root / "workflow/scripts").glob("*.py")} == seen
+def test_every_function_that_a_rule_names_was_seen(root: Path, seen: set[str]) -> None:
+    rules = "".join(path.read_text() for path in (root / "rules").glob("*.smk"))
+    assert set(re.findall(r'call=unrecorded\("([\w.]+)"\)', rules)) == seen
 
 
-def test_a_parameter_of_another_name_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = tmp_path / "wrong.py"
-    script.write_text(
-        "from xtalrl.metrics.confirmation import confirm_hits\n"
-        "confirm_hits(**{name: 'x' for name in ('hits', 'outcomes', 'confirmed')})\n"
-    )
-    with pytest.raises(TypeError, match="confirm"):
-        called(script, SimpleNamespace(), monkeypatch)
-    assert xtalrl.workflow.job is real_job
+@pytest.mark.parametrize(
+    ("keywords", "said"),
+    [
+        ({"hits": "x", "outcomes": "x", "confirmed": "x"}, "missing a required argument: 'confirmation'"),
+        ({"hits": "x", "outcomes": "x", "confirmation": "x", "window": 1}, "unexpected keyword argument 'window'"),
+        ({"hits": "x", "outcomes": None, "confirmation": "x"}, "outcomes of confirm_hits is .* gets None"),
+    ],
+)
+def test_what_a_function_does_not_take_is_caught(keywords: dict[str, Any], said: str) -> None:
+    bind(confirm_hits, dict.fromkeys(("hits", "outcomes", "confirmation"), "x"))
+    with pytest.raises(TypeError, match=said):
+        bind(confirm_hits, keywords)
+
+
+def test_files_and_parameters_share_no_name() -> None:
+    rule = {"input": {"a": "x"}, "output": {"b": []}, "params": {"call": "xtalrl.metrics.confirmation.confirm_hits"}}
+    assert call_of(SimpleNamespace(**rule)) == (confirm_hits, {"a": "x", "b": None})
+    with pytest.raises(TypeError, match="multiple values"):
+        call_of(SimpleNamespace(**rule | {"output": {"a": "y"}}))

@@ -57,13 +57,6 @@ def test_every_rule_has_log_benchmark_message_and_environment(root: Path) -> Non
             assert "lambda" not in rule
 
 
-def test_every_script_is_used(root: Path) -> None:
-    used = {
-        name for path in (root / "rules").glob("*.smk") for name in re.findall(r"scripts/(\w+\.py)", path.read_text())
-    }
-    assert used == {path.name for path in (root / "workflow/scripts").glob("*.py")}
-
-
 def test_the_paper_at_full_size(root: Path) -> None:
     counts = job_counts(dry_run(root, "--configfile", "config/paper.yaml"))
     assert counts["run_scf_shard"] == 230 + 8 + 230

@@ -1,21 +1,22 @@
-"""What every workflow script shares: logging, and answering a user's mistake with a sentence.
+"""What every job shares: calling the function of its rule, logging, and answering a user's mistake with a sentence.
 
-Imports nothing but the standard library, so that a GPU node can run the training script.
+Imports nothing but the standard library, so that a GPU node can train.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xtalrl.errors import XtalrlError, explain_os_error
 from xtalrl.progress import PaceHandler
@@ -23,6 +24,37 @@ from xtalrl.sharing import make_folder, share
 
 if TYPE_CHECKING:
     from xtalrl.config import Config
+
+
+def run_job(snakemake: Any) -> None:
+    """Run the job of a rule: call its function, with a log.
+
+    Args:
+        snakemake: the object that Snakemake gives to a script.
+    """
+    with job(snakemake.log[0]):
+        function, keywords = call_of(snakemake)
+        function(**keywords)
+
+
+def call_of(snakemake: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The function that a rule names in its parameter `call`, and its keywords: the rule's named files and parameters.
+
+    An empty list of input files, which stands for what a run does not have, becomes None.
+
+    Args:
+        snakemake: the object that Snakemake gives to a script, or a job of its plan.
+
+    Raises:
+        TypeError: the rule gives one name to two of them.
+    """
+    params = dict(snakemake.params.items())
+    module, _, name = params.pop("call").rpartition(".")
+    inputs, outputs = (
+        {key: path if isinstance(path, str) else [*path] or None for key, path in files.items()}
+        for files in (snakemake.input, snakemake.output)
+    )
+    return getattr(importlib.import_module(module), name), dict(**inputs, **outputs, **params)
 
 
 @contextlib.contextmanager

@@ -89,7 +89,7 @@ def screen_designs(
     predictions: str | Path,
     labels: str | Path,
     family: str | Path,
-    earlier: Sequence[str | Path],
+    earlier: Sequence[str | Path] | None,
     screening: str | Path,
     chosen: str | Path,
     wishes: Mapping[str, Any],
@@ -107,7 +107,7 @@ def screen_designs(
         predictions: `PREDICTIONS` of the valid ones, by request_id.
         labels: `LABELS` of the run; the first round warns where none is near the wanted gaps.
         family: family.json of the pseudopotentials.
-        earlier: `SCREENING` of the rounds before.
+        earlier: `SCREENING` of the rounds before; None in the first.
         screening, chosen: tables to write.
         wishes: fields of `Wishes`.
         recovery: whether odd numbers of electrons are computed.
@@ -123,7 +123,7 @@ def screen_designs(
     if round_number == 1:
         warn_where_labels_are_far(labels, (wanted.gap_from, wanted.gap_to))
     predicted = {row["material_id"]: row for row in tables.read_rows(predictions, tables.PREDICTIONS)}
-    before = [row for path in earlier for row in tables.read_rows(path, tables.SCREENING)]
+    before = [row for path in earlier or () for row in tables.read_rows(path, tables.SCREENING)]
     rows = tables.read_rows(assessments, tables.ASSESSMENTS)
     pseudopotentials = load_family(str(family))[0]
     known = {row["request_id"] for row in before if row["request_id"]}

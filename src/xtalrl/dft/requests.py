@@ -79,7 +79,7 @@ def plan_design_scf(
     protocol: str,
     recovery: Recovery,
     shards: int,
-    external_crystals: Sequence[str] = (),
+    external_crystals: Sequence[str] | None = None,
 ) -> None:
     """Request the SCF of every distinct valid design, on the cell of its skeleton, and of each element it adds to the references.
 
@@ -101,7 +101,7 @@ def plan_confirmation_scf(
     requests: str,
     protocol: str,
     shards: int,
-    external_crystals: Sequence[str] = (),
+    external_crystals: Sequence[str] | None = None,
 ) -> None:
     """Request the SCF of every distinct hit again, with the protocol's finer one: policies that share a design share its SCF."""
     planner = _Planner(family, CONFIRMING + protocol, shards)
@@ -160,12 +160,12 @@ class _Planner:
         }
 
     def designs(
-        self, table: str, schema: pa.Schema, crystals: str, external_crystals: Sequence[str]
+        self, table: str, schema: pa.Schema, crystals: str, external_crystals: Sequence[str] | None
     ) -> list[dict[str, Any]]:
         """One request per distinct valid design of a table with `material_id`, `species` and `request_id`, on the cell of its skeleton."""
         skeletons = {
             row["material_id"]: row
-            for path in (crystals, *external_crystals)
+            for path in (crystals, *(external_crystals or ()))
             for row in tables.read_rows(path, tables.CRYSTALS)
         }
         designs = {row["request_id"]: row for row in tables.read_rows(table, schema) if row["request_id"] is not None}

@@ -47,7 +47,7 @@ def assess_designs(
     crystals: str | Path,
     formulas: str | Path | None,
     assessments: str | Path,
-    external_crystals: Sequence[str | Path] = (),
+    external_crystals: Sequence[str | Path] | None = None,
 ) -> None:
     """Judge the compositions of all designs and write one table of them.
 
@@ -65,12 +65,12 @@ def assess_designs(
     known = read_known_compositions(formulas) if formulas else None
     truth = {
         row["material_id"]: row["species"]
-        for path in (crystals, *external_crystals)
+        for path in (crystals, *(external_crystals or ()))
         for row in tables.read(path, tables.CRYSTALS).select(["material_id", "species"]).to_pylist()
     }
     own_cells = {
         material_id
-        for path in external_crystals
+        for path in external_crystals or ()
         for material_id in tables.read(path, tables.CRYSTALS)["material_id"].to_pylist()
     }
     rows: list[dict[str, Any]] = []

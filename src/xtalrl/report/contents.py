@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 Runs = Literal["all", "ordinary", "sweep"]
 """Runs that an entry belongs to: a sweep is a run with `sweep.settings`."""
-
+Files = Mapping[str, str | Path | Sequence[str | Path] | None]
+"""Files of a run by name; None for one that the run does not have."""
 
 _DESIGNS = ("evaluation", "labels")
 _HULL = (*_DESIGNS, "stability")
@@ -298,25 +299,57 @@ def content(name: str) -> Content:
     return {entry.name: entry for entry in (*TABLES, *FIGURES)}[name]
 
 
-def make_content(
-    name: str, config: Mapping[str, Any], files: Mapping[str, str | Path | Sequence[str | Path]], **outputs: str
+def make_table(
+    name: str,
+    config: Mapping[str, Any],
+    csv: str | Path,
+    markdown: str | Path,
+    latex: str | Path,
+    caption: str | Path,
+    **files: str | Path | Sequence[str | Path] | None,
 ) -> None:
-    """Make a table or figure of a run.
+    """Make a table of a run.
 
     Args:
-        name: of the entry.
+        name: name of the entry.
         config: configuration of the run, as plain data.
-        files: files of the run by name, at least the entry's `inputs`; an empty list stands for one that the run does not have.
-        outputs: `csv`, `markdown`, `latex` and `caption` of a table, `csv`, `png` and `pdf` of a figure.
+        csv, markdown, latex, caption: files to write.
+        files: files of the run by name, at least the entry's `inputs`; None for one that the run does not have.
 
     Raises:
         XtalrlError: a file cannot be read, or lacks the designs of a policy.
     """
+    _made(name, config, files).write(csv=csv, markdown=markdown, latex=latex, caption=caption)
+
+
+def make_figure(
+    name: str,
+    config: Mapping[str, Any],
+    csv: str | Path,
+    png: str | Path,
+    pdf: str | Path,
+    **files: str | Path | Sequence[str | Path] | None,
+) -> None:
+    """Draw a figure of a run.
+
+    Args:
+        name: name of the entry.
+        config: configuration of the run, as plain data.
+        csv, png, pdf: files to write.
+        files: as in `make_table`.
+
+    Raises:
+        XtalrlError: a file cannot be read, or lacks the designs of a policy.
+    """
+    _made(name, config, files).write(csv=csv, png=png, pdf=pdf)
+
+
+def _made(name: str, config: Mapping[str, Any], files: Files) -> Any:
+    """The `Table` or `Drawing` of an entry."""
     from xtalrl.report.results import Results, scoring_of
 
     settings = validate(config)
-    made = content(name).function(Results.of(settings, files), scoring_of(settings))
-    made.write(**outputs)
+    return content(name).function(Results.of(settings, files), scoring_of(settings))
 
 
 def render_captions() -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from xtalrl.config import Config
 from xtalrl.metrics.designs import Labels, PolicyDesigns, read_compositions, read_labels, read_policies
 from xtalrl.metrics.scoring import Scoring
-from xtalrl.report.contents import settings_of
+from xtalrl.report.contents import Files, settings_of
 from xtalrl.report.style import Policies
 from xtalrl.rl.policies import PolicySpec
 
@@ -20,10 +20,10 @@ from xtalrl.rl.policies import PolicySpec
 class Results:
     """Files of one run by name (`evaluation`, `labels`, …) and what was run; tables are read when they are first asked for.
 
-    A file that the run does not have is an empty list.
+    A file that the run does not have is None or an empty list.
     """
 
-    files: Mapping[str, str | Path | Sequence[str | Path]]
+    files: Files
     policies: Policies
     training_steps: int = 0
     """Gradient steps of the policies of this run."""
@@ -33,7 +33,7 @@ class Results:
     """Fields of `xtalrl.campaign.wishes.Wishes`; empty where there is no campaign."""
 
     @classmethod
-    def of(cls, config: Config, files: Mapping[str, str | Path | Sequence[str | Path]]) -> Results:
+    def of(cls, config: Config, files: Files) -> Results:
         """The results of a run with this configuration."""
         policies: dict[str, PolicySpec | None] = {**config.policy_specs(), **dict.fromkeys(config.external)}
         steps = tuple(config.training.snapshot_steps)
@@ -55,7 +55,7 @@ class Results:
 
     def paths(self, name: str) -> list[Path]:
         """The files of this name."""
-        files = self.files[name]
+        files = self.files[name] or ()
         return [Path(files)] if isinstance(files, str | Path) else [Path(path) for path in files]
 
     @functools.cached_property

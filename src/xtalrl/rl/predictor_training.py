@@ -7,7 +7,7 @@ import itertools
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +131,45 @@ def _labelled(graphs: pa.Table, labels: pa.Table) -> tuple[pa.Table, Floats]:
     values = np.stack([gap, numbers("formation_energy_per_atom"), np.where(ran, failure, np.nan)])
     known = np.isfinite(values).any(0)
     return graphs.filter(pa.array(known)), values[:, known]
+
+
+def train_with_designs(
+    graphs: str | Path,
+    labels: str | Path,
+    design_graphs: Sequence[str | Path] | None,
+    design_labels: Sequence[str | Path] | None,
+    predictor: str | Path,
+    held_out: str | Path,
+    start: str | Path | None,
+    steps: int,
+    seed: int,
+    threads: int,
+) -> None:
+    """Train the predictor of one round of a campaign, from the labels of the run and the designs of the rounds before.
+
+    Args:
+        graphs: `tables.GRAPHS` of the run.
+        labels: `tables.LABELS` of the run.
+        design_graphs: `tables.GRAPHS` of the designs of each round before; None in the first.
+        design_labels: `tables.LABELS` of the same designs.
+        predictor: safetensors file to write.
+        held_out: `tables.PREDICTIONS` to write, as in `train_predictor`.
+        start: predictor to go on from, with a tenth of the steps; None trains a new one.
+        steps: updates of each member of a new predictor.
+        seed: seed of weights and batches.
+        threads: number of threads that torch uses.
+
+    Raises:
+        XtalrlError: as in `train_predictor`.
+    """
+    if start is None:
+        settings = replace(PredictorSettings(), steps=steps)
+    else:
+        settings = replace(PredictorSettings.fine_tuning(), steps=max(1, steps // 10))
+    designs = zip(design_graphs or (), design_labels or (), strict=True)
+    train_predictor(
+        [(graphs, labels), *designs], predictor, held_out, settings, start=start, seed=seed, threads=threads
+    )
 
 
 def train_predictor(

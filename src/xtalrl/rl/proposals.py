@@ -52,7 +52,7 @@ def propose_designs(
     graphs: str | Path,
     designs: str | Path,
     device: str,
-    settings: RolloutSettings,
+    settings: RolloutSettings | Mapping[str, Any],
     target_ev: float,
     round_number: int,
     seed: int,
@@ -67,7 +67,7 @@ def propose_designs(
         graphs: `GRAPHS` of the skeletons.
         designs: table to write.
         device: auto, cpu or cuda.
-        settings: how elements are chosen, and how many designs a skeleton gets in a round.
+        settings: how elements are chosen, and how many designs a skeleton gets in a round; a `RolloutSettings` or its fields.
         target_ev: gap that a policy for all targets is asked for.
         round_number: from 1.
         seed: of what is drawn.
@@ -78,6 +78,7 @@ def propose_designs(
             left without further designs.
     """
     keep_freed_memory()
+    settings = RolloutSettings.of(settings)
     record, trained = read_record(Path(folder) / "policy.json")
     spec = trained.at(target_ev)
     earlier = (round_number - 1) * settings.designs

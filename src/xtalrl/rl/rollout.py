@@ -8,7 +8,7 @@ import itertools
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,9 @@ def rollout_policy(
     trajectories: str | Path,
     designs: str | Path,
     device: str,
-    settings: RolloutSettings = AS_IN_THE_PAPER,
+    settings: RolloutSettings | Mapping[str, Any] = AS_IN_THE_PAPER,
     target_ev: float | None = None,
-    snapshot: int | str | None = None,
+    snapshot: int | None = None,
 ) -> None:
     """Fill every skeleton of the split val in the order of its trajectory 0, and write `tables.DESIGNS`.
 
@@ -59,7 +59,7 @@ def rollout_policy(
         trajectories: `tables.TRAJECTORIES`.
         designs: file to write.
         device: auto, cpu or cuda.
-        settings: how elements are chosen.
+        settings: how elements are chosen; a `RolloutSettings` or its fields.
         target_ev: p̂ in eV for a policy that was trained for any (`ccql-any`); no other takes one.
         snapshot: step of the snapshot that designs; None is the finished policy.
 
@@ -73,7 +73,9 @@ def rollout_policy(
     table = read_trajectories(trajectories, "val")
     table = table.filter(pc.equal(table["trajectory"], 0))
     skeletons = CrystalGraphs.read(graphs, table["material_id"].to_pylist(), find_device(device))
-    filled = design_skeletons(record, spec, weights, Orders(skeletons, table, trajectories), settings)
+    filled = design_skeletons(
+        record, spec, weights, Orders(skeletons, table, trajectories), RolloutSettings.of(settings)
+    )
     rows = (
         {
             "material_id": material_id,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Select = Literal["greedy", "epsilon-greedy", "softmax"]
 
@@ -22,6 +23,11 @@ class RolloutSettings:
     target_energy: float | None = None
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, settings: RolloutSettings | Mapping[str, Any]) -> RolloutSettings:
+        """The settings, which the workflow hands over as plain data."""
+        return settings if isinstance(settings, RolloutSettings) else cls(**settings)
 
 
 AS_IN_THE_PAPER = RolloutSettings()

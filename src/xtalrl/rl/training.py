@@ -56,6 +56,40 @@ GPU_MEMORY_SHARE = 0.5
 """Share of the free memory for what a pass keeps for the backward pass; the rest is for gradients on their way and for larger batches."""
 
 
+def train_job(
+    specs: Sequence[dict[str, Any]],
+    settings: Mapping[str, Any],
+    seed: int,
+    threads: int,
+    graphs: str | Path,
+    trajectories: str | Path,
+    policies: Sequence[str | Path],
+) -> None:
+    """`train_policies` for the workflow, which hands over plain data.
+
+    Args:
+        specs: fields of the policies' `PolicySpec` (`PolicySpec.to_dict`).
+        settings: fields of `TrainingSettings`.
+        seed: seed of the policies.
+        threads: number of threads that torch uses.
+        graphs: `tables.GRAPHS`.
+        trajectories: `tables.TRAJECTORIES`.
+        policies: policy.json of each policy; its other files are written beside it.
+
+    Raises:
+        XtalrlError: as in `train_policies`.
+    """
+    train_policies(
+        [PolicySpec.from_dict(spec) for spec in specs],
+        TrainingSettings(**settings),
+        seed=seed,
+        threads=threads,
+        graphs=graphs,
+        trajectories=trajectories,
+        folders=[Path(policy).parent for policy in policies],
+    )
+
+
 def train_policies(
     specs: Sequence[PolicySpec],
     settings: TrainingSettings,

@@ -8,6 +8,25 @@ from xtalrl import tables
 from xtalrl.cells import Cell
 from xtalrl.errors import XtalrlError
 from xtalrl.structures.external import space_group
+from xtalrl.structures.neighbor_graphs import build_graphs
+
+
+def fill_skeletons(
+    assessments: str | Path,
+    crystals: str | Path,
+    filled: str | Path,
+    graphs: str | Path,
+    failures: str | Path,
+    cache: str | Path,
+    workers: int,
+) -> None:
+    """Write the distinct valid designs of a table as crystals, as `fill_crystals` does, and their graphs, as `build_graphs` does.
+
+    Raises:
+        XtalrlError: as in either.
+    """
+    fill_crystals(assessments, crystals, filled)
+    build_graphs(filled, graphs, failures, cache, workers)
 
 
 def fill_crystals(assessments: str | Path, crystals: str | Path, filled: str | Path) -> None:
