@@ -2,7 +2,7 @@
 
     python benchmarks/policies.py CONFIGFILE
 
-Reads the results of `snakemake rollout --configfile CONFIGFILE`, best from published labels (docs/data-card.md). No design needs an SCF: where
+Reads the results of `snakemake rollout --configfile CONFIGFILE`, best from published labels (docs/published-labels.md). No design needs an SCF: where
 the reduced formula of a design is that of labelled crystals, the mean of their gaps stands in for its own. Writes docs/results/policies.{md,csv}.
 """
 

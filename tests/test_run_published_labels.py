@@ -1,4 +1,4 @@
-"""From published labels to trajectories with the one command of docs/data-card.md, through Snakemake."""
+"""From published labels to trajectories with the one command of docs/published-labels.md, through Snakemake."""
 
 from __future__ import annotations
 

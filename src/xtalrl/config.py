@@ -285,8 +285,8 @@ class DftConfig(_Section):
     time_limits: TimeLimits = TimeLimits()
     accept_not_saved: bool = Field(
         False,
-        description="Whether to take what was printed by a pw.x that converged and then failed to save (a full disk, mostly): the outcome "
-        "is then `converged_not_saved`, else `not_saved`.",
+        description="Whether to accept a run that converged and then failed to save, mostly because of a full disk: its outcome is then "
+        "`converged_not_saved`, otherwise `not_saved`.",
     )
 
     @model_validator(mode="after")
@@ -318,8 +318,8 @@ class ReferencesConfig(_Section):
     )
     protocol: FilePath | None = Field(
         None,
-        description="What imported energies are, references and labels, where their tables do not say: the name in `dft.protocol`. Al, Ne and "
-        "Si are computed to check it. null: energies without a protocol serve imported labels only; a run that would compute anything with them is "
+        description="Protocol of imported references and labels, where their tables do not name it; it must be `dft.protocol`. Al, Ne and Si are "
+        "computed to check it. null: energies without a protocol serve imported labels only, and a run that would compute anything with them is "
         "refused at once.",
     )
 
@@ -343,7 +343,7 @@ class TrajectoriesConfig(_Section):
     disconnected: Literal["keep", "drop"] = Field(
         "keep",
         description="Crystals whose graph falls into several parts. `keep`: the search goes on in the next part. `drop`: they are left "
-        "out, training and validation, as in the published code and evidently in the paper.",
+        "out of training and validation, as in the published code and evidently in the paper.",
     )
     seed: Seed = Field(0, description="Seed of the choice of source sites.")
 
@@ -450,7 +450,7 @@ class TrainingConfig(_Section):
     compile: bool = Field(
         TrainingSettings.compile,
         description="Have torch compile the activation, which takes a few seconds and a C++ compiler; for CPUs. docs/policies-and-rollout.md "
-        "tells what it saves.",
+        "says what it saves.",
         json_schema_extra=CHANGES_NO_RESULT,
     )
     backend: Backend = Field(
@@ -618,7 +618,8 @@ class RolloutConfig(_Section):
     )
     neutral: bool = Field(
         RolloutSettings.neutral,
-        description="Never complete a composition that the paper's validity rule rejects: only elements with which it can still be avoided.",
+        description="Never complete a composition that the paper's validity rule rejects: only elements are placed with which a valid composition "
+        "can still be reached.",
     )
     even_electrons: bool | None = Field(
         None,
@@ -630,7 +631,7 @@ class RolloutConfig(_Section):
         RolloutSettings.guidance,
         ge=0,
         le=1000,
-        description="How strongly `rvs` is pushed towards its target: 1 as it learned, 0 without a target, above 1 beyond what it learned "
+        description="How strongly `rvs` is pushed towards its target: 1 as it was trained, 0 not at all, above 1 more strongly than it was trained "
         "(classifier-free guidance). Other values than 1 need `training.hide_target`.",
     )
     target_energy: Annotated[float, Field(ge=-20, le=20)] | None = Field(
