@@ -9,9 +9,9 @@ VENV_DOCS := .venv-docs
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo campaign test test-slow harness test-dgl engine oracles dgl lint format docs site lock clean
+.PHONY: help demo campaign test test-slow harness test-dgl engine oracles dgl lint format docs site lock release clean
 
-$(VENV)/.complete: requirements/lock.txt pyproject.toml tools/make_venv.py
+$(VENV)/.complete: requirements/lock.txt requirements/torch-cpu.txt requirements/torch-cuda.txt pyproject.toml tools/make_venv.py
 	@$(PYTHON) tools/make_venv.py
 
 # All of the environment with DGL before it. Of Python there is DGL 1.1.3 for 3.11 and older.
@@ -84,13 +84,20 @@ site: $(VENV_DOCS)/.complete  ## Build the documentation as a site that opens of
 	@NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --quiet
 	@python tools/check_site.py site
 
-lock:  ## Renew requirements/{lock,docs}.txt (needs uv; UV_FIND_LINKS where torch's CPU wheel is on disk)
+lock:  ## Renew requirements/{lock,docs,torch-cuda}.txt (needs uv; UV_FIND_LINKS where torch's CPU wheel is on disk)
 	printf 'torch==2.13.0+cpu\n' > $(VENV)/override.txt
 	uv pip compile pyproject.toml --extra train --extra workflow --group dev --override $(VENV)/override.txt \
 		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-package torch \
 		--no-header --no-annotate --output-file requirements/lock.txt
 	uv pip compile --group docs --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
 		--no-header --no-annotate --output-file requirements/docs.txt
+	echo torch==2.13.0 | uv pip compile - --constraint requirements/lock.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+		--generate-hashes --no-header --no-annotate --output-file requirements/torch-cuda.txt
+	sed -i "1i # PyPI's build of PyTorch and all that it imports, CUDA too; where lock.txt has a package, the version is the same. Written by \`make lock\`." \
+		requirements/torch-cuda.txt
+
+release: $(VENV)/.complete  ## Pack what is published of a tagged commit into dist/ (docs/releasing.md)
+	@python tools/release.py
 
 clean:  ## Remove the demo's results (finished SCFs stay in results/cache)
 	rm -rf results/demo

@@ -17,8 +17,12 @@ import yaml
 CONDA_NAMES = {"matplotlib-base": "matplotlib", "pytorch": "torch"}
 
 
+def pins(root: Path, name: str) -> dict[str, str]:
+    return dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", (root / f"requirements/{name}.txt").read_text(), re.MULTILINE))
+
+
 def locked(root: Path) -> dict[str, str]:
-    lock = dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", (root / "requirements/lock.txt").read_text(), re.MULTILINE))
+    lock = pins(root, "lock")
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     torch = next(requirement for requirement in extras["train"] if requirement.startswith("torch=="))
     return lock | {"torch": torch.removeprefix("torch==")}
@@ -50,11 +54,24 @@ def test_every_direct_dependency_is_locked(root: Path) -> None:
 
 
 def test_the_torch_versions_agree(root: Path) -> None:
-    assert f'TORCH = "torch=={locked(root)["torch"]}"' in (root / "tools/make_venv.py").read_text()
+    version = locked(root)["torch"]
+    assert f"\ntorch=={version}+cpu \\\n" in (root / "requirements/torch-cpu.txt").read_text()
+    assert pins(root, "torch-cuda")["torch"] == version
 
 
-def test_the_lock_is_hashed_and_names_no_host(root: Path) -> None:
-    text = (root / "requirements/lock.txt").read_text()
+def test_torch_leaves_the_lock_as_it_is(root: Path) -> None:
+    cuda, lock = pins(root, "torch-cuda"), pins(root, "lock")
+    assert "triton" in cuda and "triton" not in lock
+    shared = cuda.keys() & lock.keys()
+    assert "sympy" in shared
+    assert {name: cuda[name] for name in shared} == {name: lock[name] for name in shared}
+
+
+@pytest.mark.parametrize("name", ["lock", "torch-cpu", "torch-cuda"])
+def test_what_is_installed_is_hashed_and_names_no_host(root: Path, name: str) -> None:
+    text = "\n".join(
+        line for line in (root / f"requirements/{name}.txt").read_text().splitlines() if not line.startswith("#")
+    )
     assert "://" not in text
     for block in re.split(r"\n(?=[a-z0-9])", text.strip()):
         assert "--hash=sha256:" in block, block.splitlines()[0]

@@ -6,7 +6,6 @@ pip into a temporary folder.
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,8 @@ from typing import NoReturn
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements" / "lock.txt"
-TORCH = "torch==2.13.0"  # as in pyproject.toml; not in the lock, because the CPU and the CUDA build have other hashes
+TORCH_CPU = ROOT / "requirements" / "torch-cpu.txt"
+TORCH_CUDA = ROOT / "requirements" / "torch-cuda.txt"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
@@ -33,10 +33,12 @@ def main() -> None:
     shutil.rmtree(VENV, ignore_errors=True)
     python = make_environment()
     pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
+    pinned = [*pip, "--require-hashes", "--requirement"]
     say("Installing the locked packages.")
-    run([*pip, "--require-hashes", "--requirement", str(LOCK)])
+    run([*pinned, str(LOCK)])
     say("Installing PyTorch.")
-    run([*pip, "--constraint", str(constraints()), *torch_index(), TORCH])
+    if not install_cpu_build([*pinned, str(TORCH_CPU)]):
+        run([*pinned, str(TORCH_CUDA)])
     run([*pip, "--no-deps", "--no-build-isolation", "--quiet", "--editable", str(ROOT)])
     (VENV / ".complete").touch()
     say("The environment is ready.")
@@ -76,23 +78,22 @@ def unpack_pip_wheel(folder: Path) -> Path:
         )
 
 
-def torch_index() -> list[str]:
-    """Without an NVIDIA GPU, PyTorch's CPU builds (200 MB instead of some 3 GB), where their index can be reached."""
+def install_cpu_build(command: list[str]) -> bool:
+    """Without an NVIDIA GPU, install PyTorch's CPU build (200 MB instead of some 3 GB), where it can be had; whether it was.
+
+    Only its own index has it, which not every network reaches, or a folder that PIP_FIND_LINKS names.
+    """
     if Path("/proc/driver/nvidia").exists():
-        return []
+        return False
     try:
         urllib.request.urlopen(f"{TORCH_CPU_INDEX}/torch/", timeout=10).close()
+        command = [*command, "--extra-index-url", TORCH_CPU_INDEX]
     except OSError:
-        return []
-    return ["--extra-index-url", TORCH_CPU_INDEX]
-
-
-def constraints() -> Path:
-    """The lock's versions without the hashes, so that PyTorch's own needs stay at what is locked."""
-    pins = [line.split(" ")[0] for line in LOCK.read_text().splitlines() if re.match(r"[a-z0-9].*==", line)]
-    path = VENV / "constraints.txt"
-    path.write_text("\n".join(pins) + "\n")
-    return path
+        say("PyTorch's index of CPU builds cannot be reached.")
+    if subprocess.run(command).returncode:
+        say("The CPU build cannot be had here: taking the one on PyPI, with CUDA.")
+        return False
+    return True
 
 
 def run(command: list[str]) -> None:

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = (
     "README.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "CHANGELOG.md",
     "CITATION.cff",
     "LICENSE",
