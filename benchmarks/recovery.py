@@ -169,7 +169,7 @@ def ladder() -> list[str]:
         "## The ladder",
         "",
         "After an outcome the first of its rungs that has something to offer is climbed; no attempt is made twice, and none after "
-        f"{MOST_ATTEMPTS}. Of the attempts that converged the one of lowest energy speaks; a search for a moment never does.",
+        f"{MOST_ATTEMPTS}. Of the attempts that converged, the one of lowest energy counts; a search for a moment never does.",
         "",
         "| after | `extended` tries | `paper` tries |",
         "|---|---|---|",
