@@ -62,7 +62,7 @@ def read_mapping(path: str | Path, kind: str = "configuration file") -> dict[str
     """The `key: value` pairs of a YAML or JSON file.
 
     Args:
-        path: of the file.
+        path: path of the file.
         kind: what it is, for messages.
 
     Raises:

@@ -117,7 +117,7 @@ def expected_hits(probabilities: Sequence[float], confidence: float) -> Estimate
     """Hits that predictions promise: the sum of the probabilities, and the interval of the Poisson binomial distribution, if they are right.
 
     Args:
-        probabilities: of each design that is computed.
+        probabilities: probability of a hit for each design that is computed.
         confidence: level of the interval.
     """
     if not len(probabilities):

@@ -29,7 +29,7 @@ def print_checks(config: Config, profile: str, configfiles: Sequence[Path]) -> b
     """Print every check; True if nothing that the run needs is missing.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         profile: name in `profiles/`, or folder; jobs on a cluster are checked if it submits any.
         configfiles: as the user gave them, for the commands that fix.
 

@@ -52,7 +52,7 @@ def evaluation_command(
 
     Args:
         path: folder, archive, file or database of crystals.
-        name: of the set; None takes the name of the path.
+        name: name of the set; None takes the name of the path.
         configfiles: as given to snakemake.
         config: what they say; its own external sets stay.
         alone: without policies, into a results folder of its own; else the set joins the policies of the run.

@@ -144,7 +144,7 @@ def export_designs(config: Config, output: str | Path, selection: Selection) -> 
     """Write designs of an evaluated run; the ending of `output` says how.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         output: a folder of CIFs (no ending), or .zip of CIFs, .xyz or .extxyz, .db (ASE), .json (OPTIMADE), .csv. It must not exist.
         selection: which designs.
 

@@ -43,7 +43,7 @@ def limits_of(submission: Submission, partition: str) -> tuple[list[Limit], list
     """The limits on the number of jobs that may be queued and run at once, and on the minutes of one, for jobs such as this.
 
     Args:
-        submission: of a job.
+        submission: submission of a job.
         partition: where it goes; of several, the first.
 
     Raises:

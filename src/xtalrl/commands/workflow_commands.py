@@ -19,7 +19,7 @@ def workflow_command(
     """The command, from `snakemake` on, that makes a target in the working directory.
 
     Args:
-        target: of the Snakefile.
+        target: target of the Snakefile.
         profile: as `find_profile` takes it.
         configfiles: laid over config/config.yaml.
         settings: entries of `--config`.

@@ -98,8 +98,8 @@ def download(url: str, path: str | Path, checksum: str) -> None:
     others that want the same file wait for it. Redirects to any http or https address are followed: the checksum tells what is right.
 
     Args:
-        url: of the file; its password and query are part of no message.
-        path: of the file here.
+        url: address of the file; its password and query are part of no message.
+        path: path of the file here.
         checksum: `<kind>:<hex digest>`, kinds as in `checksum_of`.
 
     Raises:

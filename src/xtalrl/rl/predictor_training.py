@@ -199,8 +199,8 @@ def train_predictor(
         gap_from: for the predictions in `held_out`, as in `predict_crystals`.
         gap_to: likewise.
         confidence: likewise.
-        seed: of weights and batches.
-        threads: of torch.
+        seed: seed of weights and batches.
+        threads: number of threads of torch.
 
     Raises:
         XtalrlError: a file is missing or malformed, or there are too few crystals with a gap, or too few compositions.

@@ -69,8 +69,8 @@ def propose_designs(
         device: auto, cpu or cuda.
         settings: how elements are chosen, and how many designs a skeleton gets in a round; a `RolloutSettings` or its fields.
         target_ev: gap that a policy for all targets is asked for.
-        round_number: from 1.
-        seed: of what is drawn.
+        round_number: number of the round, from 1.
+        seed: seed of all random choices.
         keep: elements that stay on the sites where the skeletons have them.
 
     Raises:

@@ -107,7 +107,7 @@ def design_skeletons(
         record: what policy.json says (`read_record`).
         spec: the policy, with its target gap if it serves several.
         weights: file of its weights; not read for a policy that does not learn.
-        orders: of the skeletons, on the device to use.
+        orders: orders of the skeletons, on the device to use.
         settings: how elements are chosen; a policy that does not learn draws uniformly whatever they say.
         keep: elements that stay on the sites where the skeletons have them.
 
@@ -185,11 +185,11 @@ def fill_skeletons(
 
     Args:
         network: None stands for one that knows no difference between elements.
-        orders: of the skeletons.
+        orders: orders of the skeletons.
         target_ev: p̂ in eV of a conditional network.
         settings: how elements are chosen.
         discount: γ.
-        seed: of all that is drawn.
+        seed: seed of all random choices.
         keep: elements that stay on the sites where the skeletons have them.
 
     Returns:

@@ -86,7 +86,7 @@ def build_trajectories(
         labels: `tables.LABELS`; a crystal whose gap or formation energy is null gives none.
         trajectories: `tables.TRAJECTORIES` to write, in the order of the graphs.
         per_crystal: maximum number of trajectories per crystal; a crystal with fewer sites gives one per site.
-        seed: of the choice of source sites.
+        seed: seed of the choice of source sites.
         metals: `dft` leaves out the crystals whose label has a gap of 0; `source` does not, as metals went before.
         disconnected: what to do with a crystal whose graph falls into several parts (see `breadth_first_order`).
         ties: what decides between sites that the search reaches at once (see `orders`).

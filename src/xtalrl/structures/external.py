@@ -86,7 +86,7 @@ def import_designs(
 
     Args:
         path: folder of CIFs, extxyz file, or ASE database (see `read_designs`).
-        name: of the set in all tables, where it stands as a policy.
+        name: name of the set in all tables, where it stands as a policy.
         crystals: `tables.CRYSTALS`, whose cells are the skeletons.
         max_sites: largest number of sites in a cell.
         designs, external_crystals, rejected: `tables.DESIGNS`, `tables.CRYSTALS` and `tables.REJECTED` to write.
