@@ -211,6 +211,12 @@ def rerun_mark(wildcards):
     return []
 
 
+def computed_designs(folder):
+    """The designs of a folder that SCFs are spent on: all, or a sample."""
+    name = "sample" if cfg.evaluation.is_sampled else "assessments"
+    return f"{folder}/{name}.parquet"
+
+
 def table_files(kind):
     """Every table of this run, as csv, md or tex, or its caption as txt."""
     return [f"{RESULTS}/tables/{entry.name}.{kind}" for entry in tables_of(cfg)]

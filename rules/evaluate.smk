@@ -1,10 +1,32 @@
 """SCFs of the distinct valid designs, and their properties beside the true crystals'."""
 
 
+rule sample_designs:
+    input:
+        assessments=f"{RESULTS}/designs/assessments.parquet",
+    output:
+        sample=f"{RESULTS}/designs/sample.parquet",
+    log:
+        f"{RESULTS}/logs/sample_designs.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/sample_designs.tsv"
+    localrule: True
+    conda:
+        "../envs/workflow.yaml"
+    params:
+        call=unrecorded("xtalrl.metrics.sampling.sample_designs"),
+        max_sites=cfg.evaluation.max_sites,
+        limit=cfg.evaluation.limit,
+    message:
+        "Drawing the skeletons whose designs are computed"
+    script:
+        "../workflow/scripts/call.py"
+
+
 checkpoint plan_design_scf:
     input:
         ENGINE,
-        assessments=f"{RESULTS}/designs/assessments.parquet",
+        assessments=computed_designs(f"{RESULTS}/designs"),
         crystals=f"{RESULTS}/structures/crystals.parquet",
         external_crystals=external_sets(f"{RESULTS}/external/{{set}}/crystals.parquet"),
         references=matching_references,
@@ -32,7 +54,7 @@ checkpoint plan_design_scf:
 
 checkpoint evaluate_designs:
     input:
-        assessments=f"{RESULTS}/designs/assessments.parquet",
+        assessments=computed_designs(f"{RESULTS}/designs"),
         outcomes=f"{RESULTS}/evaluation/outcomes.parquet",
         references=matching_references,
         labels=true_labels,

@@ -54,9 +54,22 @@ rule assess_snapshots:
         "../workflow/scripts/call.py"
 
 
-rule evaluate_snapshots:
+use rule sample_designs as sample_snapshots with:
     input:
         assessments=f"{RESULTS}/learning_curve/{{step}}/assessments.parquet",
+    output:
+        sample=f"{RESULTS}/learning_curve/{{step}}/sample.parquet",
+    log:
+        f"{RESULTS}/logs/sample_snapshots.{{step}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/sample_snapshots.{{step}}.tsv"
+    message:
+        "Drawing the skeletons whose designs are computed, of step {wildcards.step}"
+
+
+rule evaluate_snapshots:
+    input:
+        assessments=computed_designs(f"{RESULTS}/learning_curve/{{step}}"),
         outcomes=f"{RESULTS}/evaluation/outcomes.parquet",
         references=reference_energies,
         labels=true_labels,

@@ -34,6 +34,7 @@ EVERYTHING = {
     "training.hide_target": 0.1,
     "training.condition_on_energy": True,
     "evaluation.confirm": True,
+    "evaluation.limit": 50,
     "campaign.gap_ev": 2,
     "campaign.rounds": 2,
 }
@@ -54,6 +55,7 @@ SHARDS = rules("run_scf_shard")
 TRAIN = rules("train_policy")
 DESIGN = rules("rollout_policy rollout_snapshot")
 ASSESS = rules("assess_designs assess_snapshots")
+SAMPLE = rules("sample_designs sample_snapshots")
 PROPOSE = rules("propose_designs")
 SCREEN = rules("screen_designs")
 WISHES = SCREEN | rules("find_campaign_hits hand_over")
@@ -64,10 +66,10 @@ ROUNDS = (
         "assess_proposals fill_skeletons train_campaign_predictor predict_designs evaluate_campaign_round label_campaign_designs"
     )
 )
-SNAPSHOTS = rules("rollout_snapshot assess_snapshots evaluate_snapshots")
+SNAPSHOTS = rules("rollout_snapshot assess_snapshots sample_snapshots evaluate_snapshots")
 NOTHING = rules("")
 FROM_NOTHING = (
-    PLANS | SHARDS | TRAIN | DESIGN | ASSESS | SNAPSHOTS | {REPORT} | ROUNDS | WISHES
+    PLANS | SHARDS | TRAIN | DESIGN | ASSESS | SAMPLE | SNAPSHOTS | {REPORT} | ROUNDS | WISHES
     | rules("take_pretrained take_skeletons gather_campaign assess_campaign_stability confirm_campaign_hits")
     | rules("build_demo_set read_crystals build_graphs gather_scf assemble_references label_crystals build_trajectories")
     | rules("evaluate_designs assess_stability find_hits confirm_hits")
@@ -171,6 +173,8 @@ CHANGES: dict[str, tuple[Any, frozenset[str]]] = {
     "evaluation.window_ev": (0.5, rules("find_hits")),
     "evaluation.targets_ev": ([1.34], NOTHING),
     "evaluation.formulas": ("{tmp}/table.csv", ASSESS | rules("assess_proposals")),
+    "evaluation.max_sites": (8, SAMPLE),
+    "evaluation.limit": (40, SAMPLE),
     "evaluation.confirm": (
         True, SHARDS | rules("find_hits plan_confirmation_scf gather_scf confirm_hits"),
     ),

@@ -666,6 +666,19 @@ class EvaluationConfig(_Section):
         description="Text file (or .gz) of known reduced formulas, one per line, for novelty; `materials-project` to ask its API; `demo` for those "
         "of the embedded crystals; null leaves novelty empty.",
     )
+    max_sites: int | None = Field(
+        None,
+        ge=1,
+        le=20,
+        description="Compute only designs of at most this many sites; null computes every size. Table 1 has all designs, whatever is computed.",
+    )
+    limit: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000_000,
+        description="Compute the designs on at most this many skeletons, drawn by lot and the same for every policy (of each external set: this many "
+        "crystals); null computes all. A larger number keeps the skeletons of a smaller one, so that a sample can grow.",
+    )
     confirm: bool = Field(
         False,
         description="Whether the tables, the report and `all` say which hits were confirmed, which costs finer SCFs; `snakemake confirm` does "
@@ -676,6 +689,21 @@ class EvaluationConfig(_Section):
     )
     bootstrap_samples: int = Field(2000, ge=100, le=100_000, description="Resamples behind every interval.")
     confidence: float = Field(0.95, gt=0, lt=1, description="Level of every interval.")
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether only some of the designs are computed."""
+        return self.max_sites is not None or self.limit is not None
+
+    @property
+    def sample(self) -> str:
+        """What the computed designs are a sample of, as a sentence for captions; empty where all are computed."""
+        if not self.is_sampled:
+            return ""
+        sizes = f" of at most {self.max_sites} sites" if self.max_sites is not None else ""
+        if self.limit is None:
+            return f"Computed: all designs{sizes}."
+        return f"Computed: the designs{sizes} on at most {self.limit:,} skeletons, drawn by lot."
 
 
 SPLITS = ("train", "val", "test")

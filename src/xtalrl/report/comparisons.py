@@ -128,7 +128,8 @@ def paper_comparison(results: Results, scoring: Scoring) -> Table:
     for table in PAPER_TABLES:
         for paper_row in paper_rows(table):
             name = specs.get(identity(paper_row.policy))
-            designs = results.designs[name] if name else None
+            designs_of = results.compositions if table.number == 1 else results.designs
+            designs = designs_of[name] if name else None
             for metric in paper_row.values:
                 column = columns[metric]
                 ours = column.estimate(designs, scoring) if designs else NOTHING

@@ -31,13 +31,15 @@ class Results:
     """Steps at which weights were kept, one for each file of `snapshots`."""
     campaign: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `xtalrl.campaign.wishes.Wishes`; empty where there is no campaign."""
+    sample: str = ""
+    """What the computed designs are a sample of, as a sentence; empty where all are computed."""
 
     @classmethod
     def of(cls, config: Config, files: Files) -> Results:
         """The results of a run with this configuration."""
         policies: dict[str, PolicySpec | None] = {**config.policy_specs(), **dict.fromkeys(config.external)}
         steps = tuple(config.training.snapshot_steps)
-        return cls(files, policies, config.training.steps, steps, config.campaign.wishes)
+        return cls(files, policies, config.training.steps, steps, config.campaign.wishes, config.evaluation.sample)
 
     def file(self, name: str) -> Path | None:
         """The file of this name; None where the run does not have it."""
