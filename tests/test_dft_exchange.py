@@ -12,6 +12,7 @@ import pytest
 from dft_data import SILICON, sssp
 from typer.testing import CliRunner
 
+from xtalrl import tables
 from xtalrl.cells import Cell
 from xtalrl.commands.cli import app
 from xtalrl.dft.cache import Cache, Record
@@ -202,3 +203,39 @@ def test_reordered_and_turned_cells_have_keys_of_their_own() -> None:
 def test_a_folder_without_records_is_named(tmp_path) -> None:
     with pytest.raises(XtalrlError, match="holds no finished SCF"):
         verify_cache(tmp_path)
+
+
+def test_the_scfs_of_one_run_are_exported_alone(tmp_path: Path) -> None:
+    """Every attempt of every stage, and nothing that other runs left in the cache."""
+    records = [record(), record(1.1, Outcome.NOT_CONVERGED), record(1.2), record(1.3)]
+    cache = fill(tmp_path / "cache", *records)
+    used = {"scf": [records[0]], "evaluation": [records[1], records[2]]}
+    for stage, attempts in used.items():
+        row = {
+            "request_id": stage, "kind": "design", "key": attempts[-1].key, "species": ["Si", "Si"], "outcome": "converged", "detail": "",
+            "nspin": 1, "wall_s": 1.0, "protocol": "paper-fast", "protocol_hash": "aaaa", "family": "sssp",
+            "attempts": [
+                {"number": n, "strategy": "first", "outcome": one.outcome, "detail": "", "nspin": 1, "wall_s": 1.0, "restarted": False, "key": one.key}
+                for n, one in enumerate(attempts, start=1)
+            ],
+        }  # fmt: skip
+        (tmp_path / "results" / stage).mkdir(parents=True)
+        tables.write_rows([row], tables.SCF_OUTCOMES, tmp_path / "results" / stage / "outcomes.parquet")
+    (tmp_path / "config.yaml").write_text(f"results: {tmp_path}/results\ncache: {cache}\n")
+    command = [
+        "cache",
+        "export",
+        str(tmp_path / "run.jsonl"),
+        "--configfile",
+        str(tmp_path / "config.yaml"),
+        "--of-run",
+    ]
+    ran = CliRunner().invoke(app, command)
+    assert ran.exit_code == 0, ran.output
+    lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    assert {line["key"] for line in lines} == {one.key for one in records[:3]}
+    (tmp_path / "results/scf/outcomes.parquet").unlink()
+    (tmp_path / "results/evaluation/outcomes.parquet").unlink()
+    empty = CliRunner().invoke(app, command)
+    assert empty.exit_code == 1
+    assert "holds no finished stage of SCFs: run `snakemake evaluate`" in empty.output

@@ -416,12 +416,19 @@ def seal(configfile: ConfigFile = None) -> None:
 
 @partial(_command, group=cache_app)
 def export(
-    file: Annotated[Path, typer.Argument(help="File to write: .parquet, or .jsonl.")], configfile: ConfigFile = None
+    file: Annotated[Path, typer.Argument(help="File to write: .parquet, or .jsonl.")],
+    configfile: ConfigFile = None,
+    of_run: Annotated[
+        bool,
+        typer.Option("--of-run", help="Only the SCFs that the run of this configuration used, not the whole cache."),
+    ] = False,
 ) -> None:
     """Write the finished SCFs, one row per calculation, to one file that others can read or import."""
-    from xtalrl.dft.exchange import export_cache
+    from xtalrl.dft.exchange import export_cache, keys_of_run
 
-    typer.echo(f"{export_cache(_load(configfile).cache, file):,} calculations in {file}")
+    config = _load(configfile)
+    keys = keys_of_run(config.results) if of_run else None
+    typer.echo(f"{export_cache(config.cache, file, keys):,} calculations in {file}")
 
 
 @partial(_command, group=cache_app, name="import")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from xtalrl import tables
 from xtalrl.cells import reduced_formula
 from xtalrl.dft.cache import (
     Record,
@@ -130,8 +131,30 @@ def seal_cache(cache: str | Path) -> int:
     return sealed
 
 
-def export_cache(cache: str | Path, path: str | Path) -> int:
-    """Write the records of a cache, one a calculation, to a .parquet or .jsonl file; their number.
+def keys_of_run(results: str | Path) -> set[str]:
+    """The calculations that a run used: every attempt of every stage that has been gathered in its folder of results.
+
+    Raises:
+        XtalrlError: no stage has been gathered there, or a table cannot be read.
+    """
+    outcomes = sorted(Path(results).glob("*/outcomes.parquet"))
+    if not outcomes:
+        raise XtalrlError(f"{results} holds no finished stage of SCFs: run `snakemake evaluate`, for example, first.")
+    return {
+        attempt["key"]
+        for path in outcomes
+        for row in tables.read_rows(path, tables.SCF_OUTCOMES)
+        for attempt in row["attempts"]
+    }
+
+
+def export_cache(cache: str | Path, path: str | Path, keys: Collection[str] | None = None) -> int:
+    """Write the records of a cache, one per calculation, to a .parquet or .jsonl file; their number.
+
+    Args:
+        cache: folder of the cache.
+        path: file to write.
+        keys: the calculations to write; None writes all.
 
     Raises:
         XtalrlError: there is no cache, or the file has another ending or cannot be there.
@@ -139,7 +162,11 @@ def export_cache(cache: str | Path, path: str | Path) -> int:
     path = Path(path)
     if path.suffix not in (".parquet", ".jsonl"):
         raise XtalrlError(f"{path} must end in .parquet or .jsonl.")
-    kept = [replace(record, generation=None) for record in _one_per_key(_read_all(_files(cache))[0]).values()]
+    kept = [
+        replace(record, generation=None)
+        for record in _one_per_key(_read_all(_files(cache))[0]).values()
+        if keys is None or record.key in keys
+    ]
     try:
         with whole_file(path) as temporary:
             if path.suffix == ".parquet":
