@@ -2,8 +2,9 @@
 
     python benchmarks/study.py CONFIGFILE…
 
-Reads the results of `snakemake tables figures --configfile config/study.yaml …` and writes docs/results/index.md and, in
+Reads the results of `snakemake tables figures --configfile config/study.yaml …` and writes docs/results/study.md and, in
 docs/results/study/, the tables and figures that the page shows, the designs, their outcomes, and the SCFs as an export of the cache.
+After `snakemake rollout` alone there is no SCF yet, and the page ends with Table 1.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import policies
 
 from xtalrl import tables
 from xtalrl.config import Config, load
@@ -24,10 +26,9 @@ from xtalrl.dft.exchange import export_cache, keys_of_run
 from xtalrl.files import write_text
 
 PROJECT = Path(__file__).resolve().parents[1]
-PAGE = PROJECT / "docs/results/index.md"
+PAGE = PROJECT / "docs/results/study.md"
 DATA = PROJECT / "docs/results/study"
 SHOWN = (
-    "table1_composition",
     "table2_dft_success",
     "desired_range",
     "stability",
@@ -39,8 +40,13 @@ TESTED = ("nu", "kappa", "validity", "dft_success_of_all", "mean_formation_energ
 """Metrics of the claim, by their names in `policy_tests`."""
 
 
+def has_scfs(config: Config) -> bool:
+    """Whether the designs of the sample were computed."""
+    return (Path(config.results) / "evaluation/evaluation.parquet").is_file()
+
+
 def population(config: Config) -> Iterator[str]:
-    """How the sample was drawn, and how it differs from all skeletons."""
+    """How the sample differs from all skeletons."""
     crystals = tables.read(Path(config.results) / "structures/crystals.parquet", tables.CRYSTALS).to_pandas()
     labels = tables.read(Path(config.results) / "labels.parquet", tables.LABELS).to_pandas()
     assessed = tables.read(Path(config.results) / "designs/assessments.parquet", tables.ASSESSMENTS).to_pandas()
@@ -149,13 +155,61 @@ def keep(config: Config) -> int:
     """Copy what is kept beside the page; the number of SCFs in the export."""
     DATA.mkdir(parents=True, exist_ok=True)
     results = Path(config.results)
+    shutil.copyfile(results / "designs/assessments.parquet", DATA / "designs.parquet")
+    shutil.copyfile(results / "tables/table1_composition.csv", DATA / "table1_composition.csv")
+    if not has_scfs(config):
+        return 0
     for name in SHOWN:
         shutil.copyfile(results / f"tables/{name}.csv", DATA / f"{name}.csv")
     for name in ("figure2.png", "figure4.png"):
         shutil.copyfile(results / f"figures/{name}", DATA / name)
-    shutil.copyfile(results / "designs/assessments.parquet", DATA / "designs.parquet")
     shutil.copyfile(results / "evaluation/outcomes.parquet", DATA / "outcomes.parquet")
     return export_cache(config.cache, DATA / "scfs.parquet", keys_of_run(results))
+
+
+def before_scfs(config: Config) -> list[str]:
+    """Table 1, and whether designs follow their target."""
+    known = policies.known_gaps(policies.read(config), config.policies.rvs_targets_ev, config.evaluation.window_ev)
+    return [
+        "## Table 1: all skeletons, no SCF",
+        "",
+        shown_table(config, "table1_composition"),
+        "Designs whose reduced formula is that of labelled crystals: the mean of their gaps stands in for that of the design, although the cell is another. Novel designs are left out, so this is no ν.",
+        "",
+        *known,
+        "",
+    ]
+
+
+def with_scfs(config: Config) -> list[str]:
+    """What the SCFs of the sample say."""
+    return [
+        "## Table 2: the sample, with SCFs",
+        "",
+        f"SCFs, {engines(config)}: protocol `{config.dft.protocol}`, `recovery: {config.dft.recovery}`, for designs on a sample of the skeletons, drawn by lot and the same for every policy.",
+        "",
+        *population(config),
+        "",
+        shown_table(config, "table2_dft_success"),
+        shown_table(config, "desired_range"),
+        "![ν, κ, distances and formation energies of the policies](study/figure2.png)",
+        "",
+        shown_table(config, "stability"),
+        "## How the designs ended, and what they cost",
+        "",
+        *reasons(config),
+        "",
+        *cost(config),
+        "",
+        "Wall time is that of single-core SCFs on a machine that did other work at the same time. Designs that several policies share are counted for each of them. Hits are designs within the window of the policy's own target.",
+        "",
+        "## `rvs` against policies trained the paper's way, on the same skeletons",
+        "",
+        *claim(config),
+        "",
+        "p is that of exchanging the designs of a skeleton; it is not corrected for the number of tests here. All pairs and metrics, with corrected p: `study/policy_tests.csv`.",
+        "",
+    ]
 
 
 def page(config: Config, n_scfs: int, conclusions: str) -> str:
@@ -164,61 +218,36 @@ def page(config: Config, n_scfs: int, conclusions: str) -> str:
         ["git", "rev-parse", "--short", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=True
     )
     training = config.training
+    targets = "tables figures" if n_scfs else "rollout"
+    kept = "`designs.parquet` (every design of every policy on all skeletons, with its verdicts; the columns are those of `assessments` in [tables.md](../tables.md)) and the tables as CSV"
+    if n_scfs:
+        kept += ", `outcomes.parquet` (the SCFs of the sample with every attempt) and `scfs.parquet` (the export of the cache)"
     return "\n".join(
         [
-            "# Results on the real data",
+            "# The paper's tables on the real data",
             "",
-            "<!-- written by benchmarks/study.py; the conclusions are docs/results/study/conclusions.md -->",
+            "<!-- written by benchmarks/study.py; what it says in words is docs/results/study/conclusions.md -->",
             "",
-            f"The paper's Tables 1 and 2 and its Figure 2, from policies and SCFs of our own, with intervals. Made by xtalrl at {commit.stdout.strip()} from a run of `config/study.yaml`: "
-            f"MP-20, the released labels, {engines(config)}, protocol `{config.dft.protocol}`, `recovery: {config.dft.recovery}`. Every number below is printed by `python benchmarks/study.py`.",
+            f"Made by xtalrl at {commit.stdout.strip()} from a run of `config/study.yaml`: MP-20, the released labels, "
+            f"{training.steps:,} steps of {training.batch_size} transitions at a learning rate of {training.learning_rate:g} for the policies that are trained here, one seed, with the paper's inputs and the modern schedule (the paper made 250,000 "
+            "steps of 1,024). `rvs-mp20` is the policy that ships with xtalrl, trained on the Materials Project's own gaps. Brackets are intervals over crystals.",
             "",
             conclusions,
-            "## What was computed",
-            "",
-            f"The policies trained here (BC, c-CQL) have the paper's inputs and the modern schedule: {training.steps:,} steps of {training.batch_size} transitions at a learning rate of {training.learning_rate:g}, one seed, "
-            f"where the paper made 250,000 of 1,024. `rvs` is the policy that ships with xtalrl (`policies.pretrained: mp20`), trained on the Materials Project's own gaps. "
-            "SCFs are spent on a sample of the skeletons, drawn by lot and the same for every policy (docs/results-tables-and-figures.md).",
-            "",
-            *population(config),
-            "",
-            "## Table 1: all skeletons, no SCF",
-            "",
-            shown_table(config, "table1_composition"),
-            "## Table 2: the sample, with SCFs",
-            "",
-            shown_table(config, "table2_dft_success"),
-            shown_table(config, "desired_range"),
-            "![ν, κ, distances and formation energies of the policies](study/figure2.png)",
-            "",
-            shown_table(config, "stability"),
-            "## How the designs ended, and what they cost",
-            "",
-            *reasons(config),
-            "",
-            *cost(config),
-            "",
-            "Wall time is that of single-core SCFs on a machine that did other work at the same time. Designs that several policies share are counted for each of them. Hits are designs within the window of the policy's own target.",
-            "",
-            "## `rvs` against policies trained the paper's way, on the same skeletons",
-            "",
-            *claim(config),
-            "",
-            "p is that of exchanging the designs of a skeleton (docs/results-tables-and-figures.md); it is not corrected for the number of tests here. All pairs and metrics, with corrected p: `study/policy_tests.csv`.",
-            "",
+            *before_scfs(config),
+            *(with_scfs(config) if n_scfs else []),
             "## Make it again",
             "",
             "```sh",
-            f"xtalrl cache import docs/results/study/scfs.parquet    # {n_scfs:,} finished SCFs with checksums; without them they are computed",
-            "snakemake tables figures --profile profiles/local --configfile config/study.yaml --config \\",
+            *(["xtalrl cache import docs/results/study/scfs.parquet"] if n_scfs else []),
+            f"snakemake {targets} --profile profiles/local --configfile config/study.yaml --config \\",
             "  'structures={path: MP20}' 'labels={path: LABELS}' 'references={energies: LABELS/elemental_reference_energies.csv}' 'evaluation={formulas: FORMULAS}'",
             "python benchmarks/study.py config/study.yaml",
             "```",
             "",
-            "`MP20` and `LABELS` are described in [data-card.md](../data-card.md), `FORMULAS` is a list of known formulas. The training takes some two hours of one core, everything else minutes.",
+            "`MP20` and `LABELS` are described in [published-labels.md](../published-labels.md), `FORMULAS` is a list of known formulas, one per line."
+            + (f" The import holds the {n_scfs:,} SCFs, so that no pw.x is needed." if n_scfs else ""),
             "",
-            "Data beside this page, in `docs/results/study/`: `designs.parquet` (every design of every policy on all skeletons, with its verdicts), `outcomes.parquet` (the SCFs of the sample with every attempt), "
-            "`scfs.parquet` (the export of the cache), and the tables as CSV. Their columns are those of [tables.md](../tables.md) (`assessments`, `scf_outcomes`).",
+            f"Beside this page, in `docs/results/study/`: {kept}.",
             "",
         ]
     )
