@@ -85,7 +85,7 @@ def write_data(graphs: Iterable[Mapping[str, Any]], labels: Path, folder: Path, 
     """Graphs and trajectories of one setting."""
     paths = {"graphs": folder / "graphs.parquet", "trajectories": folder / "trajectories.parquet"}
     tables.write_rows(graphs, tables.GRAPHS, paths["graphs"])
-    build_trajectories(paths["graphs"], labels, paths["trajectories"], ties=ties)  # type: ignore[arg-type]
+    build_trajectories(paths["graphs"], labels, paths["trajectories"], 5, ties=ties)  # type: ignore[arg-type]
     return paths
 
 

@@ -77,7 +77,7 @@ def paths(folder: Path, name: str) -> dict[str, str]:
 def make_split(mp20: Path, split: str, files: dict[str, str], cache: str, n: int = 0, **options: Any) -> None:
     """Crystals, labels of the source, and graphs of a split of MP-20; of `n` crystals drawn at random, if that is not 0."""
     csvs = {split: find_csvs(mp20)[split]}
-    build_crystals(csvs, files["crystals"], files["rejected"], splits=[split], **options)
+    build_crystals(csvs, files["crystals"], files["rejected"], 20, splits=[split], **options)
     if n:
         crystals = tables.read(files["crystals"], tables.CRYSTALS)
         chosen = np.sort(np.random.default_rng(0).choice(len(crystals), n, replace=False))

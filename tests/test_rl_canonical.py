@@ -121,7 +121,7 @@ def dataset(folder: Path, graphs: list[dict], ties: str) -> Orders:
     ]  # fmt: skip
     tables.write_rows(labels, tables.LABELS, folder / "labels.parquet")
     path = folder / "trajectories.parquet"
-    build_trajectories(folder / "graphs.parquet", folder / "labels.parquet", path, ties=ties)  # type: ignore[arg-type]
+    build_trajectories(folder / "graphs.parquet", folder / "labels.parquet", path, 5, ties=ties)  # type: ignore[arg-type]
     table = read_trajectories(path, "val")
     table = table.filter([number == 0 for number in table["trajectory"].to_pylist()])
     return Orders(CrystalGraphs.read(folder / "graphs.parquet", table["material_id"].to_pylist()), table, path)

@@ -19,7 +19,6 @@ import torch
 from rl_data import killed_at, random_dataset, write_dataset
 from safetensors.torch import load_file
 
-from xtalrl import config
 from xtalrl.errors import XtalrlError
 from xtalrl.rl import training
 from xtalrl.rl.activation import compiled_values
@@ -76,10 +75,6 @@ def test_files(tmp_path: Path, dataset: dict[str, Path], kind: str, focus: str) 
         if kind != "bc":
             total = SPECS[kind].omega * float(values["conservative_loss"]) + 0.5 * float(values["td_loss"])
             assert float(values["loss"]) == pytest.approx(total, rel=1e-4)
-
-
-def test_settings_are_the_configs() -> None:
-    assert vars(TrainingSettings()) == config.TrainingConfig().model_dump()
 
 
 @pytest.mark.parametrize("kind", ["bc", "ccql"])

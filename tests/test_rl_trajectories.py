@@ -91,7 +91,8 @@ def label_row(material_id, split="train", gap=1.0, formation=-1.0, total=-50.0):
 def run(folder, graphs, labels, **options):
     tables.write_rows(graphs, tables.GRAPHS, folder / "graphs.parquet")
     tables.write_rows(labels, tables.LABELS, folder / "labels.parquet")
-    build_trajectories(folder / "graphs.parquet", folder / "labels.parquet", folder / "trajectories.parquet", **options)
+    given = {"per_crystal": 5, **options}
+    build_trajectories(folder / "graphs.parquet", folder / "labels.parquet", folder / "trajectories.parquet", **given)
     return tables.read_rows(folder / "trajectories.parquet", tables.TRAJECTORIES)
 
 
@@ -181,7 +182,7 @@ def test_as_many_crystals_as_the_paper_has(tmp_path):
     ]
     tables.write_rows(graphs, tables.GRAPHS, tmp_path / "graphs.parquet")
     tables.write_rows([label_row(f"mp-{i}") for i in range(n)], tables.LABELS, tmp_path / "labels.parquet")
-    build_trajectories(tmp_path / "graphs.parquet", tmp_path / "labels.parquet", tmp_path / "trajectories.parquet")
+    build_trajectories(tmp_path / "graphs.parquet", tmp_path / "labels.parquet", tmp_path / "trajectories.parquet", 5)
     assert tables.read(tmp_path / "trajectories.parquet", tables.TRAJECTORIES).num_rows == 5 * n
     with pq.ParquetFile(tmp_path / "trajectories.parquet") as file:
         assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [8192] * 5 + [4040]

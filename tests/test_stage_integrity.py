@@ -197,7 +197,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stage]:
         ),
         "build_trajectories": Stage(
             {"graphs": rl["graphs"], "labels": folder / "rl/labels.parquet"},
-            lambda p, out: build_trajectories(p["graphs"], p["labels"], out / "t.parquet", disconnected="drop"),
+            lambda p, out: build_trajectories(p["graphs"], p["labels"], out / "t.parquet", 5, disconnected="drop"),
         ),
         "assess_designs": Stage(
             {"first": designs[0], "second": designs[1], "crystals": crystals},

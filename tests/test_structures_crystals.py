@@ -56,7 +56,8 @@ def write_csv(path, rows, columns=COLUMNS):
 
 def run(folder, rows, **options):
     write_csv(folder / "train.csv", rows)
-    build_crystals({"train": folder / "train.csv"}, folder / "crystals.parquet", folder / "rejected.parquet", **options)
+    files = {"crystals": folder / "crystals.parquet", "rejected": folder / "rejected.parquet"}
+    build_crystals({"train": folder / "train.csv"}, **files, **{"max_sites": 20, **options})
     return (
         tables.read_rows(folder / "crystals.parquet", tables.CRYSTALS),
         tables.read_rows(folder / "rejected.parquet", tables.REJECTED),
@@ -148,13 +149,13 @@ def test_the_cell_is_reduced():
 
 def test_optional_magnetization(tmp_path):
     write_csv(tmp_path / "train.csv", [row(total_magnetization="1.0")], (*COLUMNS, "total_magnetization"))
-    build_crystals({"train": tmp_path / "train.csv"}, tmp_path / "c.parquet", tmp_path / "r.parquet")
+    build_crystals({"train": tmp_path / "train.csv"}, tmp_path / "c.parquet", tmp_path / "r.parquet", 20)
     assert tables.read_rows(tmp_path / "c.parquet", tables.CRYSTALS)[0]["tot_magnetization"] == 1.0
 
 
 def test_a_row_with_fields_too_many_or_too_few(tmp_path):
     (tmp_path / "train.csv").write_text("material_id,band_gap,cif,spacegroup.number\nmp-1,1.0\nmp-2,1,x,225,more\n")
-    build_crystals({"train": tmp_path / "train.csv"}, tmp_path / "c.parquet", tmp_path / "r.parquet")
+    build_crystals({"train": tmp_path / "train.csv"}, tmp_path / "c.parquet", tmp_path / "r.parquet", 20)
     rejected = tables.read_rows(tmp_path / "r.parquet", tables.REJECTED)
     assert [(r["material_id"], r["reason"]) for r in rejected] == [("mp-1", "malformed_row"), ("mp-2", "malformed_row")]
 
@@ -184,7 +185,7 @@ def test_an_unreadable_csv_gets_a_sentence(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(XtalrlError, match=f"{name}.*{message}"):
-        build_crystals({"train": tmp_path / name}, tmp_path / "c.parquet", tmp_path / "r.parquet")
+        build_crystals({"train": tmp_path / name}, tmp_path / "c.parquet", tmp_path / "r.parquet", 20)
     assert not (tmp_path / "c.parquet").exists()
 
 
@@ -241,7 +242,7 @@ def test_every_row_of_a_mutated_csv_has_one_place(tmp_path_factory, mutations):
     path = folder / "train.csv"
     path.write_bytes(mutate(text.getvalue(), mutations).encode("utf-8", "surrogatepass"))
     with contextlib.suppress(XtalrlError):  # a sentence on the file as a whole is an answer too
-        build_crystals({"train": path}, folder / "c.parquet", folder / "r.parquet")
+        build_crystals({"train": path}, folder / "c.parquet", folder / "r.parquet", 20)
     if not (folder / "r.parquet").exists():
         return
     crystals = tables.read_rows(folder / "c.parquet", tables.CRYSTALS)
@@ -253,7 +254,7 @@ def test_every_row_of_a_mutated_csv_has_one_place(tmp_path_factory, mutations):
 @pytest.mark.slow
 def test_all_of_mp20(shared, tmp_path):
     csvs = find_csvs(shared / "mp20")
-    build_crystals(csvs, tmp_path / "crystals.parquet", tmp_path / "rejected.parquet", splits=tuple(csvs))
+    build_crystals(csvs, tmp_path / "crystals.parquet", tmp_path / "rejected.parquet", 20, splits=tuple(csvs))
     crystals = tables.read(tmp_path / "crystals.parquet", tables.CRYSTALS)
     rejected = tables.read(tmp_path / "rejected.parquet", tables.REJECTED)
     assert crystals.num_rows + rejected.num_rows == 45_229
@@ -268,7 +269,9 @@ def test_metals_by_the_configured_rule(tmp_path, caplog, metals, kept):
     rows = [row(material_id=name, band_gap=gap) for name, gap in (("wide", "2"), ("metal", "0"), ("unknown", ""))]
     write_csv(tmp_path / "train.csv", rows)
     with caplog.at_level("INFO"):
-        build_crystals({"train": tmp_path / "train.csv"}, tmp_path / "c.parquet", tmp_path / "r.parquet", metals=metals)
+        build_crystals(
+            {"train": tmp_path / "train.csv"}, tmp_path / "c.parquet", tmp_path / "r.parquet", 20, metals=metals
+        )
     crystals = tables.read_rows(tmp_path / "c.parquet", tables.CRYSTALS)
     assert [crystal["material_id"] for crystal in crystals] == kept
     assert crystals[-1]["band_gap"] is None
@@ -281,7 +284,7 @@ def test_the_split_that_is_not_used_is_read_and_left_out(tmp_path):
             tmp_path / f"{split}.csv", [row(material_id=f"{split}-1"), row(material_id=f"{split}-2", band_gap="0")]
         )
     csvs = {split: tmp_path / f"{split}.csv" for split in ("train", "test")}
-    build_crystals(csvs, tmp_path / "c.parquet", tmp_path / "r.parquet")
+    build_crystals(csvs, tmp_path / "c.parquet", tmp_path / "r.parquet", 20)
     assert [entry["material_id"] for entry in tables.read_rows(tmp_path / "c.parquet", tables.CRYSTALS)] == ["train-1"]
     rejected = tables.read_rows(tmp_path / "r.parquet", tables.REJECTED)
     assert {entry["material_id"]: entry["reason"] for entry in rejected} == {

@@ -134,7 +134,7 @@ def test_volumes_agree_with_mp20(table, crystals, shared):
 def test_the_csvs_are_read_by_the_reader_of_mp20(table, root, tmp_path):
     paths = {split: tmp_path / f"{split}.csv" for split in ("train", "val", "test")}
     demo.write_csvs(root / "resources" / "demo" / "crystals.csv", paths)
-    build_crystals(paths, tmp_path / "crystals.parquet", tmp_path / "rejected.parquet", splits=tuple(paths))
+    build_crystals(paths, tmp_path / "crystals.parquet", tmp_path / "rejected.parquet", 20, splits=tuple(paths))
     read = tables.read_rows(tmp_path / "crystals.parquet", tables.CRYSTALS)
     rejected = tables.read_rows(tmp_path / "rejected.parquet", tables.REJECTED)
     by_id = {row["material_id"]: row for row in table}

@@ -340,7 +340,7 @@ def test_mutated_files_never_crash(data: st.DataObject, tmp_path: Path) -> None:
 
 
 def test_crystals_of_mp20_are_found_among_themselves(shared: Path, tmp_path: Path) -> None:
-    build_crystals({"val": shared / "mp20/val.csv.gz"}, tmp_path / "c.parquet", tmp_path / "r.parquet", limit=60)
+    build_crystals({"val": shared / "mp20/val.csv.gz"}, tmp_path / "c.parquet", tmp_path / "r.parquet", 20, limit=60)
     rows = tables.read_rows(tmp_path / "c.parquet", tables.CRYSTALS)
     draw = random.Random(0)
     filled = {row["material_id"]: structure_of(row, draw.choices(ELEMENTS, k=row["n_sites"])) for row in rows}

@@ -106,7 +106,7 @@ def test_magnetizations_reach_the_crystals_per_cell(server: MaterialsProjectServ
     assert pq.read_schema(tmp_path / "m.parquet").metadata[b"database_version"] == b"2025.11.20"
 
     build_crystals(
-        csvs, tmp_path / "crystals.parquet", tmp_path / "rejected.parquet", magnetizations=tmp_path / "m.parquet"
+        csvs, tmp_path / "crystals.parquet", tmp_path / "rejected.parquet", 20, magnetizations=tmp_path / "m.parquet"
     )
     crystals = {row["material_id"]: row for row in tables.read_rows(tmp_path / "crystals.parquet", tables.CRYSTALS)}
     assert crystals["mp-1"]["n_sites"] == 8
@@ -126,7 +126,9 @@ def test_crystals_of_other_sources_are_never_asked_for(tmp_path: Path, monkeypat
     monkeypatch.delenv("MP_API_KEY", raising=False)
     csvs = write_csv(tmp_path / "train.csv", [("demo-si", 1.0), ("", 1.0), ("mp-1", 0.0)])
     fetch_magnetizations(csvs, tmp_path / "m.parquet", tmp_path / "cache")
-    build_crystals(csvs, tmp_path / "crystals.parquet", tmp_path / "r.parquet", magnetizations=tmp_path / "m.parquet")
+    build_crystals(
+        csvs, tmp_path / "crystals.parquet", tmp_path / "r.parquet", 20, magnetizations=tmp_path / "m.parquet"
+    )
     assert tables.read_rows(tmp_path / "crystals.parquet", tables.CRYSTALS)[0]["tot_magnetization"] is None
 
 

@@ -26,7 +26,7 @@ files = {
     name: str(arguments.folder / f"{name}.parquet")
     for name in ("crystals", "rejected", "graphs", "without_graph", "labels", "held_out")
 }
-build_crystals({"train": arguments.csv}, files["crystals"], files["rejected"], metals="dft", splits=["train"])
+build_crystals({"train": arguments.csv}, files["crystals"], files["rejected"], 20, metals="dft", splits=["train"])
 take_source_labels(files["crystals"], files["labels"])
 build_graphs(files["crystals"], files["graphs"], files["without_graph"], arguments.cache)
 train_predictor([(files["graphs"], files["labels"])], FOLDER / "predictor/predictor.safetensors", files["held_out"])

@@ -71,7 +71,7 @@ def build_trajectories(
     graphs: str | Path,
     labels: str | Path,
     trajectories: str | Path,
-    per_crystal: int = 5,
+    per_crystal: int,
     seed: int = 0,
     metals: Literal["source", "dft"] = "source",
     disconnected: Literal["keep", "drop"] = "keep",

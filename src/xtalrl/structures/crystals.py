@@ -57,7 +57,7 @@ def build_crystals(
     csvs: Mapping[str, str | Path],
     crystals: str | Path,
     rejected: str | Path,
-    max_sites: int = 20,
+    max_sites: int,
     metals: Metals = "source",
     splits: Sequence[str] = ("train", "val"),
     limit: int | None = None,
