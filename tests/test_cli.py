@@ -55,6 +55,14 @@ def test_scf_parse_names_a_file_that_is_not_there(cli: CliRunner, tmp_path: Path
     assert "ERROR: 1 of 2 are no outputs of pw.x, plain or .gz:\nnowhere.pwo cannot be read" in result.stderr
 
 
+def test_scf_parse_names_a_file_that_is_no_output_of_pw_x(cli: CliRunner, tmp_path: Path) -> None:
+    (tmp_path / "a.pwo").write_text(OUTPUT)
+    result = cli.invoke(app, ["scf-parse", "README.md", str(tmp_path / "a.pwo")])
+    assert result.exit_code == 1
+    assert [json.loads(line)["outcome"] for line in result.stdout.splitlines()] == [None, "converged"]
+    assert "ERROR: 1 of 2 are no outputs of pw.x, plain or .gz:\nREADME.md is no output of pw.x" in result.stderr
+
+
 def test_validity_reads_standard_input(cli: CliRunner) -> None:
     result = cli.invoke(app, ["validity", "--rule", "cdvae-smact14"], input="NaCl\n\nNaCl2\n")
     assert result.stdout.splitlines() == ["NaCl\tcdvae-smact14\tvalid", "NaCl2\tcdvae-smact14\tinvalid"]

@@ -464,7 +464,7 @@ def test_spins_with_a_fermi_energy_each_have_a_gap() -> None:
     assert "partly filled" in classify(Run(printed, "", None)).detail
 
 
-@pytest.mark.parametrize("harm", ["folder", "pipe", "binary", "other"])
+@pytest.mark.parametrize("harm", ["folder", "pipe", "binary", "other", "empty", "prose"])
 def test_what_is_no_output_at_all_has_a_reason(root: Path, tmp_path: Path, harm: str) -> None:
     path = tmp_path / "x.pwo"
     {
@@ -472,11 +472,14 @@ def test_what_is_no_output_at_all_has_a_reason(root: Path, tmp_path: Path, harm:
         "pipe": lambda: os.mkfifo(path),
         "binary": lambda: path.write_bytes(bytes(range(256)) * 9),
         "other": lambda: path.write_text("Program GIPAW\n"),
+        "empty": lambda: path.write_text("\n"),
+        "prose": lambda: path.write_text((root / "README.md").read_text()),
     }[harm]()
     fine = root / "tests/fixtures/ends/relax.out"
     rows = list(scf_parse([path, fine]))
-    assert rows[0]["outcome"] == ("engine_failed" if harm == "other" else None)
-    assert rows[0]["reason"]
+    assert rows[0]["outcome"] is None
+    said = {"other": "is no output of pw.x", "prose": "is no output of pw.x", "empty": "is empty"}
+    assert rows[0]["reason"].startswith(said.get(harm, "cannot be read"))
     assert rows[1]["outcome"] == "converged"
 
 

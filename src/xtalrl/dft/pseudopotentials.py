@@ -88,16 +88,16 @@ def known_families() -> list[str]:
 
 
 def describe_family(name: str) -> Family:
-    """Read `resources/families/<name>.yaml`, or a file of that form at the path `name`.
+    """Read `resources/families/<name>.yaml`.
 
     Raises:
         XtalrlError: there is none, or it is not valid.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FAMILIES / f"{name}.yaml"
-    if not path.is_file():
+    path = FAMILIES / f"{name}.yaml"
+    if name not in known_families():
         raise XtalrlError(
-            f"The pseudopotential family {name!r} is not known; there are: {', '.join(known_families())}. "
-            f"To add one, describe it in {FAMILIES}/<name>.yaml."
+            f"`dft.family` is {name!r}, and there is no such pseudopotential family; there are: {', '.join(known_families())}. "
+            f"To add one, describe it in {FAMILIES}/<name>.yaml and give its <name>, not a path."
         )
     try:
         return Family.model_validate(read_mapping(path, "family"))
