@@ -90,3 +90,7 @@ onstart:
     # Results that were made with another configuration keep their record, where a file was asked for that does not depend on them.
     if not (without_record(tables_of_run()) and differences(cfg)):
         write_record(cfg)
+    # Imported only now: a dry run does without.
+    from xtalrl.live import show_running_jobs
+
+    show_running_jobs()

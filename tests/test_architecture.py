@@ -12,7 +12,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 BASICS = (
-    "errors", "files", "csv_files", "yaml_files", "progress", "resources", "sharing", "archives", "fetch", "elements", "cells", "oxidation", "energies", "workflow",
+    "errors", "files", "csv_files", "yaml_files", "progress", "live", "resources", "sharing", "archives", "fetch", "elements", "cells", "oxidation", "energies", "workflow",
     "slurm_executor",
 )  # fmt: skip
 FLOORS = (

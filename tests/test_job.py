@@ -81,6 +81,15 @@ def test_a_folder_that_cannot_be_made_is_named_with_its_key(tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     with pytest.raises(XtalrlError, match=r"The cache folder '.*file/cache' cannot be written"):
         check_folders(Config(results=str(tmp_path / "results"), cache=str(tmp_path / "file" / "cache")))
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_folder_of_results_is_not_left_behind(tmp_path: Path) -> None:
+    config = Config(results=str(tmp_path / "results"), cache=str(tmp_path / "cache"))
+    check_folders(config)
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    (tmp_path / "results").mkdir()
+    check_folders(config)
     assert list((tmp_path / "results").iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""Progress of a job: lines in its log for people, and the same as data beside the log for `xtalrl status`."""
+"""Progress of a job: lines in its log for people, the same as data beside the log for `xtalrl status`, and a live line where Snakemake has a terminal."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from pathlib import Path
 from xtalrl.sharing import share
 
 logger = logging.getLogger(__name__)
+
+LIVE = "XTALRL_LIVE"
+"""Environment variable with the address of the pipe that leads to the foot of a terminal (`xtalrl.live`)."""
+LIVE_MARK = "\x1e"
+"""Begins a line that stands in place of the last one of the same process, whose id follows."""
 
 
 def format_seconds(seconds: float) -> str:
@@ -77,6 +82,29 @@ class PaceHandler(logging.Handler):
                 temporary.replace(self.path)
 
 
+def address_of(number: int) -> str:
+    """What tells the file behind a descriptor from any other on this machine."""
+    status = os.fstat(number)
+    return f"{status.st_dev}:{status.st_ino}"
+
+
+class TerminalFormatter(logging.Formatter):
+    """The lines of a job for stderr: a progress that is not complete stands in place of the one before, where stderr leads to a `xtalrl.live`."""
+
+    def __init__(self, fmt: str, datefmt: str) -> None:
+        super().__init__(fmt, datefmt)
+        self.is_live = LIVE in os.environ and os.environ[LIVE] == address_of(2)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, or its live form."""
+        if not self.is_live or not hasattr(record, "pace"):
+            return super().format(record)
+        mark = f"{LIVE_MARK}{os.getpid()} "
+        if getattr(record, "is_complete", False):
+            return f"{mark}\n{super().format(record)}"
+        return mark + record.getMessage()
+
+
 class Progress:
     """Counts finished items and logs a line at most every `every_s` seconds, and at the end.
 
@@ -131,4 +159,4 @@ class Progress:
         if note:
             parts.append(note)
         pace = Pace(self.side_by_side * self.done, self.side_by_side * rate)
-        logger.info(", ".join(parts), extra={"pace": pace})
+        logger.info(", ".join(parts), extra={"pace": pace, "is_complete": self.done >= self.total})

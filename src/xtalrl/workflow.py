@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtalrl.errors import XtalrlError, explain_os_error
-from xtalrl.progress import PaceHandler
+from xtalrl.progress import PaceHandler, TerminalFormatter
 from xtalrl.sharing import make_folder, share
 
 if TYPE_CHECKING:
@@ -60,12 +60,15 @@ def call_of(snakemake: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
 @contextlib.contextmanager
 def job(log: str) -> Iterator[None]:
     """Run one job: log to its file and to stderr; a mistake the user can fix ends it with one sentence and exit code 1."""
-    formatter = logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S")
+    style = "%(asctime)s  %(message)s", "%H:%M:%S"
     logger = logging.getLogger("xtalrl")
     logger.setLevel(logging.INFO)
-    handlers = (logging.FileHandler(log, mode="w"), logging.StreamHandler(sys.stderr))
+    handlers = (
+        (logging.FileHandler(log, mode="w"), logging.Formatter(*style)),
+        (logging.StreamHandler(sys.stderr), TerminalFormatter(*style)),
+    )
     share(Path(log))
-    for handler in handlers:
+    for handler, formatter in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)
     logger.addHandler(PaceHandler(Path(log)))
@@ -135,7 +138,7 @@ def _parent_and_start(pid: int) -> tuple[int, str]:
 def check_folders(config: Config) -> None:
     """Check, before anything runs, that the folders of a run can be written and keep what is in them apart.
 
-    A cache that is there may be one to read only.
+    A cache that is there may be one to read only. A folder of results that is not there yet is not left behind: this may be a dry run.
 
     Raises:
         XtalrlError: a folder cannot be made or written, holds the checkout, or results and cache are one.
@@ -152,6 +155,7 @@ def check_folders(config: Config) -> None:
         )
     for key in ("results", "cache"):
         folder = Path(getattr(config, key))
+        is_new = key == "results" and not folder.exists()
         probe = folder / f".write-test-{os.getpid()}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -165,7 +169,9 @@ def check_folders(config: Config) -> None:
             ) from None
         finally:
             with contextlib.suppress(OSError):
-                probe.unlink()
+                probe.unlink(missing_ok=True)
+                if is_new:
+                    folder.rmdir()
 
 
 def make_cache_folders(config: Config) -> None:
