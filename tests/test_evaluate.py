@@ -15,10 +15,11 @@ import pytest
 from dft_data import sssp
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
+from report_data import write_results
 from test_structures_external import crystal
 
 from xtalrl import tables
-from xtalrl.commands.evaluate import NO_POLICIES
+from xtalrl.commands.evaluate import NO_POLICIES, print_result
 from xtalrl.config import load, validate
 from xtalrl.dft.requests import plan_design_scf
 from xtalrl.energies import RYDBERG_EV_PAPER
@@ -27,6 +28,7 @@ from xtalrl.metrics.designs import read_policies
 from xtalrl.metrics.evaluation import UNUSABLE_ENTRY, evaluate_designs
 from xtalrl.metrics.properties import dft_success, dft_success_of_all
 from xtalrl.metrics.scoring import Scoring
+from xtalrl.provenance import write_record
 from xtalrl.structures.external import import_designs
 
 ATTEMPT = {
@@ -209,3 +211,24 @@ def test_alone_with_a_real_pw_x(root: Path, folder: Path) -> None:
     assert "broken" not in (results / "tables/table1_composition.csv").read_text()
     assert "others" in (results / "tables/table1_composition.csv").read_text()
     assert (results / "report.html").stat().st_size > 500_000
+
+
+@pytest.mark.parametrize("flag", ["", "no_compound"])
+def test_the_last_lines_say_how_many_are_stable_or_what_it_takes_to_know(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    config = write_results(tmp_path, 40, targets_ev=[], ucql=False, random=False, bc=True)
+    write_record(config)
+    path = tmp_path / "evaluation/stability.parquet"
+    rows = tables.read_rows(path, tables.STABILITY)
+    assert len(rows) > 1
+    energies = [0.1, *(0.2 for _ in rows[1:])]
+    tables.write_rows(
+        [row | {"flag": flag, "energy_above_hull": energy} for row, energy in zip(rows, energies, strict=True)],
+        tables.STABILITY,
+        path,
+    )
+    print_result(tmp_path, "bc")
+    said = capsys.readouterr().out
+    assert (f"1 of {len(rows)} whose hull is known are at most 0.1 eV/atom above it" in said) == (not flag)
+    assert ("no energy above the hull is known: it takes labelled crystals" in said) == bool(flag)

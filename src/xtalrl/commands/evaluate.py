@@ -120,8 +120,23 @@ def print_result(results: str | Path, name: str) -> None:
     for target in settings_of(config)["targets_ev"]:
         n = sum(bool(in_window(np.array(gap), target, window)) for gap in gaps)
         lines.append(f"  {n:,} of {len(rows):,} have a gap within {window:g} eV of {target:g} eV")
+    lines.append(
+        f"  {_hull_in_words(Path(results), {row['request_id'] for row in rows}, config.evaluation.stable_ev_per_atom)}"
+    )
     lines += [
         f"Report    {Path(results) / 'report.html'}",
         f"Crystals  xtalrl export {name}.csv --policy {name} --results {results}",
     ]
     typer.echo("\n".join(lines))
+
+
+def _hull_in_words(results: Path, requests: set[str | None], limit: float) -> str:
+    """How many of the designs with these requests are stable, or what it takes to know."""
+    rows = tables.read_rows(results / "evaluation/stability.parquet", tables.STABILITY)
+    known = [row["energy_above_hull"] for row in rows if row["request_id"] in requests and not row["flag"]]
+    if not known:
+        return (
+            "no energy above the hull is known: it takes labelled crystals of the same elements and of the protocol of these SCFs "
+            "(`labels.path`, docs/published-labels.md)"
+        )
+    return f"{sum(energy <= limit for energy in known):,} of {len(known):,} whose hull is known are at most {limit:g} eV/atom above it"
