@@ -135,7 +135,8 @@ def _check_folders(config: Config) -> Check:
         check_folders(config)
     except XtalrlError as error:
         return Check("folders", State.MISSING, str(error), f"df -h {config.results} {config.cache}")
-    free_gb = shutil.disk_usage(config.results).free / 1e9
+    results = Path(config.results).absolute()
+    free_gb = shutil.disk_usage(next(place for place in (results, *results.parents) if place.exists())).free / 1e9
     if os.access(config.cache, os.W_OK):
         cache = f"{config.cache} can be written"
     else:

@@ -1,12 +1,12 @@
-"""Finished pw.x runs, found by their physics: no run is ever done twice, by any stage, rerun or user of the folder.
+"""Finished pw.x runs, found by their physics: no stage, rerun or user of the folder ever does a run twice.
 
-One append-only file of JSON lines for each writer, read as a union: safe on network file systems, where only a lone writer's
-appends are. A record is on the disk before the next run starts. Each line ends in a SHA-256 of all before it, checked whenever it is
-read: a line that was torn or changed, or whose key is not that of its calculation, is skipped and named. Lines of older versions have no
-checksum; they are read and counted as unchecked (`xtalrl cache seal` gives them one).
+Each writer has an append-only file of JSON lines, and readers take all files together. This is safe on network file systems, where only the
+appends of a single writer are. A record is on the disk before the next run starts. Each line ends in a SHA-256 of what precedes it, which is
+checked at every read: a line that was torn or changed, or whose key is not that of its calculation, is skipped and reported. Lines of older
+versions have no checksum; they are read and counted as unchecked (`xtalrl cache seal` adds one).
 
-Nothing is ever removed. A run that is wanted again (`xtalrl rerun`) has a line in a `.void` file, which makes the records of its earlier
-generations void. Generations are counted and not timed, so that neither the order of the files nor the clocks of the nodes matter.
+Nothing is ever removed. A run that is wanted again (`xtalrl rerun`) gets a line in a `.void` file, which invalidates the records of its earlier
+generations. Generations are counted, not timed, so that neither the order of the files nor the clocks of the nodes matter.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from xtalrl.sharing import make_folder, share, write_shared
 logger = logging.getLogger(__name__)
 
 _NAMED = 5
-"""How many skipped lines the log of a run names before it only counts them; `xtalrl cache verify` names more."""
+"""Number of skipped lines that the log of a run names; further ones are only counted. `xtalrl cache verify` names more."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One finished run: what it was, how it ended and what it gave.
+    """One finished run: what was computed, how it ended and what it gave.
 
-    The fields with a default are for readers, not for finding it; a record written before they existed lacks them.
+    Fields with a default are information for readers and play no part in finding the record; older records lack them.
     """
 
     key: str
@@ -59,7 +59,7 @@ class Record:
     ended: str | None = None
     """UTC, ISO 8601."""
     protocol: str | None = None
-    """Name of the protocol it was first run for; another protocol may ask for the same calculation."""
+    """Name of the protocol that first asked for the run; another protocol may ask for the same calculation."""
     family: str | None = None
     species: list[str] | None = None
     lattice: list[float] | None = None
@@ -68,9 +68,9 @@ class Record:
     settings: dict[str, Any] | None = None
     pseudopotential_md5s: dict[str, str] | None = None
     generation: int | None = None
-    """How often the run had been asked for again; None for never."""
+    """Number of times that the run had been asked for again; None means never."""
     restarted: bool | None = None
-    """It went on from what an earlier run had saved, to the same energy within conv_thr."""
+    """Whether it continued from the state that an earlier run had saved; the energy is the same within conv_thr."""
 
     @classmethod
     def of(
@@ -124,10 +124,10 @@ class Record:
         )
 
     def answers(self, timeout_s: float, accept_not_saved: bool) -> bool:
-        """Whether it makes a run with this time limit needless.
+        """Whether this record makes a run with this time limit unnecessary.
 
-        A run that timed out does not if there is more time now, one that was not saved does not unless that is accepted. What earlier
-        versions kept although nothing says that it is the crystal's (`stopped`) never does.
+        A run that timed out does not if there is more time now, and one that was not saved does not unless that is accepted. A `stopped`
+        record, which earlier versions kept, never does: nothing says that the crystal was to blame.
         """
         if not Outcome(self.outcome).is_kept:
             return False
@@ -136,10 +136,10 @@ class Record:
         return self.outcome != Outcome.TIME_LIMIT or self.timeout_s >= 0.99 * timeout_s
 
     def says_more_than(self, other: Record) -> bool:
-        """Whether it is kept instead of another record of the same run.
+        """Whether this record is preferred to another one of the same run.
 
-        A later generation says more than an earlier one; within one, a run that ended more than one that timed out, the longer more than
-        the shorter, a saved one more than one that was not; what is no verdict (`Outcome.is_kept`) says nothing.
+        A later generation is preferred to an earlier one. Within a generation, a run that ended is preferred to one that timed out, a longer run
+        to a shorter one, and a saved one to one that was not saved. A record that is no verdict (`Outcome.is_kept`) is never preferred.
         """
         return self._rank() > other._rank()
 
@@ -152,9 +152,9 @@ class Record:
 
 
 class Cache:
-    """The records in `{cache}/scf`: those of all writers as they were when last looked at, and our own as they come.
+    """The records in `{cache}/scf`: those of all writers at the last look, and our own as they are added.
 
-    May be used by several threads. A folder that can only be read is made use of; `add` and `void` then raise OSError.
+    Several threads may use it. If the folder is read-only, records can be found, but `add` and `void` raise OSError.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -216,7 +216,7 @@ class Cache:
             self._keep(record)
 
     def void(self, keys: Collection[str]) -> None:
-        """Ask for these runs again: the records there are answer no more, those to come will. To ask twice is to ask once."""
+        """Ask for these runs again: existing records no longer answer, new ones will. Asking twice has no further effect."""
         wanted = {}
         for key in keys:
             record = self._records.get(key)
@@ -251,7 +251,7 @@ class Cache:
 
 
 def iterations_in(detail: str) -> int | None:
-    """`Result.iterations` of a record, whose line holds only the sentence that `outcomes.classify` made of the number."""
+    """The number of iterations of a record, whose line holds only the sentence that `outcomes.classify` made from it."""
     found = re.match(r"(\d+) iterations done", detail)
     return int(found[1]) if found else None
 
@@ -262,7 +262,7 @@ def records_folder(cache: str | Path) -> Path:
 
 
 def read_voids(folder: Path) -> tuple[dict[str, int], list[str]]:
-    """The generation that each run which was asked for again must have at least, and a sentence for each line that is damaged."""
+    """The lowest valid generation of each run that was asked for again, and a sentence for each damaged line."""
     wanted: dict[str, int] = {}
     faults: list[str] = []
     for path in sorted(folder.glob("*.void")):
@@ -288,15 +288,15 @@ def seal(content: Mapping[str, Any]) -> bytes:
 
 
 def unseal(line: bytes, names: Collection[str]) -> tuple[dict[str, Any], bool]:
-    """The plain data of a line, and whether a checksum says that it is as it was written.
+    """The plain data of a line, and whether a checksum confirms it.
 
     Args:
-        line: without its newline.
-        names: fields of a line of an older version, which has no checksum. Any other field there means that one was damaged.
+        line: one line without its newline.
+        names: fields that a line of an older version, without a checksum, may have; any other field means that the line is damaged.
 
     Raises:
-        ValueError: it is no JSON object, or not as it was written.
-        RecursionError: it is nested too deep to be ours.
+        ValueError: the line is no JSON object, or was changed since it was written.
+        RecursionError: the line is nested too deeply to be one of ours.
     """
     sealed = _SEALED.fullmatch(line)
     if sealed and hashlib.sha256(sealed[1] + b"}").hexdigest().encode() != sealed[2]:
@@ -315,7 +315,7 @@ def to_line(record: Record) -> bytes:
 
 
 def read_file(path: Path, start: int = 0) -> tuple[bytes, str | None]:
-    """What a file of the cache holds from a byte on, and a sentence where it cannot be read."""
+    """The content of a cache file from a given byte on, and a sentence if it cannot be read."""
     try:
         if not path.is_file():  # A folder, a link to nothing, a pipe.
             raise OSError(errno.EINVAL, "it is no file")
@@ -386,7 +386,7 @@ def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _may_have_grown(path: Path, size: int) -> bool:
-    """Whether there is more than was read. An open file tells its size now, where a network file system's `stat` may be seconds old."""
+    """Whether the file holds more than was read. An open file knows its current size; `stat` on a network file system may be seconds old."""
     try:
         found = path.stat()
         if found.st_size > size or time.time() - found.st_mtime > _LIVE_S:
@@ -409,7 +409,7 @@ def _no_number(text: str) -> NoReturn:
 
 
 _LIVE_S = 600.0
-"""A file that got a line so recently may get more."""
+"""Seconds after its last line during which a file may still grow."""
 _SEALED = re.compile(rb'(\{.*), "sha256": "([0-9a-f]{64})"\}', re.DOTALL)
 _FIELDS = tuple(field.name for field in fields(Record))
 _NEEDED = frozenset(_FIELDS[: _FIELDS.index("ended")])

@@ -1,9 +1,9 @@
-"""Runs of pw.x under way, so that whoever else uses the cache waits for their results instead of computing the same.
+"""Claims on runs of pw.x under way, so that other users of the cache wait for the result instead of computing it too.
 
-`{cache}/claims/{key}` says who computes what: host, process and time. It is made with link(2), which is atomic on network file systems
+`{cache}/claims/{key}` says who computes what: host, process and time. The file is made with link(2), which is atomic on network file systems
 too, and deleted when the run has ended. A claim is dead when its process is gone or, on another node, when its file has not been touched
-for `STALE_S` by our own clock; whoever finds it dead takes it over. No result depends on claims: where two runs take over the same one in
-the same instant, or a node stands still for too long, a run is done twice.
+for `STALE_S` by our own clock; whoever finds a dead claim takes it over. No result depends on claims: if two runs take over the same claim at the
+same instant, or a node hangs for too long, the same run is merely done twice.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from xtalrl.sharing import make_folder, share
 logger = logging.getLogger(__name__)
 
 BEAT_S = 30.0
-"""How often the claims of a run are touched."""
+"""Seconds between two touches of the claims of a run."""
 STALE_S = 300.0
-"""A claim of another node that was not touched for so long is dead."""
+"""Seconds without a touch after which the claim of another node is dead."""
 
 
 class Taken(Exception):
@@ -37,7 +37,7 @@ class Taken(Exception):
 
 
 class Claims:
-    """What this process has claimed in a cache. May be used by several threads."""
+    """What this process has claimed in a cache. Several threads may use it."""
 
     def __init__(self, cache: str | Path) -> None:
         self.folder = Path(cache) / "claims"
@@ -67,7 +67,7 @@ class Claims:
                     path.unlink(missing_ok=True)
 
     def beat(self) -> None:
-        """Touch what is held, so that other nodes see that we live; to be called every second or so."""
+        """Touch what is held, so that other nodes see that this process lives; call it about once per second."""
         if time.monotonic() - self._beaten < BEAT_S:
             return
         with self._lock:
@@ -77,7 +77,7 @@ class Claims:
                     os.utime(path)
 
     def _take(self, path: Path) -> bool:
-        """Whether the claim is made; False where the file system has no claims to offer."""
+        """Whether the claim was made; False if the file system does not support claims."""
         if (owner := self._living_owner(path)) is not None:
             raise Taken(owner)
         mine = path.with_name(f".{socket.gethostname()}-{os.getpid()}-{time.time_ns()}")
@@ -106,7 +106,7 @@ class Claims:
         return True
 
     def _living_owner(self, path: Path) -> str | None:
-        """Who holds a claim; None where there is none, or a dead one, which is then removed."""
+        """The holder of a claim; None if there is no claim, or a dead one, which is removed."""
         try:
             content, mtime = path.read_bytes(), path.stat().st_mtime_ns
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The climb of one request up the recovery ladder: which attempts it takes, whoever computes them."""
+"""The climb of one request up the recovery ladder: which attempts are made, no matter who computes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class AttemptLimits:
     limits_s: tuple[float, ...]
     """One number per attempt; the last repeats."""
     in_all: bool
-    """All attempts together may take no longer than the numbers together."""
+    """Whether all attempts together may take no longer than the sum of the numbers."""
 
     def of(self, walls_s: Sequence[float]) -> float:
         """The limit of the attempt after those that took `walls_s`."""
@@ -44,7 +44,7 @@ class Climb:
     """How the request ends without any attempt; None where there was one."""
 
     def paper_has_it(self) -> bool:
-        """Whether `recovery: paper` would have ended with a usable result: its own ladder, climbed on the same results."""
+        """Whether `recovery: paper` would have ended with a usable result: its ladder is climbed with the same results."""
         paper = replace(self.situation, recovery="paper", history=[])
         following: Attempt | Outcome | None = first_attempt(paper)
         for attempt, result in self.situation.history:
@@ -64,9 +64,9 @@ def climb(situation: Situation, limits: AttemptLimits, compute: Compute, accept_
     """Make the attempts that the ladder asks for, until it asks for none or more time would not help.
 
     Args:
-        situation: of a request before its first attempt; its history grows.
-        compute: raises what ends the climb early.
-        accept_not_saved: take what was printed by a pw.x that converged and then failed to save.
+        situation: situation of a request before its first attempt; its history grows.
+        compute: computes an attempt; an exception that it raises ends the climb.
+        accept_not_saved: take the printed values of a pw.x that converged and then failed to save.
     """
     made = Climb(situation)
     following: Attempt | Outcome | None = first_attempt(situation)
@@ -83,5 +83,5 @@ def climb(situation: Situation, limits: AttemptLimits, compute: Compute, accept_
 
 
 def _would_not_help(attempt: Attempt, last: Record, limit_s: float, accept_not_saved: bool) -> bool:
-    """No time is left, or a run that was cut off would get no more time than it had."""
+    """Whether no time is left, or a run that was cut off would get no more time than it had."""
     return limit_s < 1 or (attempt.strategy == "more_time" and last.answers(limit_s, accept_not_saved))

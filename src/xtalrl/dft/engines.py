@@ -1,6 +1,6 @@
 """The pw.x that runs here: the configured command, else the one on PATH, else the embedded one.
 
-Every run has a session of its own and one thread a process; it ends at its time limit, when it is told to stop, and when we die.
+Every run has a session of its own and one thread per process. It ends at its time limit, when it is told to stop, or when this process dies.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ QEPY = Wheel(project="qepy", version="7.2.0", sha256="cc9569854a7f64c5b8e483a7a2
 OPENBLAS = Wheel(
     project="scipy", version="1.11.4", sha256="530f9ad26440e85766509dbf78edcfe13ffd0ab7fec2560ee5c36ff74d6269ff"
 )
-"""The last SciPy whose OpenBLAS has the plain names of BLAS, so that it can stand in for the reference BLAS (BSD-3-Clause)."""
+"""The last SciPy whose OpenBLAS exports the plain names of BLAS, so that it can replace the reference BLAS (BSD-3-Clause)."""
 
 EMBEDDED = "embedded"
 """The value of `dft.command` that means the embedded pw.x, whatever is on PATH."""
@@ -77,7 +77,7 @@ SMALLEST_VERSION = (6, 5)
 
 @dataclass(frozen=True)
 class Engine:
-    """A pw.x that can be run: reads `pw.in` in the folder it runs in, on stdin or after `-in`."""
+    """A pw.x that can be run. It reads `pw.in` in the folder it runs in, on stdin or after `-in`."""
 
     kind: str
     """`command`, `path` or `embedded`."""
@@ -86,7 +86,7 @@ class Engine:
 
     @property
     def label(self) -> str:
-        """Name in results: what ran, without a path of this machine."""
+        """Name in results: what ran, without any path of this machine."""
         return f"pw.x {self.version} ({self.kind})"
 
     def run(self, text: str, folder: str | Path, timeout_s: float, stop: threading.Event | None = None) -> Run:
@@ -195,10 +195,10 @@ def prepare_engine(command: str | None, cache: str | Path) -> Engine:
 
 
 def find_engine(command: str | None, cache: str | Path) -> Engine:
-    """The pw.x to use, after seeing it start (srun: inside a job only). Downloads nothing.
+    """The pw.x to use, after a test that it starts (with srun inside a job only). Downloads nothing.
 
     Raises:
-        XtalrlError: none is here, or it does not start.
+        XtalrlError: there is no pw.x, or it does not start.
     """
     if means_embedded(command):
         if _embedded_library(cache).is_file():
@@ -231,7 +231,7 @@ def _wants_a_job(words: Sequence[str]) -> bool:
 
 
 def describe_engine(engine: Engine, cache: str | Path) -> str:
-    """One line on a pw.x: its version, where it comes from, and its BLAS where that is ours to know."""
+    """One line on a pw.x: its version, where it comes from, and, for the embedded one, its BLAS."""
     where = {
         "command": f"`{shlex.join(engine.command[:-2])}`",
         "path": engine.command[0],

@@ -32,12 +32,12 @@ from xtalrl.files import whole_file
 from xtalrl.sharing import write_shared
 
 SAME_ENERGY_RY = 1e-5
-"""Two energies of one calculation may differ by this: ten times the loosest conv_thr of our protocols, which stops the SCF."""
+"""Largest difference between two energies of one calculation: ten times the loosest conv_thr of our protocols, which stops the SCF."""
 SAME_GAP_EV = 0.02
-"""Two gaps of one calculation may differ by this: with conv_thr 1e-6 Ry gaps were seen to change by 6 meV."""
+"""Largest difference between two gaps of one calculation: with conv_thr 1e-6 Ry, gaps were seen to change by 6 meV."""
 
 _SHOWN = 20
-"""How many faults a message names before it only counts them."""
+"""Number of faults that a message names; further ones are only counted."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Stats:
     megabytes: float
     lines: int
     torn: int
-    """Torn, changed or unreadable."""
+    """Number of lines that are torn, changed or unreadable."""
     unchecked: int
     """Lines of an older version, without a checksum."""
     calculations: int
@@ -59,9 +59,9 @@ class Stats:
     engines: dict[str, int]
     """Lines by engine."""
     wall_hours: float
-    """Hours of pw.x, of all lines."""
+    """Hours of pw.x, summed over all lines."""
     unfinished: int
-    """Runs that the end of a job cut off; their state waits for the next."""
+    """Number of runs that the end of a job cut off; their state waits for the next job."""
 
 
 def cache_stats(cache: str | Path) -> Stats:
@@ -109,9 +109,9 @@ def verify_cache(cache: str | Path) -> list[str]:
 
 
 def seal_cache(cache: str | Path) -> int:
-    """Give a checksum to each line of an older version that can be read, as it is now; how many there were.
+    """Add a checksum to each readable line of an older version, and return the number of these lines.
 
-    Each file is replaced whole. One that grows meanwhile, because a run of an older version is at work, is left for the next time.
+    Each file is replaced as a whole. A file that grows meanwhile, because a run of an older version is at work, is left for the next time.
 
     Raises:
         XtalrlError: there is no cache.
@@ -149,7 +149,7 @@ def keys_of_run(results: str | Path) -> set[str]:
 
 
 def export_cache(cache: str | Path, path: str | Path, keys: Collection[str] | None = None) -> int:
-    """Write the records of a cache, one per calculation, to a .parquet or .jsonl file; their number.
+    """Write the records of a cache, one per calculation, to a .parquet or .jsonl file, and return their number.
 
     Args:
         cache: folder of the cache.
@@ -190,14 +190,14 @@ class Imported:
     new: int
     known: int
     refused: list[str]
-    """One sentence a record that was not taken."""
+    """One sentence for each record that was not taken."""
 
 
 def import_cache(cache: str | Path, source: str | Path) -> Imported:
-    """Take over the records of an export, or of another cache folder. What is known already is not taken again.
+    """Take over the records of an export or of another cache folder. Known records are not taken again.
 
-    A record is refused where it is damaged or incomplete, where its key does not fit its calculation, where it contradicts ours, and where
-    it speaks about a machine.
+    A record is refused if it is damaged or incomplete, if its key does not fit its calculation, if it contradicts one of ours, or if it is about
+    a machine and not about the calculation.
 
     Raises:
         XtalrlError: the source cannot be read.
@@ -235,7 +235,7 @@ def import_cache(cache: str | Path, source: str | Path) -> Imported:
 
 
 def contradiction(one: Record, other: Record) -> str | None:
-    """A sentence where two records of one calculation cannot both be true; a run that was cut off, or is no verdict, contradicts nothing."""
+    """A sentence if two records of one calculation cannot both be true. A run that was cut off, or is no verdict, contradicts nothing."""
     if any(record.outcome == Outcome.TIME_LIMIT or not Outcome(record.outcome).is_kept for record in (one, other)):
         return None
     name = f"{_name(one)}: two results of one calculation, "
@@ -275,7 +275,7 @@ def _read_all(paths: Iterable[Path]) -> tuple[list[Record], list[str]]:
 
 
 def _one_per_key(records: Iterable[Record]) -> dict[str, Record]:
-    """The record of each calculation that says most, as a run takes it."""
+    """The preferred record of each calculation, as a run would take it."""
     kept: dict[str, Record] = {}
     for record in records:
         if record.key not in kept or record.says_more_than(kept[record.key]):

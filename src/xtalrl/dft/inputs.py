@@ -21,8 +21,8 @@ BOHR_ANGSTROM = 0.529177210903
 """CODATA 2018."""
 
 PLANE_WAVES_PER_BAND = 2.5
-"""Fewest plane waves a band needs. Davidson works with two vectors per band: with less than two plane waves for each, pw.x stops with
-`more bands than PWs!`; with little more it ends in `S matrix not positive definite` or even `charge is wrong` (measured on diamond
+"""Smallest number of plane waves per band. Davidson works with two vectors per band: with fewer than two plane waves per band, pw.x stops with
+`more bands than PWs!`; with only a few more it ends with `S matrix not positive definite` or even `charge is wrong` (measured on diamond
 and LiF: 2.0 fails, 2.5 and above give the energy of few bands)."""
 
 PREFIX = "pw"
@@ -40,26 +40,26 @@ class Settings:
     ecutwfc_ry: float
     ecutrho_ry: float
     kpoints: Mesh | None
-    """None: the gamma point with real wavefunctions."""
+    """Mesh of k points; None means the gamma point with real wavefunctions."""
     nbnd: int | None
-    """None: as many as pw.x takes for smearing."""
+    """Number of bands; None means as many as pw.x takes for smearing."""
     conv_thr_ry: float
     electron_maxstep: int
     mixing_beta: float
     diagonalization: str
     smearing: str | None = None
-    """None: fixed occupations."""
+    """Kind of smearing; None means fixed occupations."""
     degauss_ry: float | None = None
     nspin: int = 1
     tot_magnetization: float | None = None
-    """µB, imposed."""
+    """Imposed total magnetization in µB."""
     starting_magnetization: float | None = None
-    """Start of every species, -1 to 1."""
+    """Starting magnetization of every species, -1 to 1."""
     site_magnetization: tuple[float, ...] | None = None
-    """Start of each site, -1 to 1; sites of one element that start differently become species of their own."""
+    """Starting magnetization of each site, -1 to 1; sites of one element that start differently become separate species."""
 
     def physics(self) -> dict[str, Any]:
-        """Plain data, for keys; without `site_magnetization` where it is not set, as in the keys from before it existed."""
+        """Plain data for keys. `site_magnetization` is left out if it is not set, as in keys from before it existed."""
         settings = asdict(self)
         if self.site_magnetization is None:
             del settings["site_magnetization"]
@@ -107,7 +107,7 @@ def settings_for(cell: Cell, form: Form, protocol: Protocol, family: Family) -> 
 def number_of_bands(
     cell: Cell, protocol: Protocol, family: Family, ecutwfc_ry: float, tot_magnetization: float = 0.0
 ) -> int:
-    """Bands of a fixed-occupation run: the protocol's, but at least one empty, and no more than the basis of the cell allows.
+    """Number of bands of a run with fixed occupations: the protocol's, but at least one empty band, and no more than the basis of the cell allows.
 
     With a total magnetization M the larger spin channel fills (N + |M|)/2 bands.
     """
@@ -138,7 +138,7 @@ def fewest_plane_waves(cell: Cell, ecutwfc_ry: float, mesh: Mesh) -> int:
 
 
 def mesh_of(cell: Cell, kpoints: Mesh | float) -> Mesh:
-    """The mesh itself, or the smallest one with k points at most this far apart (1/Å, 2π included) along each reciprocal vector."""
+    """The given mesh, or the smallest one whose k points are at most this far apart (1/Å, 2π included) along each reciprocal vector."""
     if isinstance(kpoints, tuple):
         return kpoints
     a, b, c = (max(1, math.ceil(float(length) / kpoints - 1e-6)) for length in np.linalg.norm(cell.reciprocal, axis=1))
@@ -166,7 +166,7 @@ def standard_orientation(cell: Cell) -> list[tuple[float, float, float]]:
 def calculation(cell: Cell, settings: dict[str, Any], family: Family) -> dict[str, Any]:
     """All that a result depends on, as plain data: species, cell and positions (to 1e-8), settings, md5 of each pseudopotential.
 
-    An element the family lacks has an empty md5; such a calculation cannot be done.
+    An element that the family lacks has an empty md5; such a calculation cannot be run.
     """
     return {
         "species": list(cell.species),

@@ -51,7 +51,7 @@ _BOUNDS = {
 
 
 def label_crystals(crystals: str, outcomes: str, references: str, labels: str) -> None:
-    """Gaps, and formation energies by eq. 15, of every crystal whose SCF gave them; null where it did not.
+    """Write the gap of every crystal and its formation energy by eq. 15; null if its SCF gave none.
 
     Raises:
         XtalrlError: crystals and references were computed with different protocols, or a crystal has no outcome.
@@ -104,7 +104,7 @@ def import_labels(
     `qe_formation_energy_eV_atom`); optionally `protocol`, `protocol_hash`, `family` and `source`. A file needs material_id and one
     of the first three quantities. Where the formation energy is empty, the total
     energy is known and `references` are given, it is computed by eq. 15; both must then come from the same protocol and family.
-    `protocol` (`references.protocol`) and `family` (a `family.json`) say what the energies of rows are that do not say it themselves.
+    `protocol` (`references.protocol`) and `family` (a `family.json`) apply to rows that do not name their own.
 
     Raises:
         XtalrlError: a file is unreadable or lacks the columns, a value is not a number or out of all bounds, two rows contradict each other, no row
@@ -134,7 +134,7 @@ def check_tables(path: str) -> None:
     """Refuse published labels that cannot be read, before anything is computed.
 
     Raises:
-        XtalrlError: as `import_labels`, but for what only the crystals and the reference energies tell.
+        XtalrlError: as in `import_labels`, except for errors that only the crystals and the reference energies can show.
     """
     _read_tables(path, {})
 
@@ -222,7 +222,7 @@ def _total_energy_ry(row: dict[str, Any], where: str) -> float | None:
 
 
 def _out_of_bounds(row: Mapping[str, Any]) -> str | None:
-    """A clause on the gap or formation energy of a row that cannot be true; None where there is none."""
+    """A clause on a gap or formation energy that cannot be true; None if both can be."""
     for name, (what, unit, (low, high)) in _BOUNDS.items():
         value = row.get(name)
         if value is not None and not low <= value <= high:
@@ -231,7 +231,7 @@ def _out_of_bounds(row: Mapping[str, Any]) -> str | None:
 
 
 def _plausible(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of LABELS, without its values where they cannot be true."""
+    """A row of LABELS; values that cannot be true are removed."""
     absurd = _out_of_bounds(row)
     if absurd is None:
         return row

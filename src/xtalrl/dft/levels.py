@@ -25,14 +25,14 @@ _LEVELS_OF_K = re.compile(
 _DECIMAL = re.compile(r"-?\d+\.\d{4}")
 
 _PARTLY_FILLED = 0.1
-"""An occupation further than this from 0 and 1 is a metal's: the level lies within about one smearing width of the Fermi energy."""
+"""Distance of an occupation from 0 and 1 beyond which it is that of a metal: the level lies within about one smearing width of the Fermi energy."""
 
 _Point = tuple[str, list[float], list[float]]
 """Spin, levels (eV) and their occupations (0 to 1) at one k point."""
 
 
 def number(text: str) -> float:
-    """A number as Fortran writes it; NaN for what is none: asterisks where it did not fit, `NaN`, a decimal comma."""
+    """A number as Fortran writes it; NaN for anything else: asterisks instead of a number too wide for its field, `NaN`, a decimal comma."""
     try:
         return float(text.upper().replace("D", "E"))
     except ValueError:
@@ -50,7 +50,7 @@ class XmlResult:
 
     total_energy_ry: float
     band_gap_raw_ev: float | None
-    """Over all k points and spins, by occupations; None without an empty band or where bands are partly filled."""
+    """Gap in eV over all k points and spins, by occupations; None without an empty band or if bands are partly filled."""
 
 
 def read_xml(path: str | Path) -> XmlResult | None:
@@ -100,14 +100,14 @@ def is_smeared(text: str) -> bool:
 
 
 def band_gap(output: str, calculation: str, xml: XmlResult | None) -> tuple[float | None, str]:
-    """The gap in eV (negative where bands overlap), and a note where it is doubtful or there is none: why.
+    """The gap in eV (negative if bands overlap), and a note on why it is doubtful or missing.
 
     The printed levels have four decimals; the XML has them all and is preferred where both agree.
 
     Args:
-        output: all that the run printed; its beginning tells the width of the smearing.
+        output: everything that the run printed; its beginning has the width of the smearing.
         calculation: the part whose levels count, from its headline on.
-        xml: what the run wrote, or None.
+        xml: content of the XML of the run, or None.
     """
     levels = _LEVELS.findall(calculation)
     if not levels and is_smeared(calculation):
@@ -126,7 +126,7 @@ def band_gap(output: str, calculation: str, xml: XmlResult | None) -> tuple[floa
 
 
 def _smeared_gap(output: str, calculation: str, xml: XmlResult | None) -> tuple[float | None, str]:
-    """`band_gap` of a run with smearing: pw.x prints no gap, but the XML has the occupations, and often the text."""
+    """`band_gap` of a run with smearing: pw.x prints no gap, but the XML has the occupations, and often the output has them, too."""
     if xml is not None:
         gap = xml.band_gap_raw_ev
     else:
@@ -139,7 +139,7 @@ def _smeared_gap(output: str, calculation: str, xml: XmlResult | None) -> tuple[
 
 
 def _printed_points(output: str, calculation: str) -> Iterator[_Point]:
-    """The levels of each k point, with the printed occupations (`verbosity = 'high'`), else those that the Fermi energy gives them.
+    """The levels of each k point, with the printed occupations (`verbosity = 'high'`) or those that follow from the Fermi energy.
 
     A level within half the width of the smearing around the Fermi energy counts as partly filled.
     """

@@ -1,9 +1,9 @@
-"""What pw.x and its launcher say when a run fails, and the outcome that each message has.
+"""What pw.x and its launcher say when a run fails, and which outcome each message means.
 
 pw.x stops by `errore` of UtilXlib and similar routines, which print a box with a routine and a message, and write the same into the file CRASH.
 `FAMILIES` names them: read from the sources of Quantum ESPRESSO 6.5 to 7.4, counted by `tools/errore.py` (docs/dft.md has the numbers).
-What is not known to be a verdict on the crystal or on what was asked for must not become one, so that a message without a name is `stopped`,
-which is never kept.
+A message that is not known to be a verdict on the crystal or on the input must not become one: a message without a name is `stopped`, which is
+never kept.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CRASH = re.compile(r"^\s*from\s+(\S.*?)\s+: error #\s*-?\d+[^\S\n]*\n\s*(.*?)\s
 
 
 def boxes(stdout: str) -> list[Error]:
-    """The errors that pw.x printed, in their order."""
+    """The errors that pw.x printed, in order."""
     return [Error(*found) for found in _BOX.findall(stdout)]
 
 
@@ -123,7 +123,7 @@ _NOISE: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 
 def name_error(error: Error) -> str:
-    """Name of the outcome that a message of pw.x has, `UNNAMED` where it has none."""
+    """Name of the outcome that a message of pw.x means; `UNNAMED` if it has none."""
     return next((name for pattern, name in FAMILIES if pattern.search(str(error))), UNNAMED)
 
 

@@ -1,4 +1,4 @@
-"""Rows of SCF_OUTCOMES: one made of the climb of a request, those of all shards in one table, and how they ended in words."""
+"""Rows of SCF_OUTCOMES: the row of one request, the table of all shards, and a summary in words."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from xtalrl.errors import XtalrlError
 logger = logging.getLogger(__name__)
 
 _OF_A_REQUEST = ("kind", "key", "species", "source")
-"""What a row of outcomes says as its request does."""
+"""Columns that a row of outcomes takes over from its request."""
 _OUTCOMES = frozenset(map(str, Outcome))
 
 
 def outcome_row(request: Mapping[str, Any], climb: Climb) -> dict[str, Any]:
-    """The row of SCF_OUTCOMES of a request that has ended, but for its request_id and source, which requests of one key do not share."""
+    """The row of SCF_OUTCOMES of a request that has ended, without request_id and source, which requests with one key do not share."""
     situation, protocol, family = climb.situation, climb.situation.protocol, climb.situation.family
     attempt, result = _spokesman(climb)
     usable = result.outcome.usable
@@ -59,7 +59,7 @@ def outcome_row(request: Mapping[str, Any], climb: Climb) -> dict[str, Any]:
 def credited_gap(situation: Situation, result: Result) -> float | None:
     """Gap in eV that a usable result is credited with.
 
-    A smeared crystal without a gap is a metal; that an elemental reference was smeared says nothing about its gap.
+    A crystal computed with smearing and without a gap is a metal; for an elemental reference, smearing says nothing about the gap.
     """
     if result.smearing and result.band_gap_raw_ev is None and situation.form == "crystal":
         return 0.0
@@ -67,7 +67,7 @@ def credited_gap(situation: Situation, result: Result) -> float | None:
 
 
 def _spokesman(climb: Climb) -> tuple[Attempt | None, Result]:
-    """The attempt that speaks for the request, None where it ended without one, and its result."""
+    """The attempt that counts for the request (None if it ended without one) and its result."""
     if climb.verdict is None:
         return final_result(climb.situation)
     family = climb.situation.family
@@ -107,8 +107,8 @@ def gather_outcomes(shards: Sequence[str], outcomes: str, requests: str) -> None
 
     Args:
         shards: `SCF_OUTCOMES` of each shard.
-        outcomes: `SCF_OUTCOMES` of all.
-        requests: `SCF_REQUESTS` that the shards are of.
+        outcomes: `SCF_OUTCOMES` to write.
+        requests: `SCF_REQUESTS` of all shards.
 
     Raises:
         XtalrlError: a file cannot be used, or the shards do not hold each request once, by one protocol.
@@ -128,7 +128,7 @@ def gather_outcomes(shards: Sequence[str], outcomes: str, requests: str) -> None
 
 
 def _check_shards(rows_of: Mapping[str, Sequence[Mapping[str, Any]]], requests: str) -> None:
-    """Raise unless the shards together hold one row per request, of one protocol, and name outcomes that there are."""
+    """Raise unless the shards together hold one row per request, all of one protocol and with known outcomes."""
     found: dict[str, Mapping[str, Any]] = {}
     origins: dict[tuple[str, ...], str] = {}
     for path, rows in rows_of.items():
@@ -161,7 +161,7 @@ def _check_shards(rows_of: Mapping[str, Sequence[Mapping[str, Any]]], requests: 
 
 
 def count_outcomes(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line: how many rows of SCF_OUTCOMES ended in which outcome, and which rung gave the usable ones; the most frequent first."""
+    """One line on the outcomes of rows of SCF_OUTCOMES and on the rungs that gave the usable ones, the most frequent first."""
     counts = Counter(row["outcome"] for row in rows)
     usable = sum(n for name, n in counts.items() if Outcome(name).usable)
     strategies = Counter(row["strategy"] for row in rows if row["strategy"] is not None)

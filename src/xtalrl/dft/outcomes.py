@@ -1,7 +1,7 @@
-"""How an SCF ended: one named outcome for every run of pw.x, and what could be read from it.
+"""How an SCF ended: one named outcome for every run of pw.x, with the values that could be read.
 
 `classify` looks at the exit code, stdout and stderr together, because none of them is enough: pw.x 6.7 exits with 0 after a
-late disk failure, prints `JOB DONE.` without having converged, and says nothing at all when it is killed.
+late disk failure, prints `JOB DONE.` without having converged, and prints nothing when it is killed.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from xtalrl.dft.levels import band_gap, clip_gap, is_smeared, number, read_xml
 
 
 class Category(enum.StrEnum):
-    """Whom an outcome speaks about."""
+    """What an outcome is a statement about."""
 
     SUCCESS = "success"
     """The energy can be used."""
     PHYSICS = "physics"
-    """The crystal and the method do not agree; the same run would end in the same way."""
+    """The method fails for this crystal; the same run would end in the same way."""
     INPUT = "input"
-    """What was asked for cannot be computed as it was asked."""
+    """The request cannot be computed as it was made."""
     ENVIRONMENT = "environment"
     """The machine failed, not the SCF, or the cause is unknown: never kept as a result."""
 
 
 class Outcome(enum.StrEnum):
-    """The name of an outcome, its category and one sentence on it."""
+    """An outcome: its name, its category and one sentence that explains it."""
 
     category: Category
     sentence: str
@@ -153,46 +153,46 @@ class Outcome(enum.StrEnum):
 
     @property
     def is_kept(self) -> bool:
-        """Whether it answers its calculation for good. What pw.x could not read depends on its version and on the command as well."""
+        """Whether the outcome is a final answer to its calculation. Input that pw.x could not read is none: that depends on version and command, too."""
         return self.category is not Category.ENVIRONMENT and self is not Outcome.INVALID_INPUT
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of pw.x left behind."""
+    """The output and files of one run of pw.x."""
 
     stdout: str
     stderr: str
     exit_code: int | None
-    """Exit status; negative for a signal; None when not known (a file found somewhere)."""
+    """Exit code; negative for a signal; None if unknown (an output without its run)."""
     wall_s: float = 0.0
     timed_out: bool = False
-    """The run was ended by us at its time limit."""
+    """Whether we ended the run at its time limit."""
     xml: Path | None = None
     """`data-file-schema.xml`, if it was written."""
     crash: str = ""
-    """The file CRASH, if it was written: what pw.x held against the run, when its stdout was lost."""
+    """Content of the file CRASH, if it was written: the errors of pw.x, even if its stdout was lost."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """An outcome with everything that could be read; what could not is None."""
+    """An outcome with all values that could be read; the others are None."""
 
     outcome: Outcome
     detail: str = ""
     total_energy_ry: float | None = None
     """Total energy of the cell."""
     band_gap_raw_ev: float | None = None
-    """Lowest empty minus highest filled level over k and spin; negative where they overlap, None with smearing where bands are partly filled."""
+    """Lowest empty minus highest filled level over all k points and spins; negative if bands overlap, None with smearing if bands are partly filled."""
     total_magnetization: float | None = None
-    """µB per cell, of a spin-polarised run; of a noncollinear one the length of the vector."""
+    """Total magnetization of a spin-polarised run in µB per cell; the length of the vector for a noncollinear one."""
     smearing: bool = False
     iterations: int | None = None
-    """SCF iterations that were completed by a run that was cut off; None for all others."""
+    """Number of SCF iterations that a run had completed when it was cut off; None for all other runs."""
 
     @property
     def is_metallic(self) -> bool | None:
-        """Whether filled and empty bands overlap, or a smeared run shows no gap; None where that is not known."""
+        """Whether filled and empty bands overlap, or a run with smearing shows no gap; None if unknown."""
         if not self.outcome.usable:
             return None
         if self.band_gap_raw_ev is None:
@@ -201,7 +201,7 @@ class Result:
 
 
 _LABEL = re.compile(r"^ *(?:\d+: ?|\[[\d,]+\](?:<\w+>)?:? ?)", re.M)
-"""What a launcher puts before each line if it is told to: `srun -l`, `mpirun --tag-output`, `mpiexec.hydra -prepend-rank`."""
+"""Labels that a launcher puts before each line on request: `srun -l`, `mpirun --tag-output`, `mpiexec.hydra -prepend-rank`."""
 _ENERGY = re.compile(r"^!\s+total energy\s+=\s*(\S+?)\s*Ry", re.M)
 _HYBRID_ENERGY = re.compile(r"^!!\s+total energy\s+=\s*(\S+?)\s*Ry", re.M)
 _EXX_FRACTION = re.compile(r"EXX-fraction\s+=\s+(\d*\.\d+)")
@@ -221,7 +221,7 @@ _STEPS_ENDED = "The maximum number of steps has been reached"
 _TIMEOUT_EXIT_CODE = 124
 """Exit code of timeout(1), should the configured command use it."""
 _MAKES_WAIT = frozenset((Outcome.OUT_OF_MEMORY, Outcome.DISK_FULL))
-"""What leaves the other processes of a run waiting until its time is over. (Launchers complain of the end by time limit itself.)"""
+"""Failures after which the other processes of a run wait until its time is over. (Launchers complain about the end by the time limit itself, too.)"""
 _TAIL_LINES = 40
 """Lines at the end of stdout in which a launcher or library may complain (`dft.command` may send stderr there)."""
 _DETAIL = 300
@@ -230,10 +230,10 @@ _NO_OUTPUT = "no output of pw.x"
 
 
 def classify(run: Run) -> Result:
-    """Name how a run ended and read what it gives.
+    """Name how a run ended, and read its values.
 
-    A run that ended because of the machine is told from one that ended because of the crystal; see `Category`. The detail of the
-    former ends in what was written to stderr.
+    A run that the machine ended is distinguished from one that failed because of the crystal (`Category`). The detail of the
+    former ends with what was written to stderr.
     """
     output = _last_run(run.stdout)
     scf, number_of_scf = _last_calculation(output)
@@ -247,14 +247,14 @@ def classify(run: Run) -> Result:
 
 
 def taken(result: Result, accept_not_saved: bool) -> Result:
-    """The result as a run takes it: what was not saved counts only where that is accepted (`dft.accept_not_saved`)."""
+    """The result that counts for a run: one that was not saved is used only if that is accepted (`dft.accept_not_saved`)."""
     if result.outcome is Outcome.CONVERGED_NOT_SAVED and not accept_not_saved:
         return replace(result, outcome=Outcome.NOT_SAVED)
     return result
 
 
 def _completed(run: Run, output: str, scf: str) -> Result | None:
-    """The result of an SCF that converged, or of bands that were computed to the end; None if there is neither."""
+    """The result of an SCF that converged or of a complete band structure; None if there is neither."""
     energies = (_HYBRID_ENERGY if _is_hybrid(output) else _ENERGY).findall(scf)
     done = "JOB DONE." in output
     if energies and _CONVERGED in scf and _NOT_CONVERGED not in scf:
@@ -290,7 +290,7 @@ def _completed(run: Run, output: str, scf: str) -> Result | None:
 
 
 def _failed(run: Run, output: str, scf: str, where: str) -> Result:
-    """The name of a failure. pw.x says in a box what it holds against a crystal; without one, the machine ended it."""
+    """The result of a failure. pw.x prints its errors in a box; without a box, the machine ended the run."""
     if _NOT_CONVERGED in scf:
         return Result(Outcome.NOT_CONVERGED, _line_with(scf, _NOT_CONVERGED) + where)
     timed_out = run.timed_out or run.exit_code == _TIMEOUT_EXIT_CODE
@@ -324,7 +324,7 @@ def _never_began(run: Run, output: str) -> Result:
 
 
 def _ended_without_a_word(run: Run, output: str, where: str) -> Result:
-    """The result of a run of which neither pw.x nor the machine says why it ended: the exit code and what is missing tell."""
+    """The result of a run that ended without any explanation: the exit code and the missing parts of the output decide."""
     if run.exit_code is not None and (sent := _signal_of(run.exit_code)) is not None:
         return Result(Outcome.KILLED, f"signal {sent}")
     if _HEADER not in output:
@@ -348,7 +348,7 @@ def _cut_off(scf: str, where: str) -> Result:
 
 
 def _name(errors: Sequence[messages.Error]) -> Result:
-    """The outcome of the errors of all processes: what the machine did comes first, what has no name (a torn box) last."""
+    """The outcome of the errors of all processes: failures of the machine come first, errors without a name (a torn box) last."""
 
     def weight(result: Result) -> int:
         if result.outcome is Outcome.STOPPED:
@@ -359,7 +359,7 @@ def _name(errors: Sequence[messages.Error]) -> Result:
 
 
 def _last_run(text: str) -> str:
-    """What the last run printed, where several were appended to one file; without the labels of a launcher."""
+    """The output of the last run, if several were appended to one file, without the labels of a launcher."""
     at = text.rfind(_HEADER)
     while at >= 0:
         start = text.rfind("\n", 0, at) + 1
@@ -392,8 +392,8 @@ def _magnetization(scf: str) -> float | None:
 
 
 def _signal_of(exit_code: int) -> int | None:
-    """The signal that ended a process: as Python tells it (negative), as shells, timeout(1), srun and Open MPI do (128 + signal), or as
-    MPICH's Hydra does, which gives the bare number of SIGKILL.
+    """The signal that ended a process, in the convention of Python (negative), of shells, timeout(1), srun and Open MPI (128 + signal), or of
+    MPICH's Hydra (the bare number of SIGKILL).
     """
     if exit_code < 0:
         return -exit_code
@@ -422,7 +422,7 @@ def _last_line(text: str) -> str:
 
 
 def _excerpt(lines: Sequence[str]) -> str:
-    """All lines on one; of many the first and the end."""
+    """All lines joined into one; if they are too long, the first line and the end."""
     whole = " | ".join(lines)
     if len(whole) <= _DETAIL:
         return whole
@@ -484,7 +484,7 @@ def _read(path: str) -> str:
 
 
 def _nspin(output: str) -> int | None:
-    """Number of spin components as pw.x counts them: 1, 2, or 4 of a noncollinear run; None where the output ends before it tells."""
+    """Number of spin components as pw.x counts them: 1, 2, or 4 for a noncollinear run; None if the output ends before it shows."""
     if any(mark in output for mark in _NONCOLLINEAR):
         return 4
     if _MAGNETIZATION.search(output) or any(mark in output for mark in _SPIN_POLARISED):

@@ -22,7 +22,7 @@ from xtalrl.yaml_files import read_mapping
 PROTOCOLS = RESOURCES / "protocols"
 
 CONFIRMING = "confirm:"
-"""Prefix of a protocol's name that stands for the finer protocol with which its gaps are checked."""
+"""Prefix of a protocol's name: `confirm:NAME` is the finer protocol that checks the gaps of NAME."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -49,7 +49,7 @@ class AtomSettings(Described):
 
 
 class ReferenceSettings(Described):
-    """What elemental references need otherwise than crystals with a gap; everything else is as for crystals."""
+    """Settings in which elemental references differ from crystals with a gap; all others are the same."""
 
     smearing: Literal["marzari-vanderbilt", "gaussian", "methfessel-paxton"]
     degauss_ry: Positive
@@ -160,7 +160,7 @@ def load_protocol(name: str) -> Protocol:
 
 
 def _sentence(item: Any, content: dict[str, Any]) -> str:
-    """What is wrong with one key, and what it may be."""
+    """A sentence on what is wrong with one key and which values are allowed."""
     message = str(item["msg"]).removeprefix("Value error, ")
     model: Any = Protocol
     names: list[str] = []

@@ -1,4 +1,4 @@
-"""Pseudopotential families: data files that say what the files are, where they come from, and how they want to be used."""
+"""Pseudopotential families: which files they have, where these come from, and which cutoffs they need."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAMILIES = RESOURCES / "families"
 
 
 class Described(BaseModel):
-    """What a YAML file of ours or of a user describes: no unknown keys, no infinite numbers."""
+    """Base of what a YAML file describes: no unknown keys, no infinite numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -135,7 +135,7 @@ def fetch_family(family: str, location: str | None, cache: str | Path) -> Path:
         The path of `family.json`.
 
     Raises:
-        XtalrlError: the family is not known, a file is missing or has another md5, or nothing can be downloaded.
+        XtalrlError: the family is unknown, a file is missing or has another md5, or a download fails.
     """
     described = describe_family(family)
     folder = Path(cache) / "families" / described.name
@@ -178,7 +178,7 @@ def _download(family: Family, files: list[str], folder: Path, scratch: Path) -> 
 
 
 def _take(source: Path, wanted: Mapping[str, str], folder: Path, family: Family) -> None:
-    """Copy the wanted files (name → md5) out of a folder or archive, all checked before the first is kept."""
+    """Copy the wanted files (name → md5) from a folder or archive; all are checked before the first one is kept."""
     found: dict[str, bytes] = {}
     other: dict[str, str] = {}
     missing, faults = set(wanted), list[str]()
@@ -204,7 +204,7 @@ def _take(source: Path, wanted: Mapping[str, str], folder: Path, family: Family)
 def _files_in(source: Path, missing: Container[str], family: Family, faults: list[str]) -> Iterator[tuple[str, bytes]]:
     """Files in a folder, in the archives that are in it, or in an archive, at any depth, whose names are in `missing` when we come to them.
 
-    Of the archives in a folder one that cannot be read is left out and put into `faults`: it may be another family's.
+    An archive in a folder that cannot be read is skipped and noted in `faults`: it may belong to another family.
     """
     if source.is_file():
         yield from files_in(source, missing)

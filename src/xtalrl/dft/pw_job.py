@@ -1,4 +1,4 @@
-"""One run of pw.x in its scratch folder: what it goes on from, how long it may take, and what a broken installation looks like."""
+"""One run of pw.x in its scratch folder: the state that it continues from, its time limit, and the signs of a broken installation."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from xtalrl.progress import format_seconds
 logger = logging.getLogger(__name__)
 
 SAVE_MARGIN_S = 30.0
-"""How long before its time limit pw.x is told to save its state and stop; a run of less than four times this is not worth it."""
+"""Seconds before its time limit at which pw.x saves its state and stops; for runs shorter than four times this, saving is not worth it."""
 KEEP_MARGIN_S = 30.0
-"""How long before a job stops the last pw.x must have saved its state, so that it can be copied into the cache."""
+"""Seconds before the end of a job by which the last pw.x must have saved its state, so that it can be copied into the cache."""
 FULL_BYTES = 10e6
-"""A disk with less than this left is full: pw.x writes until nothing fits any more."""
+"""Free bytes below which a disk counts as full: pw.x writes until nothing fits any more."""
 
 _LOGGED = 4000
-"""Characters of the stderr of a run that the machine ended which the log of the job keeps; a detail has less."""
+"""Number of characters of stderr that the log of the job keeps of a run that the machine ended; a detail has fewer."""
 
 _ONE_PROCESS = (
     "Change `dft.command`: an SCF takes one process (`srun --overlap -n 1 pw.x`, `mpirun -n 1 pw.x` or `pw.x`, without -nk, -nb, -nt and -nd); "
@@ -52,14 +52,14 @@ _FATAL: Mapping[Outcome, str] = {
 }
 """Outcomes of a broken installation and what to do about it: every further run would end in the same way, so the job stops."""
 _NOTHING_READ = "could not find namelist &control"
-"""What pw.x says when the command has lost our input, which begins with that namelist."""
+"""Message of pw.x if the command lost our input, which begins with this namelist."""
 _NOT_FROM_A_STATE = frozenset((Outcome.TIME_LIMIT, Outcome.NOT_CONVERGED))
-"""Failures that a saved state cannot bring about. All others can: pw.x with a torn one fails to read it, in words that are also those of
-other failures (measured: `davcio`, `read_rhog`), so that they count only in a run from the start."""
+"""Failures that a saved state cannot cause. All others may be caused by a torn state, which pw.x fails to read with the words of other
+failures (measured: `davcio`, `read_rhog`); they count only in a run from the start."""
 
 
 class OutOfTime(Exception):
-    """The job ends or is being stopped; a run that was cut off for that is not a result."""
+    """The job ends or is being stopped; a run that is cut off for this reason is not a result."""
 
     def __init__(self, state_is_kept: bool = False) -> None:
         super().__init__()
@@ -71,9 +71,9 @@ class JobEnd:
     """When and how the job that runs pw.x ends."""
 
     at: float = math.inf
-    """On the monotonic clock."""
+    """Time of the end on the monotonic clock."""
     stop: threading.Event = field(default_factory=threading.Event)
-    """Set where everything has to end at once."""
+    """Set if everything has to end at once."""
 
     @classmethod
     def after(cls, seconds: float) -> JobEnd:
@@ -116,10 +116,10 @@ class Ended:
     """How a run of pw.x has ended."""
 
     run: Run
-    """The run; its wall time includes that of the runs it went on from."""
+    """The run; its wall time includes that of the runs that it continued."""
     result: Result
     restarted: bool
-    """It went on from what an earlier run had saved."""
+    """Whether it continued from a saved state."""
 
 
 class PwJob:
@@ -135,7 +135,7 @@ class PwJob:
         self.out = self.here / "out"
 
     def run(self) -> Ended:
-        """Run pw.x, from a saved state where there is one that it can use.
+        """Run pw.x, from a saved state if there is a usable one.
 
         Raises:
             OutOfTime: the job ends before the run does.
@@ -165,7 +165,7 @@ class PwJob:
         )  # fmt: skip
 
     def stop_where_broken(self, result: Result, accept_not_saved: bool) -> None:
-        """Raise XtalrlError for a result that says that no SCF can succeed here."""
+        """Raise XtalrlError if a result shows that no SCF can succeed here."""
         cause = self._cause(result, accept_not_saved)
         if cause in _FATAL:
             raise XtalrlError(
@@ -175,7 +175,7 @@ class PwJob:
             )
 
     def _cause(self, result: Result, accept_not_saved: bool) -> Outcome:
-        """The outcome, or what is behind it: a full disk, an input that the command has lost."""
+        """The outcome, or its cause: a full disk, or an input that the command lost."""
         unsaved = taken(result, accept_not_saved).outcome is Outcome.NOT_SAVED
         if unsaved and shutil.disk_usage(self.here).free < FULL_BYTES:
             return Outcome.DISK_FULL
@@ -184,7 +184,7 @@ class PwJob:
         return result.outcome
 
     def _continue(self) -> SavedState | None:
-        """The state that the attempt before left in this folder, for an attempt that is the same run with more time."""
+        """The state that the previous attempt left in this folder, if this attempt is the same run with more time."""
         if self.task.attempt.strategy != "more_time" or not self.out.is_dir():
             return None
         state = SavedState(0.0, str(self.engine))
@@ -193,7 +193,7 @@ class PwJob:
         return state
 
     def _begin(self) -> SavedState | None:
-        """Make the folder with its pseudopotentials and, where an earlier job saved one, the state to go on from."""
+        """Make the folder with its pseudopotentials and, if an earlier job saved one, the state to continue from."""
         shutil.rmtree(self.request_folder, ignore_errors=True)
         self.here.mkdir(parents=True)
         for element in sorted(set(self.task.cell.species)):
@@ -205,7 +205,7 @@ class PwJob:
         return state
 
     def _run_from(self, state: SavedState | None) -> Ended:
-        """One start of pw.x; what the end of the job cuts off is saved and no result."""
+        """Start pw.x once; a run that the end of the job cuts off is saved and gives no result."""
         task = self.task
         # Where the limits were lowered meanwhile, time counts from zero: without time, a state would never lead to an end.
         spent_s = state.spent_s if state is not None and _can_be_saved(task.limit_s - state.spent_s) else 0.0
@@ -236,7 +236,7 @@ class PwJob:
         return OutOfTime(kept)
 
     def _read(self, pseudo: Pseudopotential) -> bytes:
-        """A file of the family, which must be the one that the key of the calculation names."""
+        """The content of a file of the family, whose checksum must be the one in the key of the calculation."""
         path = self.family_folder / pseudo.file
         content = path.read_bytes()
         if (md5 := md5_of(content)) != pseudo.md5:
@@ -247,5 +247,5 @@ class PwJob:
 
 
 def _can_be_saved(seconds: float) -> bool:
-    """Whether pw.x can be told to save its state in a run of this length, and it is worth it."""
+    """Whether saving the state is possible and worth it in a run of this length."""
     return seconds > 4 * SAVE_MARGIN_S

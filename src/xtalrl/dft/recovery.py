@@ -1,11 +1,11 @@
 """The recovery ladder: which run of pw.x comes first, and which one fixes a failure.
 
-Each rung is a function that looks at what has happened so far and offers one more attempt, or None when it has nothing to offer.
-`RUNGS` says which rungs may fix which outcome, in the order they are tried; an attempt that was made before is never made again.
-`paper` is what appendix A.1.6.1 of the paper did; `extended` goes on where the paper dropped a crystal. The attempts of `paper` are the
-first ones of `extended`, so that one run answers for both (but for a data crystal that is stuck, which `paper` gives ever more time).
-Where `extended` finds a lower state than `paper`'s own, that state speaks for the crystal.
-What each rung brings is measured in docs/results/recovery.md.
+Each rung is a function that looks at what has happened so far and returns one more attempt, or None if it has nothing to try.
+`RUNGS` says which rungs may fix which outcome, in the order in which they are tried; no attempt is ever made twice.
+`paper` does what appendix A.1.6.1 of the paper did; `extended` continues where the paper dropped a crystal. The attempts of `paper` are the
+first ones of `extended`, so that one run answers for both (except for a data crystal that is stuck, which `paper` gives more and more time).
+If `extended` finds a lower state than `paper` does, that state counts for the crystal.
+The effect of each rung is measured in docs/results/recovery.md.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from xtalrl.energies import RYDBERG_EV_PAPER
 Recovery = Literal["paper", "extended"]
 
 MOST_ATTEMPTS = 11
-"""Maximum number of attempts for one crystal; aiida-quantumespresso gives up after 5, whose ladder has no search for a moment."""
+"""Maximum number of attempts for one crystal. aiida-quantumespresso, whose ladder has no search for a moment, gives up after 5."""
 GENTLE_MIXING = (0.3, 0.1)
-"""mixing_beta after the protocol's has failed."""
+"""mixing_beta of a run after the protocol's value has failed."""
 SCANNED_MOMENTS = 3
-"""Total magnetizations tried one after another, from the lowest: 1, 3, 5 µB or 2, 4, 6 µB."""
+"""Number of total magnetizations that are tried one after another, from the lowest: 1, 3, 5 µB or 2, 4, 6 µB."""
 SEARCH_DEGAUSS_RY = 0.01
-"""Smearing of the run that looks for a moment: wide enough to converge on a coarse mesh, and its energy is not used."""
+"""Smearing of the run that looks for a moment: wide enough to converge on a coarse mesh; its energy is not used."""
 SEARCH_CONV_THR_RY = 1e-5
-"""Threshold of the search for a moment: the moment is wanted to a tenth of a µB."""
+"""Convergence threshold of the search for a moment, which is needed to a tenth of a µB only."""
 SEARCH_STARTING_MAGNETIZATION = 0.5
-"""Start of that search, the same for every species: from zero it would stay at zero."""
+"""Starting magnetization of that search, the same for every species: from zero it would stay at zero."""
 METAL_TOLERANCE_UB = 0.25
-"""A moment found by smearing that is further than this from every moment of an insulator is a metal's."""
+"""Distance in µB from every moment that an insulator can have beyond which a moment found by smearing is that of a metal."""
 MAGNETIC_ELEMENTS = frozenset(
     "Ti V Cr Mn Fe Co Ni Cu Mo Ru Rh Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Pa U Np Pu Am Cm".split()
 )
 """Elements with open d or f shells whose crystals are known to have moments."""
 SPIN_ELEMENTS = MAGNETIC_ELEMENTS | {"O"}
-"""Elements of cells where spin is looked for when a run gives no gap or does not converge: O2 and superoxides have moments, too."""
+"""Elements that make `extended` look for spin if a run gives no gap or does not converge: O2 and superoxides have moments, too."""
 GAPLESS_EV = 0.05
-"""Below it a cell counts as gapless: half-filled degenerate levels are split by less (O2 without spin)."""
+"""Gap below which a cell counts as gapless: half-filled degenerate levels are split by less (O2 without spin)."""
 LOWER_STATE_RY = 0.005
-"""Per atom; a search this far below the energy that was kept has found another state. A search's smearing and threshold lower
+"""Energy per atom by which a search must lie below the kept energy to have found another state. A search's smearing and threshold lower
 its energy by less: with Gaussian smearing by about N(E_F) degauss²/4, 0.7 mRy for two states per eV and atom."""
 STUCK_ITERATIONS = 50
-"""A run cut off after so many iterations was not slow but stuck: 57 of the 64 outputs of the paper's authors at hand need fewer."""
+"""Number of iterations after which a run that was cut off was not slow but stuck: 57 of the 64 outputs of the paper's authors at hand need fewer."""
 
 REFERENCE_STRATEGIES: Mapping[Form, str] = {"atom": "isolated_atom", "elemental": "elemental_crystal"}
-"""The first attempt at an elemental reference of each form; a row of outcomes tells the form by it alone."""
+"""Strategy of the first attempt at an elemental reference of each form; only by it does a row of outcomes show the form."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Attempt:
     repeat: bool = False
     """The same run once more, because it was cut off."""
     searches: bool = False
-    """It only looks for a moment: its energy is never the crystal's."""
+    """Whether it only looks for a moment; its energy is never that of the crystal."""
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Situation:
 
     @property
     def may_have_spin(self) -> bool:
-        """Whether a crystal has an element for whose sake spin is looked for, whatever is known of its moment."""
+        """Whether the crystal has an element of `SPIN_ELEMENTS`, no matter what is known about its moment."""
         return self.form == "crystal" and not SPIN_ELEMENTS.isdisjoint(self.cell.species)
 
     @property
@@ -105,7 +105,7 @@ class Situation:
         return settings_for(self.cell, self.form, self.protocol, self.family)
 
     def with_moment(self, moment: int) -> Settings:
-        """Fixed occupations with a total magnetization imposed; 0 is the unpolarised run."""
+        """Settings with fixed occupations and an imposed total magnetization; 0 is the unpolarised run."""
         settings = self.base()
         if moment == 0:
             return settings
@@ -126,7 +126,7 @@ def possible_moment(magnetization: float, n_electrons: int) -> int:
 
 
 def first_attempt(situation: Situation) -> Attempt | Outcome:
-    """The first run, or the outcome where none is needed: parity is known from the sum of z_valence before anything runs."""
+    """The first run, or the outcome if none is needed: the parity is known from the sum of z_valence before anything runs."""
     if situation.family.missing(situation.cell.species):
         return Outcome.NO_PSEUDOPOTENTIAL
     if (strategy := REFERENCE_STRATEGIES.get(situation.form)) is not None:
@@ -145,19 +145,19 @@ Rung = Callable[[Situation], Attempt | None]
 
 
 def allow_more_time(situation: Situation) -> Attempt | None:
-    """The run was cut off: the same run with the next time limit, going on from its saved state where pw.x left one."""
+    """The run was cut off: continue it with the next time limit, from its saved state if pw.x left one."""
     attempt, _ = situation.last
     return replace(attempt, strategy="more_time", repeat=True)
 
 
 def try_again(situation: Situation) -> Attempt | None:
-    """The machine ended the run, which says nothing about the crystal: once more, once."""
+    """The machine ended the run, which says nothing about the crystal: repeat it once."""
     attempt, _ = situation.last
     return None if attempt.strategy == "again" else replace(attempt, strategy="again", repeat=True)
 
 
 def fewer_bands(situation: Situation) -> Attempt | None:
-    """Too many bands for the basis of a small cell, which Davidson may notice late: only the bands that a gap needs."""
+    """There are too many bands for the basis of a small cell, which Davidson may notice late: compute only the bands that a gap needs."""
     attempt, _ = situation.last
     settings = attempt.settings
     occupied = -(-(situation.n_electrons + int(abs(settings.tot_magnetization or 0))) // 2)
@@ -165,17 +165,17 @@ def fewer_bands(situation: Situation) -> Attempt | None:
 
 
 def more_bands(situation: Situation) -> Attempt | None:
-    """pw.x counts more filled bands than were asked for: half as many again."""
+    """pw.x counts more filled bands than were asked for: ask for half as many again."""
     attempt, _ = situation.last
     settings = attempt.settings
     return None if settings.nbnd is None else Attempt("more_bands", replace(settings, nbnd=settings.nbnd * 3 // 2 + 4))
 
 
 def smear_to_find_moment(situation: Situation) -> Attempt | None:
-    """Fixed occupations do not converge, or their moment is a guess that gave no insulator: a loose spin-polarised run with smearing.
+    """Fixed occupations do not converge, or a guessed moment gave no insulator: make a loose spin-polarised run with smearing.
 
-    It converges where fixed occupations swap two overlapping bands without end, which no mixing fixes (measured: compressed RbI, 4
-    iterations against 221 without end), and finds the moment, or a metal. Its own energy is never the crystal's (`final_result`).
+    It converges where fixed occupations swap two overlapping bands forever, which no mixing fixes (measured: compressed RbI takes 4
+    iterations, and had not converged after 221 before). It finds the moment, or a metal. Its own energy is never that of the crystal (`final_result`).
     """
     if situation.form != "crystal" or (situation.known_magnetization is not None and not situation.may_have_spin):
         return None
@@ -199,9 +199,9 @@ def smear_where_stuck(situation: Situation) -> Attempt | None:
 
 
 def smear_where_gapless(situation: Situation) -> Attempt | None:
-    """A converged run has no gap: a metal, or an insulator with another moment, which smearing tells apart.
+    """A converged run has no gap: smearing tells whether it is a metal or an insulator with another moment.
 
-    That is asked of a guess of 1 µB, and of every cell with an element that may have spin.
+    This is done after a guess of 1 µB, and for every cell with an element that may have spin.
     """
     attempt, result = situation.last
     gapless = result.band_gap_raw_ev is not None and result.band_gap_raw_ev < GAPLESS_EV
@@ -213,7 +213,7 @@ def smear_where_gapless(situation: Situation) -> Attempt | None:
 
 
 def impose_found_moment(situation: Situation) -> Attempt | None:
-    """The smearing run has found a moment that an insulator can have: fixed occupations with it. Any other is a metal's."""
+    """The smearing run has found a moment that an insulator can have: impose it with fixed occupations. Any other moment is that of a metal."""
     attempt, result = situation.last
     if not attempt.searches or result.total_magnetization is None:
         return None
@@ -242,7 +242,7 @@ def start_antiferromagnetic(situation: Situation) -> Attempt | None:
 def converge_as_a_metal(situation: Situation) -> Attempt | None:
     """Smearing has converged where fixed occupations did not, or far below: most likely a metal, and smearing is how metals are computed.
 
-    With the smearing of the elemental references, so that the energies belong together; its levels and occupations tell a gap, if any.
+    The smearing is that of the elemental references, so that the energies belong together; a gap, if any, shows in the levels and occupations.
     """
     search = situation.lowest_search
     if search is None or (final_result(situation)[1].outcome.usable and _seen_below(situation) is None):
@@ -260,7 +260,7 @@ def converge_as_a_metal(situation: Situation) -> Attempt | None:
 
 
 def scan_moments(situation: Situation) -> Attempt | None:
-    """Neither the imposed moment nor smearing has led anywhere: the lowest moments of the right parity, one after another."""
+    """Neither the imposed moment nor smearing has led anywhere: try the lowest moments of the right parity, one after another."""
     if situation.form != "crystal" or situation.known_magnetization is not None:
         return None
     parity = situation.n_electrons % 2
@@ -272,7 +272,7 @@ def scan_moments(situation: Situation) -> Attempt | None:
 
 
 def mix_gently(situation: Situation) -> Attempt | None:
-    """The density sloshes between iterations: mix in less of the new one."""
+    """The density oscillates between iterations: mix in less of the new one."""
     attempt, _ = _latest(situation)
     for beta in GENTLE_MIXING:
         if beta < attempt.settings.mixing_beta:
@@ -281,7 +281,7 @@ def mix_gently(situation: Situation) -> Attempt | None:
 
 
 def diagonalize_by_conjugate_gradients(situation: Situation) -> Attempt | None:
-    """Davidson lost the orthogonality of its basis: conjugate gradients, slower and sturdier."""
+    """Davidson lost the orthogonality of its basis: use conjugate gradients, which are slower and more robust."""
     attempt, _ = _latest(situation)
     return Attempt("conjugate_gradients", replace(attempt.settings, diagonalization="cg"))
 
@@ -334,7 +334,7 @@ def next_attempt(situation: Situation) -> Attempt | None:
 
 
 def final_result(situation: Situation) -> tuple[Attempt, Result]:
-    """The attempt that speaks for the crystal: of those that converged the one of lowest energy, else the latest.
+    """The attempt that counts for the crystal: the one with the lowest energy among those that converged, or else the latest.
 
     A smearing run that only looked for a moment never does.
     """
@@ -344,7 +344,7 @@ def final_result(situation: Situation) -> tuple[Attempt, Result]:
 
 
 def _seen_below(situation: Situation) -> float | None:
-    """How far (Ry per cell) the lowest search lies below the result that speaks for the crystal; None where that is not far."""
+    """How far (Ry per cell) the lowest search lies below the result that counts for the crystal; None if that is not far."""
     search, kept = situation.lowest_search, final_result(situation)[1].total_energy_ry
     if search is None or kept is None or (found := search[1].total_energy_ry) is None:
         return None
@@ -352,7 +352,7 @@ def _seen_below(situation: Situation) -> float | None:
 
 
 def lower_state(situation: Situation) -> str:
-    """The mark of a crystal whose lowest state is not its insulating one; empty where there is nothing to say."""
+    """The note on a crystal whose lowest state is not its insulating one; empty if there is nothing to say."""
     attempt, result = final_result(situation)
     insulating = [
         entry for entry in situation.history if entry[1].outcome.usable and entry[0].settings.smearing is None

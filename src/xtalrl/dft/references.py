@@ -23,7 +23,7 @@ IMPORTED = "imported"
 """Outcome of a value that was not computed here."""
 
 CHECK_TOLERANCE_EV = 0.05
-"""Largest difference in eV/atom. Textbook cells differ from relaxed ones by less; another mesh, cutoff or pseudopotential by more."""
+"""Largest difference in eV/atom. Textbook cells differ from relaxed ones by less; another mesh, cutoff or pseudopotential makes more."""
 
 # Column of a user's file → ours. The second names are those of the published energies of the paper.
 _COLUMNS = {
@@ -65,7 +65,7 @@ def reference_rows(outcomes: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]
 
 
 def _form(attempts: Sequence[Mapping[str, Any]]) -> str:
-    """What stands for an element; the first attempt tells, because an atom climbs from another rung than a crystal."""
+    """The form of an element's reference. The first attempt shows it, because an atom starts from another rung than a crystal."""
     if not attempts:
         return "none"
     return "atom" if attempts[0]["strategy"] == REFERENCE_STRATEGIES["atom"] else "crystal"
@@ -85,7 +85,7 @@ def import_references(
         references: `REFERENCES` table to write.
         family: `family.json` of the pseudopotentials, where `protocol` is given.
         outcomes: `SCF_OUTCOMES` of the `xtalrl.energies.CHECKED_ELEMENTS`, where `protocol` is given.
-        protocol: what the energies are, where the CSV does not say (`references.protocol`).
+        protocol: protocol of the energies, if the CSV does not name it (`references.protocol`).
 
     Raises:
         XtalrlError: a column is missing, an element is unknown or occurs twice, an energy is not a number, or the energies are
@@ -109,7 +109,7 @@ def check_energies_fit(energies: str, protocol: str, family: str, stated: bool =
         energies: the CSV of `import_references`.
         protocol: name of the protocol of what is computed here.
         family: name of its pseudopotential family.
-        stated: `references.protocol` says that energies whose origin the CSV leaves open are of this protocol and family.
+        stated: whether `references.protocol` says that energies without a stated origin are of this protocol and family.
 
     Raises:
         XtalrlError: the CSV does not say that its energies are of this protocol and family, or cannot be read.
@@ -148,7 +148,7 @@ def _refuse_other_protocol(
 def _compare(
     rows: Mapping[str, Mapping[str, Any]], computed: Iterable[Mapping[str, Any]], energies: str, protocol: str | None
 ) -> None:
-    """Raise where an imported energy is not that of our own SCF; one that failed is logged."""
+    """Raise if an imported energy differs from that of our own SCF; an SCF that failed is logged."""
     wrong = []
     for row in computed:
         element, ours = row["element"], row["energy_per_atom_ry"]
@@ -170,7 +170,7 @@ def _compare(
 
 
 def _read_energies(energies: str, stated: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
-    """Rows of `REFERENCES` by element; what a row does not say of its origin is as stated."""
+    """Rows of `REFERENCES` by element; an origin that a row does not name is the stated one."""
     rows: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(read_table(energies, "references.energies"), start=2):
         where = f"{energies}, row {number}"
@@ -202,7 +202,7 @@ def _read_energies(energies: str, stated: Mapping[str, str | None]) -> dict[str,
 
 
 def origin_in(row: Mapping[str, str], stated: Mapping[str, str | None]) -> dict[str, str | None]:
-    """protocol, protocol_hash and family of a row of a user's CSV; as stated, or None, where it does not say."""
+    """protocol, protocol_hash and family of a row of a user's CSV; the stated ones, or None, if the row names none."""
     return {name: (row.get(name) or "").strip() or stated.get(name) for name in ("protocol", "protocol_hash", "family")}
 
 
@@ -224,10 +224,10 @@ def pick(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
 
 
 def number_in(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> float | None:
-    """The number in the first of these columns, None where all are missing or empty.
+    """The number in the first of these columns; None if all are missing or empty.
 
     Raises:
-        XtalrlError: it is not a finite number.
+        XtalrlError: the value is not a finite number.
     """
     text = pick(row, names)
     if text is None:

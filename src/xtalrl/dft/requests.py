@@ -1,4 +1,4 @@
-"""What is to be computed: one request per crystal, elemental reference or distinct design, with its key and its shard."""
+"""SCFs to be computed: one request per crystal, elemental reference or distinct design, with its key and its shard."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REFERENCE_PREFIX = "ref-"
 
 
 def plan_crystal_scf(crystals: str, family: str, requests: str, protocol: str, shards: int) -> None:
-    """Request the SCF of every crystal of `crystals.parquet` but those that are there because they are known to be metals."""
+    """Request the SCF of every crystal of `crystals.parquet` except those that are there as known metals."""
     planner = _Planner(family, protocol, shards)
     rows = _to_compute(crystals).to_pylist()
     planner.write(
@@ -56,7 +56,7 @@ def plan_reference_scf(
     protocol: str,
     shards: int,
 ) -> None:
-    """Request the SCF of the reference form of elements: `all` 88, those of the `data`, or the ones named.
+    """Request the SCFs of elemental references: of all 88 elements (`all`), of those in the data (`data`), or of the named ones.
 
     The form is, in this order: the crystal in the user's CSV, the textbook crystal, one atom in a box (appendix A.1.7).
     """
@@ -103,13 +103,13 @@ def plan_confirmation_scf(
     shards: int,
     external_crystals: Sequence[str] | None = None,
 ) -> None:
-    """Request the SCF of every distinct hit again, with the protocol's finer one: policies that share a design share its SCF."""
+    """Request the SCF of every distinct hit with the finer protocol `confirm:<protocol>`; policies that share a design share its SCF."""
     planner = _Planner(family, CONFIRMING + protocol, shards)
     planner.write(planner.designs(hits, tables.HITS, crystals, external_crystals), requests)
 
 
 def cost_of(cell: Cell, family: Family) -> float:
-    """Roughly how long an SCF takes, in no unit: valence electrons (bands) times volume (plane waves). 0 where a pseudopotential is missing."""
+    """Rough cost of an SCF, without a unit: valence electrons (bands) times volume (plane waves). 0 if a pseudopotential is missing."""
     return 0.0 if family.missing(cell.species) else family.n_electrons(cell.species) * cell.volume
 
 
@@ -127,7 +127,7 @@ def atom_in_box(element: str, protocol: Protocol) -> Cell:
 
 
 class _Planner:
-    """What all requests of a stage share."""
+    """Makes the requests of one stage."""
 
     def __init__(self, family: str, protocol: str, shards: int) -> None:
         self.family: Family = load_family(family)[0]
@@ -143,7 +143,7 @@ class _Planner:
         form: Form = "crystal",
         source: str | None = None,
     ) -> dict[str, Any]:
-        """One row of SCF_REQUESTS but for its shard."""
+        """One row of SCF_REQUESTS without its shard."""
         if self.family.missing(cell.species):
             settings: dict[str, Any] = {"protocol": self.protocol.digest(self.family)}
         else:
@@ -206,10 +206,10 @@ class _Planner:
         return rows
 
     def write(self, rows: list[dict[str, Any]], path: str) -> None:
-        """Deal the requests to the shards, write them, and say what they are.
+        """Deal the requests to the shards, write them, and log what they are.
 
-        Equal calculations meet in one shard; the others are dealt in turn, the most expensive first, so that shards take about
-        the same time and as many shards as calculations give one each.
+        Equal calculations go to one shard. The others are dealt in turn, the most expensive first, so that shards take about
+        the same time; with as many shards as calculations, each shard gets one.
         """
         by_key = {row["key"]: row for row in rows}
         order = sorted(by_key, key=lambda key: (-cost_of(Cell.from_row(by_key[key]), self.family), key))
@@ -251,7 +251,7 @@ def check_elemental_crystals(path: str) -> None:
 
 
 def _read_elemental_crystals(path: str) -> dict[str, tuple[Structure, str]]:
-    """Elemental crystals and where they are from by element, from a CSV with the columns `element` (or `symbol`), `cif` and optionally `material_id`.
+    """Elemental crystals and their sources by element, from a CSV with the columns `element` (or `symbol`), `cif` and optionally `material_id`.
 
     The cell stays as it is: with a fixed number of k points a primitive one has another energy (beryllium of the Materials
     Project: 4 atoms where 2 would do, and the released energy is that of the 4). It is checked as the crystals of the data are;

@@ -1,4 +1,4 @@
-"""Scratch folders on the node's own disk that do not outlive their job, however it ends."""
+"""Scratch folders on the disk of the node that are removed with their job, however it ends."""
 
 from __future__ import annotations
 

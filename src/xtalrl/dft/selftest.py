@@ -1,4 +1,4 @@
-"""Silicon in two seconds: whether a pw.x gives the energy that every pw.x gives, and how fast it is."""
+"""Silicon in two seconds: whether a pw.x gives the right energy, and how fast it is."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class SelfTest:
 
     @property
     def fault(self) -> str | None:
-        """A sentence on what is wrong with this pw.x, None if nothing is."""
+        """A sentence on what is wrong with this pw.x; None if nothing is."""
         energy = self.result.total_energy_ry
         if not self.result.outcome.usable or energy is None:
             return f"the SCF of silicon ends as {self.result.outcome} ({self.result.detail or self.result.outcome.sentence})"
@@ -58,7 +58,7 @@ class SelfTest:
         return None
 
     def __str__(self) -> str:
-        """How fast it was, beside the known time."""
+        """How fast it was, compared with the known time."""
         seconds = f"{self.wall_s:.1f} s" if self.cpu_s is None else f"{self.cpu_s:.1f} s of CPU"
         if self.known is None:
             return f"silicon in {seconds}"
@@ -66,7 +66,7 @@ class SelfTest:
 
 
 def compute_silicon(engine: Engine, family: str | Path, accept_not_saved: bool = False) -> SelfTest:
-    """Run the silicon input with the pseudopotential of a fetched family (its `family.json`); the result counts where a run's would."""
+    """Run the silicon input with the pseudopotential of a fetched family (its `family.json`)."""
     described, folder = load_family(family)
     silicon = described.elements["Si"]
     with scratch_folder() as scratch:

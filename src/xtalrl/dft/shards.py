@@ -36,11 +36,11 @@ from xtalrl.progress import Progress, format_seconds
 logger = logging.getLogger(__name__)
 
 BUDGET_MARGIN_S = 90.0
-"""How long before the end of its wall time a job stops: a start of Snakemake, the end of every pw.x and the scratch folder's take less.
-A tenth of the wall time where that is shorter."""
+"""Seconds before the end of its wall time at which a job stops, or a tenth of the wall time if that is shorter. Starting Snakemake, ending every pw.x
+and removing the scratch folder take less."""
 
 WAIT_S = 2.0
-"""How often a shard looks whether others have finished what it needs too."""
+"""Seconds between two looks whether other jobs have finished what this shard needs, too."""
 
 _TOO_SHORT = "give `run_scf_shard` a `runtime` in the profile above the largest of `dft.time_limits`, or lower those, so that each SCF can end."
 
@@ -64,13 +64,13 @@ def run_shard(
 ) -> None:
     """Run the SCFs of one shard that the cache does not hold, and write one row of SCF_OUTCOMES per request.
 
-    A failed SCF is a row. What has finished is in the cache at once, so that a killed job continues where it was.
+    A failed SCF is a row. Finished SCFs are in the cache at once, so that a killed job continues where it was.
 
     Args:
-        workers: pw.x processes at a time.
-        time_limits_min: minutes an attempt may take, the last number repeats; for `design` all attempts together take no longer than the numbers together.
-        accept_not_saved: take what was printed by a pw.x that converged and then failed to save.
-        runtime_min: wall time of the job in minutes; it stops in order before. What has finished is kept, and the state of what has run long.
+        workers: number of pw.x processes at a time.
+        time_limits_min: minutes that each attempt may take; the last number repeats. For `design`, all attempts together take no longer than the sum.
+        accept_not_saved: take the printed values of a pw.x that converged and then failed to save.
+        runtime_min: wall time of the job in minutes. The job stops before; finished SCFs and the states of long runs are kept.
 
     Raises:
         XtalrlError: pw.x or a pseudopotential is missing, the scratch disk is full, or the wall time is over.
@@ -101,7 +101,7 @@ def _budget_s(runtime_min: float) -> float:
 
 
 def _group(row: Row) -> tuple[str, str]:
-    """What requests that are settled together share."""
+    """The key by which requests are settled together."""
     return row["key"], row["kind"]
 
 
@@ -125,21 +125,21 @@ class _Queue:
         self.todo = [groups[group][0] for group in sorted(groups, key=self.cost.__getitem__, reverse=True)]
         self.ended: dict[tuple[str, str], Row] = {}
         self.states_kept = 0
-        """Runs cut off by the end of the job whose state was saved."""
+        """Number of runs that the end of the job cut off and whose state was saved."""
         self.pending: dict[Future[tuple[Row, bool]], Row] = {}
         self.taken: dict[str, str] = {}
         """Requests that another run is computing, and who that is."""
         self.waiting: list[Row] = []
         """The same requests, until they are tried again."""
         self.look_at = 0.0
-        """When that is, on the monotonic clock."""
+        """Time of the next try on the monotonic clock."""
         self.progress = Progress(f"Shard {shard}", len(self.todo), "SCFs", every_s=2.0, work=sum(self.cost.values()))
 
     def work_off(self) -> dict[tuple[str, str], Row]:
-        """The outcome of every group of requests, as a row of SCF_OUTCOMES but for its request_id and source.
+        """The outcome of every group of requests, as a row of SCF_OUTCOMES without request_id and source.
 
         Raises:
-            XtalrlError: the job's wall time is nearly over, or an SCF says that none can succeed here.
+            XtalrlError: the job's wall time is nearly over, or an SCF shows that none can succeed here.
         """
         try:
             self._submit(self.todo)
@@ -237,7 +237,7 @@ class _Settler:
         self.cache, self.claims, self.unfinished = Cache(cache), Claims(cache), Unfinished(cache)
         self.end = end
         self.runs = 0
-        """Runs of pw.x that have ended."""
+        """Number of runs of pw.x that have ended."""
         self._engine: Engine | None = None
         self._lock = threading.Lock()
         self._running: dict[str, tuple[float, str]] = {}
@@ -249,7 +249,7 @@ class _Settler:
             )
 
     def settle(self, request: Row, scratch: Path) -> tuple[Row, bool]:
-        """The outcome of one request, as a row of SCF_OUTCOMES but for its request_id and source, and whether pw.x had to run.
+        """The outcome of one request, as a row of SCF_OUTCOMES without request_id and source, and whether pw.x had to run.
 
         Raises:
             Taken: another job is computing an attempt.
@@ -280,7 +280,7 @@ class _Settler:
             shutil.rmtree(folder, ignore_errors=True)
 
     def describe_running(self) -> str:
-        """What the workers are doing; empty where they do nothing."""
+        """What the workers are doing; empty if they do nothing."""
         now = time.monotonic()
         running = ", ".join(
             f"{name} ({strategy}, {format_seconds(now - start)})"
@@ -292,7 +292,7 @@ class _Settler:
         return self.cache.find(task.key, task.limit_s, self.accept_not_saved)
 
     def _run(self, task: Task, folder: Path) -> tuple[Record, Result]:
-        """Run pw.x and keep what comes of it."""
+        """Run pw.x and keep the result."""
         if self.end.stop.is_set():  # A worker that was free before the others were told to end.
             raise OutOfTime
         engine = self._find_engine()
@@ -325,7 +325,7 @@ class _Settler:
 
 @contextmanager
 def _ended_by_signal(stop: threading.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT end the job in order: every pw.x is killed, the scratch folder is removed."""
+    """Let SIGTERM and SIGINT end the job cleanly: every pw.x is killed, and the scratch folder is removed."""
 
     def end(number: int, frame: FrameType | None) -> None:
         if not stop.is_set():  # A second signal must not disturb the end.

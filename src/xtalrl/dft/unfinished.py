@@ -1,8 +1,8 @@
-"""Runs of pw.x that the end of a job cut off: what they saved waits in the cache for the job that goes on from it.
+"""Runs of pw.x that the end of a job cut off: their saved states wait in the cache for the job that continues them.
 
-`{cache}/unfinished/{key}/` holds pw.x's `out/` and a `state.json`; the key is the calculation's, as in the cache. A state is copied and
-not moved, so that it outlives a kill of the run that goes on from it, and is dropped when that run has its record. It may be deleted at
-any time: the run then begins at its beginning.
+`{cache}/unfinished/{key}/` holds pw.x's `out/` and a `state.json`; the key is that of the calculation, as in the cache. A state is copied and
+not moved, so that it survives a kill of the run that continues from it, and deleted when that run has its record. It may be deleted at
+any time: the run then starts from the beginning.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from xtalrl.sharing import make_folder, share
 logger = logging.getLogger(__name__)
 
 MOST_BYTES = 50e9
-"""Largest size of all states in a cache together; what would go beyond it is not kept. One of 20 atoms has some 0.2 GB, and a node's job leaves at most one per core."""
+"""Largest total size of the states in a cache; further ones are not kept. The state of 20 atoms has some 0.2 GB, and a job leaves at most one per core."""
 OLDEST_S = 30 * 86400.0
-"""A state that has not been used for so long is deleted."""
+"""Seconds without use after which a state is deleted."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class SavedState:
     """A run that was cut off."""
 
     spent_s: float
-    """Wall time of the attempt so far, which its time limit goes on from."""
+    """Wall time of the attempt so far; it counts towards the time limit."""
     engine: str
-    """Engine that ran it, with its command: pw.x reads only what the same version with as many processes has written."""
+    """Engine that ran it, with its command: pw.x reads only the files of the same version with as many processes."""
 
 
 class Unfinished:
@@ -44,7 +44,7 @@ class Unfinished:
         self.folder = Path(cache) / "unfinished"
 
     def keep(self, key: str, out: Path, state: SavedState) -> bool:
-        """Copy pw.x's `out/`, whole or not at all; whether it was kept."""
+        """Copy pw.x's `out/`, completely or not at all, and return whether it was kept."""
         try:
             self._delete_old()
             size = _bytes_in(out)
@@ -73,7 +73,7 @@ class Unfinished:
         return True
 
     def restore(self, key: str, out: Path, engine: str) -> SavedState | None:
-        """Copy the state of a calculation to pw.x's `out/`, which must not exist; None where there is none for this engine."""
+        """Copy the state of a calculation to pw.x's `out/`, which must not exist; None if there is no state for this engine."""
         kept = self.folder / key
         try:
             state = SavedState(**json.loads((kept / "state.json").read_text()))
