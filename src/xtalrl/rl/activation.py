@@ -58,7 +58,7 @@ def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 @functools.cache
 def compiled_values() -> Values:
-    """softplus2 as one loop that `torch.compile` makes: the same up to rounding, in half the time; in bfloat16 with its derivative.
+    """softplus2 as one loop that `torch.compile` makes: the same values up to rounding in half the time; in bfloat16 with its derivative.
 
     Raises:
         XtalrlError: torch cannot compile here, mostly because there is no C++ compiler.

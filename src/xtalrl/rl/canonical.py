@@ -20,12 +20,12 @@ class CrystalBonds:
 
 
 def canonical_sites(bonds: CrystalBonds) -> list[int]:
-    """The sites in an order that their bonds and the lengths of these decide, whatever the order of the sites.
+    """The sites in an order that depends on their bonds and bond lengths alone, not on the order in the file.
 
-    Colour refinement (Weisfeiler and Leman) tells sites apart by their surroundings. Where some stay alike, one is marked and the
-    refinement repeated, as in McKay's canonical labelling (Congressus Numerantium 30, 45 (1981)), but without its search: of those alike
-    the one that leaves the least colours is marked, and the first of these, as they are equivalent by a symmetry of the
-    bonds almost always.
+    Colour refinement (Weisfeiler and Leman) distinguishes sites by their surroundings. If some remain alike, one of them is marked and the
+    refinement is repeated, as in McKay's canonical labelling (Congressus Numerantium 30, 45 (1981)), but without its search: the marked site is
+    the one that leaves the fewest colours. Of several such sites the first is taken, because they are almost always equivalent by a symmetry of
+    the bonds.
     """
     neighbors: list[list[tuple[int, int]]] = [[] for _ in range(bonds.n_sites)]
     for u, v, length in zip(bonds.source, bonds.target, _length_classes(bonds.length), strict=True):
@@ -50,7 +50,7 @@ def _length_classes(lengths: Sequence[float]) -> list[int]:
 
 
 def _first_alike(colours: list[int]) -> list[int]:
-    """The sites of the lowest colour that several have."""
+    """The sites of the lowest colour that several sites share."""
     members: dict[int, list[int]] = {}
     for site, colour in enumerate(colours):
         members.setdefault(colour, []).append(site)
@@ -60,7 +60,7 @@ def _first_alike(colours: list[int]) -> list[int]:
 def _refine(
     colours: list[int], neighbors: list[list[tuple[int, int]]]
 ) -> tuple[list[int], list[tuple[int, list[tuple[int, int]]]]]:
-    """Colours 0, 1, … refined until no neighbourhood tells more sites apart, and what the colours stand for."""
+    """Colours 0, 1, … refined until no neighbourhood distinguishes further sites, and the meaning of each colour."""
     n_colours = len(set(colours))
     while True:
         views = [

@@ -15,15 +15,15 @@ _PREFIXES = ("xtalrl.rl", "xtalrl.elements")
 def digest_of_code(module: str = "xtalrl.rl.learner") -> str:
     """SHA-256 of the code of a module and of all modules of `xtalrl.rl` that it needs, without comments, docstrings and layout.
 
-    What a version with other code has learned so far is not taken for what this one would have learned. What reads, writes or explains
-    may change meanwhile; so may a docstring.
+    A checkpoint of a version with other code is not taken for what this version would have learned. Code that reads, writes or explains
+    may change in between, and so may docstrings.
     """
     code = {name: ast.unparse(_without_docstrings(tree)) for name, tree in _trees(module).items()}
     return hashlib.sha256("\n".join(f"# {name}\n{code[name]}" for name in sorted(code)).encode()).hexdigest()
 
 
 def _trees(module: str) -> dict[str, ast.Module]:
-    """The module and those that it imports, anywhere in it, directly or not."""
+    """The module and all modules that it imports, anywhere in it, directly or indirectly."""
     trees: dict[str, ast.Module] = {}
     wanted = [module]
     while wanted:

@@ -3,10 +3,10 @@
 A node's features after k blocks depend on the types and edge lengths within k edges of it. Colour refinement (Weisfeiler and Leman)
 finds the nodes whose surroundings agree that far; one of each kind is kept and counted, and with it only the edges that end at it.
 The Q-values stay the same (exact compression: Bollen, Steegmans, Van den Bussche, Vansummeren, arXiv:2304.14793). In half filled
-crystals of MP-20 symmetry lets a fifth of the nodes and a quarter of the edges go.
+crystals of MP-20, symmetry removes a fifth of the nodes and a quarter of the edges.
 
-The first block sees less than the last: to it an edge is its length and the types at its ends. Of the edges kept, these are about
-six kinds in ten, and it works on one of each (`EdgeKinds`). From the second block on hardly any edges are alike.
+The first block sees less than the last: for it, an edge is its length and the types at both ends. The kept edges have about six such kinds per
+ten edges, and the first block works on one edge of each (`EdgeKinds`). From the second block on, hardly any edges are alike.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 def compress(graphs: GraphBatch, node_types: Tensor, rounds: int) -> tuple[GraphBatch, Tensor, Tensor]:
     """Keep one of each kind of node that `rounds` blocks cannot tell apart.
 
-    Colours are 64-bit hashes: two kinds of a batch's 10⁴ are mistaken for one with a probability of about 10⁻¹¹.
+    Colours are 64-bit hashes: among the 10⁴ kinds of a batch, two are mistaken for one with a probability of about 10⁻¹¹.
 
     Args:
         graphs: graphs of N nodes.
@@ -82,7 +82,7 @@ def compress(graphs: GraphBatch, node_types: Tensor, rounds: int) -> tuple[Graph
 
 
 def _edge_kinds(node_types: Tensor, source: Tensor, target: Tensor, edge_length: Tensor) -> EdgeKinds:
-    """Those of edges whose lengths are numbered crystal by crystal, so that no two crystals share a number."""
+    """The kinds of edges whose lengths are numbered crystal by crystal, so that no two crystals share a number."""
     n_types = int(node_types.max()) + 1
     key = (edge_length * n_types + node_types.index_select(0, target)) * n_types + node_types.index_select(0, source)
     key, of_edge = key.unique(return_inverse=True)  # type: ignore[no-untyped-call]

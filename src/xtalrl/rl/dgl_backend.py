@@ -1,7 +1,7 @@
 """The Q-network with DGL's message passing in place of our own: the same weights, the same interface, the same values.
 
-The authors' code stands on DGL. It is here for those who have work in DGL and as an independent check of ours (`training.backend: dgl`); it
-is slower and knows no stack of networks. Only `xtalrl.rl.network.network_type` imports it. The last DGL with wheels for today's Python and torch
+The authors' code uses DGL. This backend is for users with code of their own in DGL, and an independent check of ours (`training.backend: dgl`). It
+is slower and has no stacks of networks. Only `xtalrl.rl.network.network_type` imports it. The last DGL with wheels for today's Python and torch
 on PyPI is 1.1.3, for CPUs only (`make dgl`); DGL is no longer developed.
 """
 
@@ -31,7 +31,7 @@ class DGLQNetwork(QNetwork):
 
     @property
     def parts(self) -> tuple[type[MEGNetBlock], type[Set2Set]]:
-        """Those of DGL."""
+        """The block and the readout of DGL."""
         return DGLBlock, DGLSet2Set
 
 

@@ -1,7 +1,7 @@
 """Crystal graphs kept on a device as flat tensors, and batches gathered from them.
 
-A crystal has one static graph, whatever is filled in; only the node types change along a trajectory.
-Within a crystal the edges that no network can tell apart (same sites, same length) are merged and counted:
+A crystal has one static graph, no matter which elements are filled in; only the node types change along a trajectory.
+Within a crystal, the edges that no network can distinguish (same sites, same length) are merged and counted:
 24 % of the edges of MP-20's nonmetals are such parallel edges, and nothing is lost by computing them once.
 """
 

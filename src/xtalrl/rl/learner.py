@@ -27,17 +27,17 @@ from xtalrl.rl.replay import Replay, Transitions
 from xtalrl.rl.settings import TrainingSettings
 
 STATISTICS = ("loss", "td_loss", "conservative_loss", "q_data", "q_max", "accuracy", "grad_norm")
-"""What `Learner.update` tells of a policy: the loss and its terms, the batch means of Q(s, a) for the data's action and of
+"""What `Learner.update` reports on a policy: the loss and its terms, the batch means of Q(s, a) for the data's action and of
 max_a Q(s, a), the share of states whose greedy action is the data's, and the norm of the gradient before clipping. For BC the
 conservative loss is its cross-entropy and td_loss is NaN."""
 
 _GAP_LAYER = "state_encoder.first.weight"
-"""Where p̂ is a column of the state, the only parameter in which conditional and unconditional networks differ."""
+"""The only parameter in which conditional and unconditional networks differ, if p̂ is a column of the state."""
 
 
 @dataclass
 class PolicyState:
-    """How far a policy is: all that its training needs to go on, on the host."""
+    """State of a policy in training: everything that its training needs to continue, on the host."""
 
     step: int
     """Updates done."""
@@ -54,8 +54,8 @@ class PolicyState:
 class Stack:
     """How the parameters of QNetwork lie in a row of n numbers, and the network that works on P such rows.
 
-    All rows have the layout of a conditional network. An unconditional policy has weights of 0 for p̂, is shown one that adds nothing
-    (0 in a column, hidden where p̂ is embedded), and so gets no gradient for them.
+    All rows have the layout of a conditional network. An unconditional policy has weights of 0 for p̂ and is shown a p̂ that adds nothing
+    (0 in a column, hidden if p̂ is embedded), so that these weights get no gradient.
     """
 
     def __init__(self, settings: TrainingSettings, replay: Replay) -> None:

@@ -2,7 +2,7 @@
 
 Names, widths and activations follow MEGNet of matgl (Chen et al., Chem. Mater. 31, 3564 (2019)) as the authors used it.
 
-Every layer works on one network and on a stack of P of them alike: a parameter is (out, in) or (P, out, in), features are (n, width)
+Every layer works on one network or on a stack of P networks: a parameter is (out, in) or (P, out, in), features are (n, width)
 or (P, n, width), and indices into a batch, which all networks of a stack share, stay (n,). `…` in a shape stands for P or nothing.
 """
 
@@ -132,7 +132,7 @@ class QNetwork(nn.Module):
 
     @property
     def parts(self) -> tuple[type[MEGNetBlock], type[Set2Set]]:
-        """What passes messages and what reads out a graph; a backend has its own."""
+        """The block that passes messages and the readout of a graph; each backend has its own."""
         return MEGNetBlock, Set2Set
 
     def standardise(self, state: Tensor) -> None:
@@ -356,8 +356,8 @@ class MLP(nn.Module):
 class MEGNetBlock(nn.Module):
     """Updates edges, then nodes, then state, each from the others, with a residual sum (eq. 12).
 
-    Where matgl concatenates the features of source, target, edge and state before the first layer of an update, here the
-    layer's weight is split and each part is applied before it is spread to the edges: the same sum, a third of the products.
+    matgl concatenates the features of source, target, edge and state before the first layer of an update. Here the weight of this layer is
+    split, and each part is applied before its result is spread to the edges: the same sum with a third of the products.
     """
 
     def __init__(self, width: int, update: tuple[int, ...], dense: tuple[int, ...] | None) -> None:

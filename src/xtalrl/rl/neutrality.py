@@ -1,4 +1,4 @@
-"""Which elements may be placed so that a design can still end with a composition that the paper's validity rule accepts.
+"""Which elements may be placed so that a design can still end in a composition that the paper's validity rule accepts.
 
 The rule is `cdvae-smact14` of `xtalrl.metrics.validity`: one element alone and alloys are valid; any other composition needs one oxidation
 state for each element so that the charges sum to zero and every cation is less electronegative than every anion. Sets of
@@ -19,19 +19,19 @@ Counts = tuple[tuple[str, int], ...]
 """Elements with their numbers of atoms, sorted."""
 
 PARTNERS = ("O", "F", "Cl", "S", "N", "H", "P", "C", "Na", "Mg", "Al", "Ti")
-"""A completion is looked for among those with at most two kinds of atoms for the sites left, one of which is of these. They are common
-ions of many charges. Being among them is kept when one of the atoms is placed, so that a way out is never lost."""
+"""Elements that are common ions of many charges. Only completions are tried that have at most two kinds of atoms on the free sites, one of them from
+this list. When one of these atoms is placed, the rest is again such a completion, so that a way out is never lost."""
 
 
 class NeutralCompletions:
     """Answers whether a partly filled crystal can be completed to a valid composition with the elements that may be placed.
 
-    Exact where at most one site stays free; else a crystal that only a completion with more kinds of atoms could save counts as lost.
+    The answer is exact if at most one site stays free. Otherwise, a crystal that only a completion with more kinds of atoms could save counts as lost.
     Promethium, which has no electronegativity, is placed among metals only.
     """
 
     def __init__(self, elements: int, even_electrons: bool = False) -> None:
-        """`elements` may be placed; with `even_electrons`, a composition with an odd number of electrons does not count as valid."""
+        """Allow these `elements`; with `even_electrons`, a composition with an odd number of electrons does not count as valid."""
         self.elements = elements
         self.even_electrons = even_electrons
         self.partners = [element for element in PARTNERS if elements >> ACTION[element] & 1]
@@ -92,7 +92,7 @@ def last_elements(counts: Counts, n: int) -> int:
 
 
 def _further_elements(counts: Counts, n: int) -> int:
-    """Those that are not there yet."""
+    """The elements that the composition does not contain yet."""
     if not counts:
         return _ALL
     found = _METALS if all(element not in NOT_METALS for element, _ in counts) else 0
@@ -105,7 +105,7 @@ def _further_elements(counts: Counts, n: int) -> int:
 
 
 def _same_elements(counts: Counts, n: int) -> int:
-    """Those that are there already."""
+    """The elements that the composition already contains."""
     return sum(1 << ACTION[element] for element, _ in counts if is_neutral(add(counts, element, n)))
 
 
@@ -117,8 +117,8 @@ def _is_alloy_or_element(counts: Counts) -> bool:
 def _partitions(counts: Counts) -> list[tuple[float, float, int]]:
     """The ways to divide elements into cations and more electronegative anions.
 
-    Each with the electronegativity of the last cation and of the first anion and the charges that the states of such signs can sum to:
-    bit `_ZERO` + q for a charge of q.
+    Each comes with the electronegativities of the last cation and of the first anion, and with the total charges that oxidation states of these
+    signs can have: bit `_ZERO` + q stands for a charge of q.
     """
     if any(element not in ELECTRONEGATIVITY for element, _ in counts):
         return []
@@ -154,7 +154,7 @@ def _more_electronegative(value: float) -> int:
 _ALL = (1 << len(ELEMENTS)) - 1
 _ODD = sum(1 << action for action, number in enumerate(ATOMIC_NUMBERS) if number % 2)
 _ZERO = 256
-"""Larger than any charge: 20 sites of at most 8."""
+"""Offset of charges, larger than any of them: 20 sites of at most 8."""
 _METALS = _members(dict.fromkeys(element for element in ELEMENTS if element not in NOT_METALS))
 _POSITIVE = {element: [state for state in states if state > 0] for element, states in OXIDATION_STATES.items()}
 _NEGATIVE = {element: [state for state in states if state < 0] for element, states in OXIDATION_STATES.items()}

@@ -1,7 +1,7 @@
 """What a predictor says of crystals, as distributions: probabilities, quantiles and conformal intervals. numpy alone.
 
-The distribution of an ensemble is the mean of those of its members, so that it holds both what each member takes for uncertain and what the members
-disagree about.
+The distribution of an ensemble is the mean of those of its members, so that it contains both the uncertainty of each member and their
+disagreement.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Distribution(ABC):
     location: Floats
     """(P, n) most likely value, of a Laplace distribution."""
     scale: Floats
-    """(P, n) its mean absolute deviation."""
+    """(P, n) mean absolute deviation of the Laplace distribution."""
 
     @abstractmethod
     def _members_cdf(self, value: Floats) -> Floats:
@@ -100,7 +100,7 @@ class Gaps(Distribution):
     """(P, n) probability of a metal."""
 
     def quantile(self, probability: float | Floats) -> Floats:
-        """(n,) as of any distribution; exactly 0 where a metal is that probable."""
+        """(n,) quantile; exactly 0 if a metal is at least that probable."""
         return np.where(self.cdf(0.0) >= np.maximum(probability, SURE), 0.0, super().quantile(probability))
 
     def _members_cdf(self, value: Floats) -> Floats:

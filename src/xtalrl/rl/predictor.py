@@ -1,9 +1,9 @@
-"""A predictor of complete crystals: is it a metal, which gap has it otherwise, which formation energy; before any SCF.
+"""A predictor for complete crystals, before any SCF: whether a crystal is a metal, its gap if it is not, and its formation energy.
 
-An ensemble on the graphs and message-passing blocks of the policies (`xtalrl.rl.network`). The crystals are dealt to as many folds as there are
-members, all crystals of one reduced composition to the same one, and each member learns from all folds but its own. So every crystal that the ensemble
-learned from has been held out by one member, and what that member says of it is an honest prediction: it is what conformal intervals are made of, and
-what the figures on held-out crystals and designs are counted from.
+An ensemble that uses the graphs and message-passing blocks of the policies (`xtalrl.rl.network`). The crystals are dealt to as many folds as there are
+members, all crystals of one reduced composition to the same fold, and each member learns from all folds but its own. So every crystal that the ensemble
+learned from was held out by one member, whose prediction for it is honest: these predictions give the conformal intervals and the figures on held-out
+crystals and designs.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ N_OUTPUTS = 6
 LOG_SCALE_RANGE = (-5.0, 3.0)
 """Bounds of the logarithms of scales in eV and eV/atom."""
 BATCH = 256
-"""Crystals that are predicted at a time."""
+"""Number of crystals that are predicted at a time."""
 MIN_DESIGNS = 30
-"""Designs of a group with a value from which on they, and not the crystals, calibrate its intervals."""
+"""Number of designs of a group with a value from which on the designs, and not the crystals, calibrate its intervals."""
 KINDS = ("crystals", "designs")
 GROUPS = ("nonmetals", "metals")
-"""Crystals by what they probably are. Each group has intervals of its own: those of metals are easy and would make those of nonmetals too narrow."""
+"""Groups of crystals by what they probably are. Each has intervals of its own: metals are easy and would make those of nonmetals too narrow."""
 
 ARCHITECTURE = Architecture(
     conditional=False,
@@ -55,7 +55,7 @@ ARCHITECTURE = Architecture(
     block=(48, 48, 24),
     electrons=True,
 )
-"""Of a member: a policy's network a little narrower, that is told the number of electrons and their parity."""
+"""Network of a member: that of a policy, a little narrower, with the number of electrons and their parity as further inputs."""
 
 
 class PropertyNetwork(QNetwork):
@@ -129,7 +129,7 @@ class Predictor:
 
     members: list[PropertyNetwork]
     scores: dict[str, Floats] = field(default_factory=dict)
-    """Of held-out crystals and designs, by quantity, group and kind: `gap nonmetals crystals`, `energy metals designs` and so on."""
+    """Scores of held-out crystals and designs by quantity, group and kind: `gap nonmetals crystals`, `energy metals designs` and so on."""
     knows_failures: bool = False
     about: dict[str, Any] = field(default_factory=dict)
     """Settings, data and versions, for people."""
@@ -147,7 +147,7 @@ class Predictor:
         return Prediction.of_outputs(outputs, self.knows_failures)
 
     def predict_held_out(self, graphs: CrystalGraphs, fold: NDArray[np.int64]) -> Prediction:
-        """What is said of each crystal by the one member that has not learned from its fold (n,)."""
+        """The prediction for each crystal by the one member that has not learned from its fold (n,)."""
         outputs = np.empty((1, len(fold), N_OUTPUTS))
         for number, member in enumerate(self.members):
             outputs[:, fold == number] = self._outputs([member], graphs, np.flatnonzero(fold == number))
@@ -168,7 +168,7 @@ class Predictor:
         return np.concatenate(outputs, 1)
 
     def calibrated_on(self, quantity: str, group: str) -> str:
-        """Whose scores make the intervals of a group: designs where there are enough, else crystals."""
+        """Whose scores give the intervals of a group: those of designs if there are enough, otherwise those of crystals."""
         return KINDS[len(self.scores.get(f"{quantity} {group} designs", ())) >= MIN_DESIGNS]
 
     def radius(self, quantity: str, group: str, confidence: float) -> float:
@@ -201,7 +201,7 @@ class Predictor:
         """Read the file of `save`.
 
         Raises:
-            XtalrlError: it is missing, damaged, or of another version.
+            XtalrlError: the file is missing, damaged, or of another version.
         """
         try:
             tensors, about = read_tensors(path)

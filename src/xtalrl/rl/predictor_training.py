@@ -1,4 +1,4 @@
-"""Training of the predictor on any tables of graphs and labels: a run's crystals, metals, designs that an SCF was run for."""
+"""Training of the predictor on any tables of graphs and labels: crystals of a run, metals, and designs with an SCF."""
 
 from __future__ import annotations
 
@@ -40,31 +40,31 @@ from xtalrl.rl.training import keep_freed_memory
 logger = logging.getLogger(__name__)
 
 MAX_SCORES = 1000
-"""Scores of a group that are kept to calibrate its intervals; of more, so many drawn at random."""
+"""Maximum number of scores of a group that are kept to calibrate its intervals; of more, this many are drawn at random."""
 MIN_CRYSTALS = 20
-"""Crystals with a gap that a training needs at least."""
+"""Smallest number of crystals with a gap that a training needs."""
 _NO_VERDICT = "implausible"
 """Outcome of a label that says neither that the SCF gave a gap nor that it failed."""
 
 
 @dataclass(frozen=True)
 class PredictorSettings:
-    """How a predictor is trained. The defaults are those of a training from nothing; `fine_tuning` goes on from a trained one."""
+    """How a predictor is trained. The defaults are for a new predictor; `fine_tuning` continues a trained one."""
 
     members: int = 4
-    """Networks of the ensemble, and folds of the crystals; of a training that goes on, those it began with."""
+    """Number of networks of the ensemble and of folds of the crystals; a training that continues another predictor keeps those of that one."""
     steps: int = 5000
-    """Updates of each member."""
+    """Number of updates of each member."""
     batch_size: int = 128
-    """Crystals of an update."""
+    """Number of crystals per update."""
     learning_rate: float = 1e-3
-    """Highest learning rate of Adam, after a warm-up; it goes down to a thousandth in half a cosine."""
+    """Highest learning rate of Adam, reached after a warm-up; it falls to a thousandth in half a cosine."""
     design_share: float = 0.25
-    """Share of a batch that is drawn from designs, where there are any."""
+    """Share of a batch that is drawn from designs, if there are any."""
 
     @classmethod
     def fine_tuning(cls) -> PredictorSettings:
-        """For a training that goes on from another predictor."""
+        """The settings to continue from another predictor."""
         return cls(steps=600, learning_rate=3e-4)
 
     @property
@@ -82,7 +82,7 @@ class PredictorSettings:
 
 @dataclass(frozen=True)
 class LabelledCrystals:
-    """Complete crystals with what is known of each; NaN where it is not."""
+    """Complete crystals with what is known of each; NaN where a value is unknown."""
 
     graphs: CrystalGraphs
     gap: Floats
@@ -192,10 +192,11 @@ def train_predictor(
     Args:
         data: pairs of `tables.GRAPHS` and `tables.LABELS`. Crystals whose split is `tables.DESIGN_SPLIT` are designs.
         predictor: safetensors file to write.
-        held_out: `tables.PREDICTIONS` to write: of every crystal of `data`, what the member says that has not learned from its composition. A
-            crystal that several tables hold is there once, with the first.
-        settings: None takes the defaults, or those of fine tuning where there is a `start`.
-        start: a predictor to go on from, such as the one that ships with xtalrl; its folds are the same, so that a composition held out stays so.
+        held_out: `tables.PREDICTIONS` to write: for every crystal of `data`, the prediction of the member that has not learned from its composition.
+            A crystal that several tables hold is there once, with the values of the first.
+        settings: None takes the defaults, or those of `fine_tuning` if there is a `start`.
+        start: a predictor to continue from, such as the one that ships with xtalrl; the folds stay the same, so that a held-out composition stays
+            held out.
         gap_from: for the predictions in `held_out`, as in `predict_crystals`.
         gap_to: likewise.
         confidence: likewise.
@@ -308,7 +309,7 @@ def _train_member(
 
 
 def loss(outputs: Tensor, failure: Tensor, gap: Tensor, energy: Tensor) -> Tensor:
-    """Negative log-likelihood of what is known of B crystals, NaN where it is not, summed over the quantities and averaged over those who know each.
+    """Negative log-likelihood of the known values of B crystals (NaN: unknown), summed over the quantities and averaged over the crystals that have each.
 
     The distributions are those of `xtalrl.rl.predictive`.
     """
@@ -335,13 +336,13 @@ def _log_above_zero(ratio: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, known: Tensor) -> Tensor:
-    """Mean of the values where something is known; 0 where nothing is."""
+    """Mean of the known values; 0 if there are none."""
     there = torch.isfinite(known)
     return values.where(there, 0.0).sum() / there.sum().clamp(min=1)
 
 
 def _scores(outside: Prediction, crystals: LabelledCrystals, seed: int) -> dict[str, Floats]:
-    """Of the held-out crystals and designs with a value (`Predictor.scores`); what has none is not there."""
+    """Scores of the held-out crystals and designs with a value (`Predictor.scores`); those without a value are left out."""
     draws = np.random.default_rng(seed)
     scores = {}
     for quantity, distribution, value in (

@@ -27,7 +27,7 @@ _ORDERS = pa.schema([tables.TRAJECTORIES.field(name) for name in ("material_id",
 
 
 def skeleton_orders(graphs: Iterable[Mapping[str, Any]], ties: Ties, keep: Collection[str] = ()) -> pa.Table:
-    """One trajectory for each graph: breadth first, but that the sites whose element stays come first.
+    """One trajectory for each graph: breadth first, except that sites whose element stays come first.
 
     Args:
         graphs: rows of `GRAPHS`.
@@ -60,7 +60,7 @@ def propose_designs(
 ) -> None:
     """Fill every skeleton for one round of a campaign, and write `DESIGNS`.
 
-    With `greedy` a round takes the designs that come after those of the rounds before it; else it draws with a seed of its own.
+    With `greedy`, a round takes the designs that follow those of the rounds before it; otherwise it draws with a seed of its own.
 
     Args:
         folder: holds policy.json and weights.safetensors.
@@ -74,8 +74,8 @@ def propose_designs(
         keep: elements that stay on the sites where the skeletons have them.
 
     Raises:
-        XtalrlError: a file is missing or malformed, or the first round can fill no skeleton as the wishes want it. A later one may be
-            left without further designs.
+        XtalrlError: a file is missing or malformed, or the first round can fill no skeleton as the wishes demand. A later round may
+            end without further designs.
     """
     keep_freed_memory()
     settings = RolloutSettings.of(settings)

@@ -1,7 +1,7 @@
 """The transitions of the data set, kept on a device.
 
-A transition is (trajectory, step); its crystal gives the graph, which s and s' share, so nothing is stored twice. Rewards are apart
-(`Replay.rewards`): all policies share the transitions.
+A transition is (trajectory, step); s and s' share the graph of its crystal, so that nothing is stored twice. Rewards are kept apart
+(`Replay.rewards`), because all policies share the transitions.
 400 of MP-20's nonmetals with 5 trajectories each take 1.13 MB (`Replay.nbytes`), so the paper's 8.8k about 25 MB.
 """
 
@@ -165,9 +165,9 @@ class Replay:
         return self.graphs.nbytes + self.orders.order.nbytes + self.orders.rank.nbytes + self.band_gap.nbytes
 
     def rewards(self, spec: PolicySpec) -> Tensor:
-        """(n_trajectories,) terminal reward that a policy gets for each; 0 for one that learns without.
+        """(n_trajectories,) terminal reward that a policy gets for each; 0 for a policy that learns without rewards.
 
-        Without the gap term for one that serves all targets: that term belongs to the target of the moment.
+        For a policy that serves all targets the gap term is left out: it depends on the target that is drawn for each transition.
 
         Raises:
             XtalrlError: a label that the reward needs is missing.
@@ -205,8 +205,8 @@ class Replay:
         """(batch_size,) transitions drawn with replacement.
 
         A function of seed and step alone (a counter-based generator): the batches are the same on every device, and a
-        resumed or failing run can name any of them. `transitions`: all alike, so that a crystal of 20 sites is drawn 25 times as often as
-        one of 4. `crystals`: all crystals alike. `sizes`: all numbers of sites alike.
+        resumed or failing run can name any of them. `transitions`: every transition is equally likely, so that a crystal of 20 sites is drawn 25 times
+        as often as one of 4. `crystals`: every crystal is equally likely. `sizes`: every number of sites is equally likely.
         """
         generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, step]))
         if weighting == "transitions":
@@ -220,7 +220,7 @@ class Replay:
         return drawn
 
     def _weights(self, weighting: Weighting) -> NDArray[np.float64]:
-        """(n_transitions,) with which each is drawn, up to a factor."""
+        """(n_transitions,) weight with which each is drawn, up to a factor."""
         crystal = self.orders.crystal[self.trajectory]
         weights: NDArray[np.float64] = 1.0 / np.bincount(crystal)[crystal]  # those of a crystal sum to 1
         if weighting == "sizes":

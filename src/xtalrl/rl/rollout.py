@@ -36,7 +36,7 @@ from xtalrl.rl.training import find_device, keep_freed_memory
 logger = logging.getLogger(__name__)
 
 STATES_AT_ONCE = 1024
-"""Bounds the memory of a rollout; a design depends on its own crystal only."""
+"""Number of states that go through the network together, which bounds the memory; a design depends on its own crystal only."""
 
 
 def rollout_policy(
@@ -127,7 +127,7 @@ def design_skeletons(
 
 
 def _for_policy(settings: RolloutSettings, spec: PolicySpec, record: dict[str, Any]) -> RolloutSettings:
-    """The settings without guidance and target energy where the algorithm knows neither, as those of other policies of the run.
+    """The settings for one policy: guidance and target energy, which are meant for other policies of the run, are dropped if its algorithm knows neither.
 
     Raises:
         XtalrlError: the policy could have been trained for them, and was not.
@@ -148,7 +148,7 @@ def _for_policy(settings: RolloutSettings, spec: PolicySpec, record: dict[str, A
 
 
 def _check_target(spec: PolicySpec, record: dict[str, Any]) -> None:
-    """Warn where a policy that learned from the crystals' own gaps is asked for one that it has not seen."""
+    """Warn if a policy that learned from the crystals' own gaps is asked for a gap that it has not seen."""
     gaps = record.get("band_gaps_ev")
     if spec.algorithm.serves_all_targets and spec.target_range_ev is None and gaps and spec.target_ev is not None:
         low, high = gaps
@@ -174,8 +174,8 @@ def fill_skeletons(
     All crystals take their step together, in a beam search: every partly filled crystal is extended by every element, and of the
     extensions of one skeleton the best are kept.
 
-    - greedy: best is what loses least by the network's own Q-values, Σ_t γ^t (Q(s_t, a_t) - max_a Q(s_t, a)): for the true Q of the best
-      policy this is the return lost. The first design is the greedy one, argmax_a Q(s, a) at every step (eq. 5).
+    - greedy: the best designs lose least according to the network's own Q-values, Σ_t γ^t (Q(s_t, a_t) - max_a Q(s_t, a)): for the true Q of
+      the best policy this is the lost return. The first design is the greedy one, argmax_a Q(s, a) at every step (eq. 5).
     - softmax and epsilon-greedy: designs are drawn without replacement from the policy exp(Q/T) / Σ exp(Q/T), or from the one that takes
       the greedy element with probability 1 - ε and any with ε, in the order drawn (stochastic beam search: Kool, van Hoof,
       Welling, ICML 2019, arXiv:1903.06059). One design is drawn as usual, element by element.
@@ -281,7 +281,7 @@ def _can_complete(
 
 
 def _forbid_odd_electrons(q: NDArray[np.float64], elements: NDArray[np.int64], is_last: NDArray[np.bool_]) -> None:
-    """Take the value of elements that would complete a crystal with an odd number of electrons, where there are others."""
+    """Exclude elements that would complete a crystal with an odd number of electrons, if others remain."""
     numbers = np.array([*ATOMIC_NUMBERS, 0])
     is_odd = (numbers[elements].sum(1)[:, None] + numbers[:N_ELEMENTS]) % 2 == 1
     even_is_possible = (np.isfinite(q) & ~is_odd).any(1)

@@ -27,12 +27,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_averaging": 0.999,
     },
 }
-"""What a preset fixes; an option that is not named stays free. docs/results/ablation.md has the effect of each."""
+"""Settings that a preset fixes; an option that is not named stays free. docs/results/ablation.md has the effect of each."""
 PRESET_DEFAULTS: dict[str, dict[str, Any]] = {
     "paper": {},
     "modern": {"steps": 12_000, "batch_size": 256, "learning_rate": 1e-3, "warmup_steps": 200},
 }
-"""What a preset proposes: an option of one's own goes before it."""
+"""Settings that a preset proposes; a value that the user gives wins."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class TrainingSettings:
         return self.state_features == "standardised" or (self.state_features == "auto" and self.focus == "node")
 
     def learning_rate_at(self, step: int) -> float:
-        """Learning rate of the update after so many updates: a linear warm-up, then constant or half a cosine down to a thousandth."""
+        """Learning rate of the update after this many updates: a linear warm-up, then constant or half a cosine down to a thousandth."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         if self.schedule == "constant":
@@ -85,14 +85,14 @@ class TrainingSettings:
         return self.learning_rate * (0.5 * (1 + math.cos(math.pi * min(done, 1.0))) + 1e-3)
 
     def averaging_at(self, step: int) -> float:
-        """Share of the average that stays at the update after so many updates: little at first, when the weights move fast."""
+        """Share of the average that is kept at the update after this many updates: little at first, when the weights move fast."""
         return min(self.weight_averaging or 0.0, (1 + step) / (10 + step))
 
     def of_the_result(self, algorithm: Algorithm) -> TrainingSettings:
-        """The settings that a checkpoint of an algorithm depends on; all others are as by default.
+        """The settings that a checkpoint of an algorithm depends on; all others have their defaults.
 
-        It does not depend on how far training goes (but where a schedule ends with it), in what company, on what machine, how one looks
-        at it, and on what other algorithms learn by.
+        It does not depend on the number of steps (unless a schedule ends with them), on the other policies of the pass, on the machine, on how
+        training is logged, or on settings that only other algorithms use.
         """
         idle = {
             "compile",
@@ -116,5 +116,5 @@ class TrainingSettings:
 
 
 def snapshot_steps(steps: int, snapshots: int) -> list[int]:
-    """Steps at which the weights are kept: so many, evenly spaced before the last step; fewer where there are fewer steps."""
+    """Steps at which the weights are kept: this many, evenly spaced before the last step; fewer if there are fewer steps."""
     return sorted({number * steps // (snapshots + 1) for number in range(1, snapshots + 1)} - {0})

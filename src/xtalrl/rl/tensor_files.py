@@ -1,7 +1,7 @@
-"""Tensors in safetensors files that say whether they were changed: weights, snapshots and checkpoints.
+"""Tensors in safetensors files with a checksum: weights, snapshots and checkpoints.
 
-The metadata of such a file are one key, `xtalrl` (of several, safetensors writes the order at random, and equal weights shall give equal
-files): JSON with what the file is, and the SHA-256 of the whole file with zeros in its place.
+The metadata of such a file have a single key, `xtalrl`, because safetensors writes several keys in random order, and equal weights must give equal
+files. Its value is JSON that says what the file is, with the SHA-256 of the whole file, computed with zeros in the place of the checksum.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DamagedError(ValueError):
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors and what they are (plain data), whole or not at all.
+    """Write tensors and a description of them (plain data), completely or not at all.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
@@ -46,12 +46,12 @@ def tensors_to_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) ->
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a file, and what they are; nothing of the latter where an older version wrote them, without a checksum.
+    """The tensors of a file and their description, which is empty for a file of an older version without a checksum.
 
     Raises:
         FileNotFoundError: there is no such file.
-        PermissionError: it may not be read.
-        DamagedError: it is damaged or was changed.
+        PermissionError: the file may not be read.
+        DamagedError: the file is damaged or was changed.
     """
     try:
         content = Path(path).read_bytes()

@@ -1,4 +1,4 @@
-"""What draws training curves while a policy learns: TensorBoard (files, no network) and Weights & Biases, both optional packages."""
+"""Trackers of training curves: TensorBoard (files, no network) and Weights & Biases, both optional packages."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class Tracker(Protocol):
     """Takes the rows of the training log as they come."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Values at a step."""
+        """Take the values of a step."""
 
     def close(self) -> None:
-        """Nothing comes any more."""
+        """End: no further values come."""
 
 
 def open_trackers(
     names: Sequence[str], folder: Path, run: str, config: Mapping[str, Any], step: int = 0
 ) -> list[Tracker]:
-    """The trackers `tensorboard` and `wandb` of a run, which goes on after `step`; they write below `folder`.
+    """The trackers `tensorboard` and `wandb` of a run that continues after `step`; they write below `folder`.
 
     Raises:
         XtalrlError: the package of one is not installed.

@@ -1,10 +1,10 @@
 """Training of policies: behavioural cloning and conservative Q-learning (algorithm 1), several policies in one pass.
 
-Reproducible: initial weights and batches depend on the seed alone, and on a CPU the same seed gives the same weights bit for bit,
-whether or not the run was killed and resumed, and whatever other policies were trained with it. That holds for one number of threads,
-because a sum split over threads is rounded differently; so the number is set here, not left to the machine. A run may go on with another
-number, or on another machine: that changes the last bits. On a GPU sums are made by
-atomic additions in no fixed order, and products of a stack of policies are rounded otherwise than those of one.
+Training is reproducible: initial weights and batches depend on the seed alone, and on a CPU the same seed gives the same weights bit for bit,
+whether or not the run was killed and resumed, and no matter which policies are trained together. This holds for one number of threads,
+because a sum that is split over threads is rounded differently; so the number is set here and not left to the machine. A run may continue with
+another number, or on another machine; only the last bits change. On a GPU, sums are atomic additions in no fixed order, and the products of a
+stack of policies are rounded differently from those of one.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ from xtalrl.rl.trackers import Tracker, open_trackers
 logger = logging.getLogger(__name__)
 
 LOG_COLUMNS = ("step", *STATISTICS, "steps_per_s")
-"""Columns of training.csv; `xtalrl.rl.learner.STATISTICS` says what they are. Steps per second are those of all policies of a pass
-together: each makes so many."""
+"""Columns of training.csv; `xtalrl.rl.learner.STATISTICS` says what they are. Steps per second are those of the pass: each of its policies makes
+as many."""
 _CHECKPOINT_FORMAT = 1
-"""Version of the checkpoints, to be raised when what a checkpoint holds, or the loop that fills it, changes; `digest_of_code` covers what is learned."""
+"""Version of the checkpoints. Raise it when the content of a checkpoint or the training loop changes; `digest_of_code` covers what is learned."""
 _OF_THE_MACHINE = ("threads", "device", "versions")
-"""Parts of a policy's record that a checkpoint is not held to: where it was trained changes the last bits of a result, and is no reason to train it again. torch and numpy are
-held against a checkpoint, because their random numbers may be others."""
+"""Entries of a policy's record in which a checkpoint may differ: the machine changes only the last bits of a result, which is no reason to train again. The versions of torch
+and numpy must agree, because other versions may draw other random numbers."""
 _SNAPSHOT = "snapshot-"
 """Prefix of the step in the name of a snapshot's weights in a checkpoint."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3), from glibc's malloc.h."""
 GPU_MEMORY_SHARE = 0.5
-"""Share of the free memory for what a pass keeps for the backward pass; the rest is for gradients on their way and for larger batches."""
+"""Share of the free memory for what a pass keeps for the backward pass; the rest is for temporary gradients and for larger batches."""
 
 
 def train_job(
@@ -100,12 +100,12 @@ def train_policies(
     trajectories: str | Path,
     folders: Sequence[str | Path],
 ) -> None:
-    """Train policies on the split train, or go on from their checkpoints; `folders` follows `specs`.
+    """Train policies on the split train, or continue from their checkpoints; `folders` follows `specs`.
 
-    Writes in the folder of each policy policy.json (all that made it), weights.safetensors and training.csv (`LOG_COLUMNS`), and
-    snapshots/{step}.safetensors, the weights at each of `snapshot_steps`: those that a run of so many steps would end with. A
-    policy with nothing to learn gets the same files, without weights or rows. A policy's checkpoint stays when it is finished: what
-    a run has trained it does not train again, but goes on from there if asked for more steps.
+    Writes into the folder of each policy policy.json (everything that it was made from), weights.safetensors, training.csv (`LOG_COLUMNS`), and
+    snapshots/{step}.safetensors: the weights at each of `snapshot_steps`, which are those that a run of so many steps would end with. A
+    policy with nothing to learn gets the same files, without weights or rows. The checkpoint of a finished policy stays, so that the policy
+    is not trained again, and continues from there if more steps are wanted.
 
     Raises:
         XtalrlError: the data are missing or malformed, there is no such device, a tracker is not installed, or a loss stops being
@@ -175,7 +175,7 @@ def train_policy(spec: PolicySpec, settings: TrainingSettings, *, folder: str | 
 
 
 def policies_per_pass(specs: Sequence[PolicySpec], stack: Stack, seed: int) -> int:
-    """How many of these policies are trained together: as many as the settings say, or as memory allows, in passes of like size."""
+    """Number of these policies that are trained together: as the settings say, or as memory allows, in passes of similar size."""
     wanted = stack.settings.policies_per_pass
     if wanted == "auto" and stack.device.type == "cuda":
         # A policy that bootstraps needs the most.
@@ -189,7 +189,7 @@ def policies_per_pass(specs: Sequence[PolicySpec], stack: Stack, seed: int) -> i
 
 
 def _advance(runs: Sequence[_Training], stack: Stack, seed: int, until: int) -> None:
-    """Train policies that are at the same step up to another."""
+    """Train policies that are at the same step up to another step."""
     settings = stack.settings
     # A CPU is busy with one policy: others gain by the batch alone. A GPU fills up with the products of all.
     groups = [runs] if stack.device.type == "cuda" else [[run] for run in runs]
@@ -233,12 +233,13 @@ def _advance(runs: Sequence[_Training], stack: Stack, seed: int, until: int) -> 
 class _Training:
     """A policy in training: its folder, its state, its log, and its checkpoint.
 
-    The checkpoint holds the whole state in one safetensors file, written all or nothing; resuming from it changes no bit of the result.
-    The one before is kept beside it. The snapshots are in it until the policy is finished: Snakemake deletes the outputs of a job that was killed.
+    The checkpoint holds the whole state in one safetensors file, written completely or not at all; resuming from it changes no bit of the result.
+    The previous checkpoint is kept beside it. The snapshots are part of it until the policy is finished, because Snakemake deletes the outputs of a
+    job that was killed.
     """
 
     def __init__(self, spec: PolicySpec, record: dict[str, Any], folder: Path, stack: Stack, seed: int) -> None:
-        """Go on from the folder's checkpoint where it is of the same run, else begin."""
+        """Continue from the checkpoint in the folder if it belongs to the same run, or else begin."""
         self.spec, self.folder, self.settings = spec, folder, stack.settings
         self.record = {**record, "network": asdict(stack.architecture(conditional=spec.is_conditional))}
         self.path = folder / "checkpoint.safetensors"
@@ -291,7 +292,7 @@ class _Training:
         self.trackers = open_trackers(self.settings.trackers, self.folder, name, self.record, self.state.step)
 
     def close_trackers(self) -> None:
-        """Have them write what they still hold."""
+        """Make the trackers write what they still hold."""
         for tracker in self.trackers:
             tracker.close()
 
@@ -321,7 +322,7 @@ class _Training:
         return None
 
     def _is_of_another_run(self, about: Mapping[str, Any]) -> str:
-        """Why a checkpoint cannot be gone on from; empty where it can."""
+        """Why training cannot continue from a checkpoint; empty if it can."""
         if "identity" not in about:
             return "it was written by an older version of xtalrl"
         if different := [_shown(*difference) for difference in _differences(about["identity"], self.identity)]:
@@ -358,7 +359,7 @@ def _differences(theirs: Any, ours: Any, name: str = "") -> Iterator[tuple[str, 
 
 
 def _shown(name: str, theirs: Any, ours: Any) -> str:
-    """A difference for people; digests say nothing."""
+    """A difference in words; the values of digests are not shown."""
     return name if name == "code" or name.startswith("data.") else f"{name} ({theirs} there, {ours} here)"
 
 
@@ -377,10 +378,10 @@ def find_device(name: str) -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what is freed for the next request, where it is glibc; elsewhere do nothing.
+    """Make glibc keep freed memory for the next request; with another C library, do nothing.
 
-    By default it gives the tensors of a step back to the system, which at the next step hands out every page afresh, set to zero:
-    a fifth of the time of a step on a CPU. What a process holds then is the most it ever needed, as it would be at that moment anyway.
+    By default glibc returns the tensors of a step to the system, which hands out every page again at the next step, set to zero: this takes
+    a fifth of the time of a step on a CPU. The process then holds as much memory as it ever needed at one moment.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -38,7 +38,7 @@ class Transition:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A row of `tables.TRAJECTORIES`. Units: eV, eV/atom, Ry a cell."""
+    """A row of `tables.TRAJECTORIES`. Units: eV, eV/atom, Ry per cell."""
 
     material_id: str
     split: str
@@ -56,7 +56,7 @@ class Trajectory:
 
 
 def iter_trajectories(path: str | Path, split: str | None = None) -> Iterator[Trajectory]:
-    """The trajectories of a file, or those of one split, read a row group at a time.
+    """The trajectories of a file, or of one split, read one row group at a time.
 
     Raises:
         XtalrlError: as in `tables.read`.
@@ -87,7 +87,7 @@ def build_trajectories(
         trajectories: `tables.TRAJECTORIES` to write, in the order of the graphs.
         per_crystal: maximum number of trajectories per crystal; a crystal with fewer sites gives one per site.
         seed: seed of the choice of source sites.
-        metals: `dft` leaves out the crystals whose label has a gap of 0; `source` does not, as metals went before.
+        metals: `dft` leaves out crystals whose label has a gap of 0; `source` does not, because metals were dropped earlier.
         disconnected: what to do with a crystal whose graph falls into several parts (see `breadth_first_order`).
         ties: what decides between sites that the search reaches at once (see `orders`).
 
@@ -126,7 +126,7 @@ def build_trajectories(
 
 
 def _complete_labels(table: pa.Table) -> dict[str, dict[str, Any]]:
-    """Gap, formation energy and total energy by material_id, where both gap and formation energy are known."""
+    """Gap, formation energy and total energy by material_id, of crystals with both gap and formation energy."""
     columns = table.select(["material_id", "band_gap", "formation_energy_per_atom", "total_energy_ry"]).to_pylist()
     return {
         row.pop("material_id"): row
@@ -216,7 +216,7 @@ def _shuffled(key: str, n: int) -> list[int]:
 
 
 def adjacency(n_sites: int, edge_source: Sequence[int], edge_target: Sequence[int]) -> list[list[int]]:
-    """The neighbouring sites of each site in ascending order, each once however many parallel edges there are."""
+    """The neighbouring sites of each site in ascending order, each once even if there are parallel edges."""
     neighbors: list[set[int]] = [set() for _ in range(n_sites)]
     for u, v in zip(edge_source, edge_target, strict=True):
         neighbors[u].add(v)
@@ -226,7 +226,7 @@ def adjacency(n_sites: int, edge_source: Sequence[int], edge_target: Sequence[in
 def breadth_first_order(neighbors: list[list[int]], source: int) -> list[int]:
     """Every site once: breadth first from `source`, neighbours in ascending order.
 
-    Where the graph is disconnected the search goes on from the lowest site not visited yet.
+    If the graph is disconnected, the search continues from the lowest site that it has not visited.
     """
     order: list[int] = []
     seen = [False] * len(neighbors)

@@ -1,6 +1,6 @@
 """What policies learn by: one file per algorithm, one line here.
 
-An algorithm says itself what its policies need (a target network, a reward, which p̂ they are trained for) and what its loss is; the
+Each algorithm says what its policies need (a target network, a reward, which p̂ they are trained for) and what its loss is; the
 learner, the rollout and the configuration ask it, and none of them knows an algorithm by name.
 """
 

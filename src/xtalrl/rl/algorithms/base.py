@@ -1,4 +1,4 @@
-"""What the rest of the learner asks of an algorithm. Neither this nor an algorithm imports torch: the workflow reads them without it."""
+"""What the learner asks of an algorithm. Algorithms do not import torch, because the workflow reads them without it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What is known of the B transitions of a batch beyond (s, a, s'): the labels of their crystals, and draws to relabel with.
+    """What a batch of B transitions has beside (s, a, s'): the labels of their crystals, and random numbers to relabel them.
 
     All draws are functions of the seed and the step alone.
     """
@@ -58,7 +58,7 @@ class Learning:
 
 
 class Algorithm:
-    """The defaults describe a policy that learns by cloning, without a target gap."""
+    """Base of all algorithms; the defaults describe a policy that learns by cloning, without a target gap."""
 
     kind: str
     """The first part of a policy's name."""
@@ -75,7 +75,7 @@ class Algorithm:
     has_values = False
     """Whether the network's outputs are values that a discount belongs to, not logits."""
     hides_target = False
-    """Whether it is trained with the target hidden now and then, so that the rollout can guide it, or ask for an energy beside the gap."""
+    """Whether it is trained with the target hidden at times, so that the rollout can guide it, or ask for an energy beside the gap."""
     learns_from_metals = False
     """Whether crystals of the split `metals` are data for it."""
 
@@ -92,7 +92,7 @@ class Algorithm:
         return float("nan")
 
     def reward(self, spec: PolicySpec, reward: Tensor, outcomes: Outcomes, target_ev: Tensor) -> Tensor:
-        """The terminal reward (B,) of each transition's crystal, given what `Replay.rewards` says of it and the p̂ of the batch."""
+        """The terminal reward (B,) of each transition's crystal, from the value of `Replay.rewards` and the p̂ of the batch."""
         return reward
 
     def loss(self, learning: Learning) -> Loss:
