@@ -1,4 +1,4 @@
-"""Hits and what became of them: a gap that meets its target is computed again, more finely, before it is claimed."""
+"""Hits and their confirmation: a gap that meets its target is computed again with a finer protocol before it is claimed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 CONFIRMED = "hit confirmed"
 WITHDRAWN = "hit withdrawn"
 UNANSWERED = "hit"
-"""The finer SCF gave no gap, so that the hit is neither confirmed nor withdrawn."""
+"""Verdict on a hit whose finer SCF gave no gap, so that it is neither confirmed nor withdrawn."""
 VERDICTS = (CONFIRMED, WITHDRAWN, UNANSWERED)
 
 
@@ -28,7 +28,7 @@ def find_hits(
     Args:
         evaluation: `EVALUATION` table.
         hits: table to write.
-        targets_ev: target gap of each policy in eV; policies that are not named or have none hit nothing.
+        targets_ev: target gap of each policy in eV; policies without one have no hits.
         window_ev: half width of the desired range in eV.
 
     Raises:

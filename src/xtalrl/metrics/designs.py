@@ -38,10 +38,10 @@ class Labels:
 class PolicyDesigns:
     """Every design of one policy.
 
-    Arrays are (n_seeds, n_crystals), `true_` ones (n_crystals,); NaN stands for what is unknown: where a seed has no design of a crystal,
-    `novel` of invalid designs or without a formula list, `converged` of designs that no SCF was run for (yet), properties of
-    designs whose SCF failed. Energies in eV/atom, gaps in eV
-    and clipped at 0 but for `band_gap_raw`. `composition` numbers the reduced formulas.
+    Arrays have the shape (n_seeds, n_crystals), those that begin with `true_` (n_crystals,). NaN means unknown: everything where a seed has no design
+    of a crystal, `novel` of invalid designs or without a formula list, `converged` of designs without an SCF (so far), and properties of
+    designs whose SCF failed. Energies are in eV/atom; gaps are in eV and, except for `band_gap_raw`, clipped at 0. `composition` numbers the
+    reduced formulas.
     """
 
     policy: str
@@ -69,21 +69,21 @@ class PolicyDesigns:
 
     @property
     def designed(self) -> Bools:
-        """Crystals and seeds that have a design."""
+        """Whether a crystal has a design of a seed."""
         return np.isfinite(self.n_sites)
 
     @property
     def succeeded(self) -> Bools:
-        """Designs whose SCF converged. The gap can still be unknown (smearing), and so the formation energy (a missing reference)."""
+        """Whether the SCF of a design converged. The gap can still be unknown (smearing), and so can the formation energy (a missing reference)."""
         return np.equal(self.converged, 1)
 
     @property
     def outcome_is_known(self) -> Bools:
-        """Designs whose SCF was run, or that are invalid, so that none was needed."""
+        """Whether the SCF of a design was run, or was not needed because the design is invalid."""
         return self.designed & np.isfinite(self.converged)
 
     def by_the_papers_rules(self) -> PolicyDesigns:
-        """The same with designs that only an extended recovery made converge counted as failures."""
+        """The same designs, except that those which converged only by an extended recovery count as failures."""
         lost = np.equal(self.recovered, 1)
         return replace(
             self,
@@ -103,20 +103,20 @@ class PolicyDesigns:
         return shares
 
     def bootstrap(self, scoring: Scoring) -> Bootstrap:
-        """The resampling that fits these arrays."""
+        """The resampling for these arrays."""
         return Bootstrap(len(self.seeds), len(self.material_ids), scoring.bootstrap_samples, scoring.confidence)
 
 
 def read_policies(
     evaluation: str | Path, labels: str | Path | None, stability: str | Path | None, policies: Iterable[str]
 ) -> list[PolicyDesigns]:
-    """The designs of the named policies, in the order of the names; where there are several of a skeleton, the first of them.
+    """The designs of the named policies, in the order of the names; of several designs of a skeleton, the first one.
 
     Args:
         evaluation: `EVALUATION` table.
-        labels: `LABELS`; those of the split val are the distribution designs are compared with. None: there are none.
-        stability: `STABILITY` table of the same designs. None: energies above the hull are unknown.
-        policies: names.
+        labels: `LABELS`; designs are compared with the distribution of those of the split val. None if there are no labels.
+        stability: `STABILITY` table of the same designs; None if energies above the hull are unknown.
+        policies: names of the policies.
 
     Raises:
         XtalrlError: a table cannot be read, a policy has no design in it, or its designs were judged by different rules.
@@ -145,7 +145,7 @@ def read_compositions(assessments: str | Path, policies: Iterable[str]) -> list[
         policies: names.
 
     Raises:
-        XtalrlError: as `read_policies`.
+        XtalrlError: as in `read_policies`.
     """
     frame = tables.read(assessments, tables.ASSESSMENTS).drop_columns(["species"]).to_pandas()
     frame[[name for name in (*_COLUMNS, *_TRUE_COLUMNS) if name not in frame and name != "composition"]] = np.nan

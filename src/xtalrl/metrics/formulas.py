@@ -1,4 +1,4 @@
-"""Compositions as counts of elements, and the one spelling under which they are compared."""
+"""Compositions as counts of elements, and the spelling by which they are compared."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def reduce_counts(counts: Mapping[str, int]) -> dict[str, int]:
 def composition_key(counts: Mapping[str, int]) -> str:
     """The spelling under which compositions are compared: reduced, elements in alphabetical order (`Ca1H2O2`).
 
-    Unlike a conventional formula it has one form only: `Ca(HO)2`, `CaH2O2` and `Ca(OH)2` share it, and so do `O` and `O2`.
+    Unlike a conventional formula, it is unique: `Ca(HO)2`, `CaH2O2` and `Ca(OH)2` share it, and so do `O` and `O2`.
     """
     return "".join(f"{symbol}{count}" for symbol, count in sorted(reduce_counts(counts).items()))
 

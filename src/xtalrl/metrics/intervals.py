@@ -1,11 +1,11 @@
-"""Intervals of metrics over designs: what would change with another draw of crystals and another training seed.
+"""Intervals of metrics over designs: how much a number would change with another draw of crystals and another training seed.
 
 The designs of a policy form a table (seeds, crystals): every seed fills the same skeletons. A resample draws crystals with
-replacement, the same for all seeds, and, where there are several, seeds with replacement (a two-way bootstrap, Owen 2007,
+replacement, the same for all seeds, and, if there are several seeds, seeds with replacement (a two-way bootstrap, Owen 2007,
 doi:10.1214/07-AOAS122). With few seeds the spread between them is underestimated, by the factor (S - 1)/S in variance.
 
-Where all resamples agree, as for three gaps of 0 eV, resampling says nothing, and an interval of no width would claim certainty. A share then
-has Wilson's interval. A mean has none: what a few equal values tell of the mean of a quantity without bounds is nothing
+If all resamples agree, as for three gaps of 0 eV, resampling says nothing, and an interval without width would claim certainty. A share then
+has Wilson's interval. A mean has no interval: a few equal values say nothing about the mean of an unbounded quantity
 (Bahadur and Savage 1956, doi:10.1214/aoms/1177728077).
 """
 
@@ -33,12 +33,12 @@ _CHUNK = 1_000_000  # weights held at once while resampling a distribution
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval; all null where nothing could be counted.
+    """A number with its interval; all fields are null if nothing could be counted.
 
     `n` is the number of units in the denominator (crystals, atoms, designs), `method` how the interval was made,
-    empty where there is no interval: of fewer than two crystals, or where all resamples agree. `resamples` (B,) is the number in each
-    bootstrap resample, NaN where it had nothing to count: policies on the same skeletons share their resamples, so the difference of
-    two of them is paired. `terms` is what the number is made of, skeleton by skeleton.
+    empty if there is no interval: with fewer than two crystals, or if all resamples agree. `resamples` (B,) is the number in each
+    bootstrap resample, NaN if there was nothing to count: policies on the same skeletons share their resamples, so that the difference of
+    two of them is paired. `terms` are the contributions to the number, skeleton by skeleton.
     """
 
     value: float | None
@@ -50,7 +50,7 @@ class Estimate:
     terms: Ratio | Distance | None = field(default=None, repr=False, compare=False)
 
     def scaled(self, factor: float) -> Estimate:
-        """The same in another unit, e.g. percent."""
+        """The same estimate in another unit, e.g. percent."""
         value, low, high = (None if number is None else number * factor for number in (self.value, self.low, self.high))
         resamples = None if self.resamples is None else self.resamples * factor
         return Estimate(value, low, high, self.n, self.method, resamples, self.terms)
@@ -77,8 +77,8 @@ class Bootstrap:
     def proportion(self, numerator: Floats | Bools, denominator: Floats | Bools) -> Estimate:
         """Sum of numerators over sum of denominators, both (S, M), 0 <= numerator <= denominator.
 
-        Wilson's interval where there is one seed and one trial per crystal. Where all resamples agree (0 % or 100 %, mostly) the
-        interval is Wilson's with crystals as trials, neither atoms nor seeds counting as independent.
+        The interval is Wilson's if there is one seed and one trial per crystal. If all resamples agree (mostly at 0 % or 100 %), it
+        is Wilson's with crystals as trials; neither atoms nor seeds count as independent.
         """
         hits, trials_made = numerator.astype(np.float64), denominator.astype(np.float64)
         estimate = self._ratio(hits, trials_made)
@@ -173,11 +173,11 @@ def has_spread(resampled: Floats) -> bool:
 
 @dataclass(frozen=True)
 class Difference:
-    """One policy's number less another's, of designs on the same skeletons.
+    """The difference of the numbers of two policies with designs on the same skeletons.
 
-    `low` and `high` are null where neither resampling nor the intervals of the two numbers tell; `p` is two-sided, of no difference
-    between the trained policies, null where they differ on no skeleton; `p_floor` is the smallest p that the test can give, and `test` says
-    how it was found.
+    `low` and `high` are null if neither resampling nor the intervals of the two numbers give them. `p` is the two-sided p value of no difference
+    between the trained policies, null if they differ on no skeleton. `p_floor` is the smallest p that the test can give, and `test` says
+    how p was found.
     """
 
     value: float
@@ -189,10 +189,10 @@ class Difference:
 
 
 def paired_difference(first: Estimate, second: Estimate, confidence: float) -> Difference | None:
-    """`first` less `second`, whose resamples must be of the same crystals and seeds; None where one of them has none.
+    """`first` minus `second`, whose resamples must be of the same crystals and seeds; None if one of them has none.
 
-    The interval is the percentile interval of the differences of the resamples, shifted to the difference of the estimates; where these
-    show no spread, it is made of the intervals of the two numbers by squaring and adding (Newcombe 1998,
+    The interval is the percentile interval of the differences of the resamples, shifted to the difference of the estimates. If these
+    show no spread, it follows from the intervals of the two numbers by adding squares (Newcombe 1998,
     doi:10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I). The p value is that of `swaps.swap_test`.
     """
     if first.value is None or second.value is None or first.resamples is None or second.resamples is None:

@@ -1,4 +1,4 @@
-"""How good predictions of crystals are, where their gaps and formation energies are known: errors, ranking, and whether they mean what they say."""
+"""Quality of predictions for crystals with known gaps and formation energies: errors, ranking and calibration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xtalrl import tables
 from xtalrl.metrics.intervals import BOOTSTRAP, NOTHING, Bools, Estimate, Floats
 
 BINS = 10
-"""Bins of equal width in which stated probabilities are compared with what happened."""
+"""Number of bins of equal width in which stated probabilities are compared with observed shares."""
 _SAMPLES, _CONFIDENCE, _SEED = 1000, 0.95, 20240322
 
 Statistic = Callable[["Judged"], float]
@@ -22,34 +22,34 @@ Statistic = Callable[["Judged"], float]
 
 @dataclass(frozen=True)
 class Judged:
-    """n predictions beside what turned out; all (n,), NaN where it is not known."""
+    """n predictions beside the true values; all (n,), NaN if unknown."""
 
     p_metal: Floats
     nonmetal_gap: Floats
     nonmetal_gap_std: Floats
     nonmetal_gap_spread: Floats
-    """eV; the part of the standard deviation that lies between the members."""
+    """Part of the standard deviation that lies between the members, in eV."""
     gap: Floats
-    """Predicted, eV; metals counted."""
+    """Predicted gap in eV, with the probability of a metal counted."""
     gap_low: Floats
     gap_high: Floats
     energy: Floats
-    """Predicted, eV/atom."""
+    """Predicted formation energy in eV/atom."""
     energy_low: Floats
     energy_high: Floats
     p_hit: Floats
     gap_from: Floats
     gap_to: Floats
     true_gap: Floats
-    """eV; NaN also where the SCF failed."""
+    """True gap in eV; NaN also if the SCF failed."""
     true_energy: Floats
-    """eV/atom"""
+    """True formation energy in eV/atom."""
 
     @classmethod
     def of_rows(cls, predictions: list[dict[str, Any]], truth: Mapping[str, Mapping[str, Any]]) -> Judged:
         """Rows of `tables.PREDICTIONS` beside rows, by material_id, with the columns band_gap and formation_energy_per_atom (`tables.LABELS`).
 
-        A crystal without such a row is left out; one whose row has no values counts as a failed SCF.
+        A crystal without such a row is left out; a crystal whose row has no values counts as a failed SCF.
         """
         rows = [(row, truth[row["material_id"]]) for row in predictions if row["material_id"] in truth]
 
@@ -89,7 +89,7 @@ class Judged:
         return len(self.p_metal)
 
     def where(self, chosen: Any) -> Judged:
-        """Those chosen: a mask or positions."""
+        """The chosen predictions, by a mask or by positions."""
         return Judged(*[getattr(self, field.name)[chosen] for field in fields(self)])
 
     @property
@@ -100,7 +100,7 @@ class Judged:
 
     @property
     def is_hit(self) -> Bools:
-        """Whether each turned out to have a gap in its wanted range; a failed SCF is none."""
+        """Whether each turned out to have a gap in its wanted range; a failed SCF is no hit."""
         hit: Bools = (self.true_gap > self.gap_from) & (self.true_gap < self.gap_to)
         return hit
 
@@ -113,11 +113,11 @@ class Figure:
     unit: str
     estimate: Estimate
     constant: float | None = None
-    """What the best constant prediction comes to on the same crystals, where there is one."""
+    """The same number for the best constant prediction on the same crystals, if there is one."""
 
 
 def figures(judged: Judged, confidence: float) -> Iterator[Figure]:
-    """All figures of predictions whose intervals are to cover the share `confidence`; each with its 95 % bootstrap interval over crystals."""
+    """All figures of predictions with intervals of level `confidence`, each with its 95 % bootstrap interval over crystals."""
     known = judged.where(np.isfinite(judged.true_gap))
     nonmetals = known.where(known.true_gap > 0)
     energies = judged.where(np.isfinite(judged.true_energy))
@@ -146,7 +146,7 @@ def figures(judged: Judged, confidence: float) -> Iterator[Figure]:
 
 
 def resampled(statistic: Statistic, judged: Judged) -> Estimate:
-    """A statistic with its percentile bootstrap interval over crystals; resamples that have none (a single class, say) are left out."""
+    """A statistic with its percentile bootstrap interval over crystals; resamples without a value (e.g. of a single class) are left out."""
     n = len(judged)
     if n == 0:
         return NOTHING
@@ -173,7 +173,7 @@ def nonmetal_gap_error(judged: Judged) -> float:
 
 
 def gap_bias(judged: Judged) -> float:
-    """Mean of the predicted gap less the true one, eV."""
+    """Mean of predicted minus true gap, eV."""
     return float((judged.gap - judged.true_gap).mean())
 
 
@@ -186,7 +186,7 @@ def rank_correlation(judged: Judged) -> float:
 
 
 def metal_auc(judged: Judged) -> float:
-    """Probability that of a metal and a nonmetal the metal has the higher probability of being one."""
+    """Probability that, of a metal and a nonmetal, the metal has the higher predicted probability of being a metal."""
     return area_under_curve(judged.p_metal, judged.is_metal)
 
 
@@ -196,7 +196,7 @@ def metal_calibration(judged: Judged) -> float:
 
 
 def metal_excess(judged: Judged) -> float:
-    """Mean probability of a metal less the share of metals."""
+    """Mean predicted probability of a metal minus the share of metals."""
     return float(judged.p_metal.mean() - judged.is_metal.mean())
 
 
@@ -221,7 +221,7 @@ def energy_coverage(judged: Judged) -> float:
 
 
 def hit_auc(judged: Judged) -> float:
-    """Probability that of a hit and another crystal the hit has the higher probability of being one."""
+    """Probability that, of a hit and another crystal, the hit has the higher predicted probability of being a hit."""
     return area_under_curve(judged.p_hit, judged.is_hit)
 
 
@@ -236,7 +236,7 @@ def hits_found(judged: Judged) -> float:
 
 
 def area_under_curve(score: Floats, positive: Bools) -> float:
-    """Probability that of a positive and a negative, drawn at random, the positive has the higher score, ties counting half; NaN where there are not both."""
+    """Probability that, of a random positive and a random negative, the positive has the higher score; ties count half. NaN if either is missing."""
     n_positive = int(positive.sum())
     n_negative = len(positive) - n_positive
     if not n_positive or not n_negative:
@@ -246,7 +246,7 @@ def area_under_curve(score: Floats, positive: Bools) -> float:
 
 
 def calibration_error(probability: Floats, happened: Bools) -> float:
-    """Mean over crystals of the difference between the mean probability in a bin and the share that happened there (expected calibration error)."""
+    """Expected calibration error: mean over crystals of the difference between the mean probability in a bin and the observed share."""
     which = np.minimum((probability * BINS).astype(int), BINS - 1)
     difference = np.bincount(which, probability - happened, BINS)
     return float(np.abs(difference).sum() / len(probability))

@@ -1,4 +1,4 @@
-"""How designs are scored: the choices behind every number of a run."""
+"""Settings by which designs are scored: the choices behind every number of a run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Scoring:
-    """What every metric of a run is given beside the designs."""
+    """The arguments that every metric of a run gets beside the designs."""
 
     bootstrap_samples: int
-    """Resamples of an interval."""
+    """Number of resamples of an interval."""
     confidence: float
     """Level of an interval, e.g. 0.95."""
     window_ev: float
@@ -20,8 +20,8 @@ class Scoring:
     stable_ev_per_atom: float
     """Largest energy above the hull of a stable design, eV/atom."""
     target_ev: float | None = None
-    """Target gap that ν and κ are counted at, eV; the other metrics do without it."""
+    """Target gap in eV at which ν and κ are counted; the other metrics do not use it."""
 
     def at(self, target_ev: float) -> Scoring:
-        """The same at a target gap in eV."""
+        """The same settings at a target gap in eV."""
         return replace(self, target_ev=target_ev)

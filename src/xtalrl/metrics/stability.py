@@ -1,8 +1,8 @@
 """Energy above the convex hull of our own consistent energies, and stable-unique-novel designs.
 
-The competing phases are the labelled crystals of the run and the elements, all of one protocol. That hull is not the whole truth: a phase
-outside the data set is not on it, and no structure is relaxed. So a design that has no compound among its rivals, or an element
-whose reference is an isolated atom, is flagged.
+The competing phases are the labelled crystals of the run and the elements, all of one protocol. This hull is incomplete: it knows no phase
+outside the data set, and no structure is relaxed. So a design is flagged if no compound competes with it, or if the reference of one of its
+elements is an isolated atom.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from xtalrl.progress import Progress
 logger = logging.getLogger(__name__)
 
 NO_COMPOUND = "no_compound"
-"""No labelled compound is made of the design's elements: its energy above the hull is its formation energy."""
+"""Flag of a design whose elements form no labelled compound: its energy above the hull is its formation energy."""
 ATOM_REFERENCE = "atom_reference"
-"""An element's reference is an isolated atom, far above its crystal: the formation energy is too low."""
+"""Flag of a design with an element whose reference is an isolated atom, far above its crystal: the formation energy is too low."""
 
 
 @dataclass(frozen=True)
 class Decomposition:
-    """The hull at a composition: its energy (eV/atom, formation) and the phases it is made of."""
+    """The hull at a composition: its formation energy in eV/atom and the phases of the mixture."""
 
     energy: float
     formulas: tuple[str, ...]
@@ -46,8 +46,8 @@ class Decomposition:
 class Hull:
     """Convex hull of crystals (lowest formation energy of each composition) and the elements at 0.
 
-    The hull energy at a composition is a linear programme: the cheapest mixture of competing phases with that composition. It takes a
-    design of 18 elements as easily as one of two, which a hull of all facets does not.
+    The hull energy at a composition is the solution of a linear programme: the energy of the cheapest mixture of competing phases with that
+    composition. This works for 18 elements as easily as for two, unlike a hull of all facets.
     """
 
     def __init__(self, phases: Mapping[str, tuple[Mapping[str, int], float]]) -> None:
@@ -92,9 +92,9 @@ def assess_stability(
     Args:
         evaluation: `EVALUATION` table.
         outcomes: `SCF_OUTCOMES` of the designs, for the references added for them.
-        labels: `LABELS`; those of the references' protocol compete. None or empty: there are none.
+        labels: `LABELS`, of which those of the references' protocol compete; None if there are none.
         crystals: `CRYSTALS` of the labels.
-        references: `REFERENCES` of the labels; None or empty where `outcomes` holds all.
+        references: `REFERENCES` of the labels; None if `outcomes` holds all references.
         stability: `STABILITY` table to write.
 
     Raises:
@@ -192,7 +192,7 @@ def stable_share(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
 
 
 def stable_unique_novel(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
-    """S.U.N.: distinct compositions of a seed that are stable and novel, over all its designs; nothing without a formula list."""
+    """S.U.N.: distinct compositions of a seed that are stable and novel, divided by all its designs; null without a formula list."""
     if not np.isfinite(designs.novel).any():
         return designs.bootstrap(scoring).proportion(np.zeros(designs.novel.shape), np.zeros(designs.novel.shape))
     chosen = _stable(designs, scoring) & np.equal(designs.novel, 1)

@@ -1,8 +1,8 @@
-"""Whether two policies differ: their designs of a skeleton change places, and the difference is looked at again.
+"""A test whether two policies differ: their designs of a skeleton are swapped, and the difference is computed again.
 
-If the policies are alike, every swap of the two designs of a skeleton is as likely as what was observed (Fisher's randomization test for
-pairs; a sign-flip test where each policy has one number per skeleton). The p value is the share of swaps whose difference is at least as large.
-The trained policies are taken as they are: the test says nothing of other training seeds, whose designs of a skeleton change places together.
+If the policies are alike, every swap of the two designs of a skeleton is as likely as the observed assignment (Fisher's randomization test for
+pairs; a sign-flip test if each policy has one number per skeleton). The p value is the share of swaps whose difference is at least as large.
+The test is about these trained policies and says nothing about other training seeds: the designs of all seeds of a skeleton are swapped together.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 EXACT_UP_TO = 12
-"""Skeletons on which two policies differ: with so many or fewer, all swaps are tried."""
+"""Number of skeletons on which two policies differ up to which all swaps are tried."""
 _RANDOM_SEED = 20240322
 _CHUNK = 1_000_000  # numbers held at once
 
 
 class Terms(Protocol):
-    """What a policy's number is made of, skeleton by skeleton, so that skeletons can be exchanged with another policy's."""
+    """The contributions to a policy's number, skeleton by skeleton, so that they can be swapped with those of another policy."""
 
     def unlike(self, other: Self) -> Bools:
         """Skeletons on which the policies differ, (M,)."""
 
     def differences(self, other: Self, kept: Floats) -> Floats:
-        """The number of this policy less that of the other, (B,), where a skeleton is `kept` (1) or swapped (0), (B, M); NaN where undefined."""
+        """The number of this policy minus that of the other, (B,), with each skeleton `kept` (1) or swapped (0), (B, M); NaN if undefined."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ class SwapTest:
 
     p: float
     swaps: int
-    """Ways to exchange skeletons that were tried, what was observed included."""
+    """Number of swaps that were tried, including the observed assignment."""
     is_exact: bool
-    """Whether they are all there are; else they are drawn at random, and p is at least 1 / swaps."""
+    """Whether all swaps were tried; otherwise they are drawn at random, and p is at least 1 / swaps."""
 
     @property
     def name(self) -> str:
@@ -107,7 +107,7 @@ class SwapTest:
 
     @property
     def floor(self) -> float:
-        """The smallest p that the test can give. Swapping all skeletons turns the difference round, so that two of all swaps are as large."""
+        """The smallest p that the test can give. Swapping all skeletons reverses the difference, so that at least two swaps are as large."""
         return (2 if self.is_exact else 1) / self.swaps
 
 
@@ -115,12 +115,12 @@ T = TypeVar("T", bound=Terms)
 
 
 def swap_test(first: T, second: T, samples: int) -> SwapTest | None:
-    """Test whether two policies that filled the same skeletons differ; None where they differ on none.
+    """Test whether two policies that filled the same skeletons differ; None if they differ on no skeleton.
 
     Args:
         first: terms of one policy.
-        second: those of the other, of the same kind and skeletons.
-        samples: random swaps where there are too many to try all.
+        second: terms of the other policy, of the same kind and skeletons.
+        samples: number of random swaps if there are too many to try all.
     """
     unlike = np.flatnonzero(first.unlike(second))
     if not len(unlike):

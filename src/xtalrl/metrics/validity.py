@@ -1,9 +1,9 @@
-"""Composition validity: can the elements take oxidation states that make the composition neutral and chemically sensible?
+"""Composition validity: whether the elements have oxidation states that make the composition neutral and chemically sensible.
 
 The rule of the paper is CDVAE's function on smact 2.5.2; smact's own rules of today are further rules. All of them ask for one choice
 of oxidation states, one per element, that (1) sums to zero and (2) passes the Pauling test: every cation is less electronegative
-than every anion. smact walks through the product of all states, which for a composition of 18 elements has up to 10^18 members. Here
-the same question is answered exactly with sets of reachable charges: in elements sorted by electronegativity, a choice passes
+than every anion. smact goes through the product of all states, which for a composition of 18 elements has up to 10^18 members. Here
+the same question is answered exactly with sets of reachable charges: with the elements sorted by electronegativity, a choice passes
 the Pauling test if and only if some cut has no anion below it and no cation above it.
 """
 
@@ -53,14 +53,14 @@ class ValidityRule:
 
 @dataclass(frozen=True)
 class _Ion:
-    """An element of a composition: count in the reduced formula, its oxidation states, its electronegativity."""
+    """An element of a composition: its count in the reduced formula, its oxidation states and its electronegativity."""
 
     count: int
     states: tuple[int, ...]
     electronegativity: float | None
 
     def charges(self, keep: Callable[[int], bool]) -> tuple[int, ...]:
-        """Charges that all its atoms together bring, for the states to keep."""
+        """Total charges of all its atoms, for those states that are kept."""
         return tuple(self.count * state for state in self.states if keep(state))
 
 

@@ -1,9 +1,9 @@
-"""A CIF is read whole or rejected: pymatgen reads it, and what it read is compared with what the file states.
+"""A CIF is read completely or rejected: pymatgen reads it, and the result is compared with what the file states.
 
-pymatgen drops labels that it does not know, takes P1 where it cannot tell the symmetry, and only warns. So
+pymatgen drops labels that it does not know, takes P1 if it cannot find the symmetry, and only warns. Therefore
 
-- each atom must name an element, and nothing may be left to guess: hydrogens without positions, occupancies and coordinates that are no
-  numbers, operations that are none;
+- each atom must name an element, and nothing may be left to guess: no hydrogens without positions, no occupancies, coordinates or symmetry
+  operations that cannot be read;
 - the elements and their ratios must be those of `_chemical_formula_sum`;
 - the number of atoms must be that of the formula and `_cell_formula_units_Z`. A file that does not state it must not contradict its
   multiplicities and its space group.
@@ -30,10 +30,10 @@ from pymatgen.io.cif import CifBlock, CifParser
 from xtalrl.structures.rejections import Reason, Rejection
 
 MAX_SITES_READ = 400
-"""Atoms in the cell of a CIF: 20 in a primitive cell are at most 80 in its conventional one. pymatgen needs minutes for some thousands."""
+"""Maximum number of atoms in the cell of a CIF: 20 in a primitive cell are at most 80 in its conventional one. pymatgen needs minutes for some thousands."""
 MAX_OPERATIONS = 1000
 RATIO_TOLERANCE = 0.01
-"""Relative, of the amounts of two elements: one atom among 20 is 5 %."""
+"""Relative tolerance of the ratio of two elements: one atom among 20 is 5 %."""
 SITE_TOLERANCE = 1e-4
 """Tolerance in fractional coordinates: images of an atom nearer than this are one (pymatgen's)."""
 TRANSLATION_TOLERANCE = 0.01
@@ -41,7 +41,7 @@ TRANSLATION_TOLERANCE = 0.01
 METRIC_TOLERANCE = 0.02
 """Tolerance of the metric tensor that an operation must leave as it is, relative to its largest element."""
 SYMPRECS = (0.1, 0.01, 0.001)
-"""Å, for the space group of what was read."""
+"""Tolerances in Å for the space group of the crystal that was read."""
 
 _DATA_NAME = re.compile(r"data_(.*?)(?=\s_|\sloop_|\s#|\s*$)", re.IGNORECASE)
 _OF_ATOMS = re.compile(r"\s*_atom_site[_.](?!aniso)", re.IGNORECASE)
@@ -53,7 +53,7 @@ _OPERATIONS = (
     "_space_group_symop_operation_xyz_",
 )
 _MAGNETIC = ("_space_group_magn", "_atom_site_moment", "_space_group_symop_magn")
-"""What names of data tell pymatgen that a block is a magCIF."""
+"""Parts of data names by which pymatgen recognizes a magCIF."""
 _GROUP_NUMBERS = ("_space_group_it_number", "_symmetry_int_tables_number")
 _GROUP_NAMES = (
     "_space_group_name_h-m_alt",
@@ -80,7 +80,7 @@ _NAMES = {
         "_atom_type_symbol", "_atom_type_oxidation_number",
     )
 }  # fmt: skip
-"""Data names as pymatgen knows them, by the name in lower case: to CIF, capitals mean nothing, and a dot may stand for an underscore."""
+"""Data names as pymatgen knows them, by the name in lower case: in a CIF, case does not matter, and a dot may stand for an underscore."""
 
 
 def split_blocks(text: str) -> list[tuple[str, str]]:
@@ -121,7 +121,7 @@ def read_cif(cif: str) -> Structure:
     """The cell of a CIF with one crystal, as it is given.
 
     Raises:
-        Rejection: it cannot be read, is not what it states, lists several crystals, or has more than `MAX_SITES_READ` sites.
+        Rejection: the CIF cannot be read, contradicts itself, lists several crystals, or has more than `MAX_SITES_READ` sites.
     """
     blocks = split_blocks(cif)
     if len(blocks) > 1:
@@ -177,7 +177,7 @@ def _read(text: str, caught: Sequence[warnings.WarningMessage]) -> Structure:
 
 
 def _explained(error: Exception) -> str:
-    """What pymatgen's error says about the file."""
+    """The meaning of pymatgen's error, in words about the file."""
     said = " ".join(str(error).split())
     said = re.sub(r"^No structure parsed for section \d+ in CIF\. ?", "", said)
     if isinstance(error, ZeroDivisionError):
@@ -196,7 +196,7 @@ def _explained(error: Exception) -> str:
 
 
 def _atom_columns(data: Mapping[str, Any]) -> dict[str, list[str] | None]:
-    """The columns of the loop of atoms without `_atom_site_`, all of one length; None for one that may be missing and is."""
+    """The columns of the loop of atoms, without the prefix `_atom_site_`, all of one length; None for an optional column that is missing."""
     columns = {name: data.get(f"_atom_site_{name}") for name in ("label", "fract_x", "fract_y", "fract_z")}
     if missing := [name for name, values in columns.items() if values is None]:
         raise Rejection(Reason.UNREADABLE_CIF, f"its atoms have no _atom_site_{missing[0]}")
@@ -245,9 +245,9 @@ def _too_many(n_sites: int) -> Rejection:
 
 
 def _names_element(symbol: str) -> bool:
-    """Whether the letters that a symbol or label begins with are an element without a doubt.
+    """Whether the first letters of a symbol or label are certainly an element.
 
-    Two capitals that are elements each, as in CO, are none: what is meant can be carbon as well as cobalt.
+    Two capitals that are both elements, as in CO, are not: carbon can be meant as well as cobalt.
     """
     letters = re.match(r"[A-Za-z]*", symbol)[0]  # type: ignore[index]
     if not Element.is_valid_symbol(letters.title()) or letters == "T":
@@ -256,7 +256,7 @@ def _names_element(symbol: str) -> bool:
 
 
 def _check_cell(data: Mapping[str, Any]) -> None:
-    """Check the edges and angles that are given. pymatgen takes those that are not from the crystal system."""
+    """Check the given edges and angles. pymatgen takes missing ones from the crystal system."""
     given: dict[str, list[float]] = {"length": [], "angle": []}
     for kind, names in (("length", ("a", "b", "c")), ("angle", ("alpha", "beta", "gamma"))):
         for name in names:
@@ -338,18 +338,18 @@ class _Operations:
 
     @property
     def numbers(self) -> set[int]:
-        """The numbers of the space groups that are stated: a name and a number may differ, where one was left as it is by default."""
+        """The numbers of the stated space groups: a name and a number may differ if one of them was left at its default."""
         of_numbers = (_number(self.lower.get(key)) for key in _GROUP_NUMBERS)
         of_names = (_group_numbers().get(_squeezed(str(self.lower.get(key)))) for key in _GROUP_NAMES)
         return {int(number) for number in (*of_numbers, *of_names) if number and number in range(1, 231)}
 
     def multiplicities_confirmed(self) -> bool:
-        """Whether the file states the multiplicity of each site, and what was read has it.
+        """Whether the file states the multiplicity of each site and agrees with what was read.
 
-        SHELXL-97 writes the order of the site's symmetry there, which is as good.
+        SHELXL-97 writes the order of the site symmetry there, which serves as well.
 
         Raises:
-            Rejection: it has not.
+            Rejection: the multiplicities disagree.
         """
         found = (
             self.lower.get(f"_atom_site_{name}") for name in ("symmetry_multiplicity", "site_symmetry_multiplicity")
@@ -370,7 +370,7 @@ class _Operations:
         """Check what was read against the space group that is stated.
 
         Raises:
-            Rejection: it is not known, or it is not that of the crystal.
+            Rejection: the space group is unknown, or is not that of the crystal.
         """
         if not self.name or self.numbers == {1}:
             return
@@ -429,7 +429,7 @@ def _is_group(rotations: bytes, translations: bytes) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    """The number of a CIF's value, without its uncertainty; None where it is none."""
+    """The number in a value of a CIF, without its uncertainty; None if it is no number."""
     try:
         number = float(re.sub(r"\(.*", "", value))
     except (TypeError, ValueError):
@@ -438,7 +438,7 @@ def _number(value: Any) -> float | None:
 
 
 def _stated_formula(data: Mapping[str, Any]) -> dict[str, float]:
-    """The atoms of each element in the formula that is stated, if any."""
+    """Number of atoms of each element in the stated formula, if any."""
     for key in ("_chemical_formula_sum", "_chemical_formula_structural"):
         value = data.get(key)
         if isinstance(value, str) and value.strip() not in _UNKNOWN:
@@ -470,12 +470,12 @@ def _written(amounts: Mapping[str, float]) -> str:
 
 
 def _count_confirmed(structure: Structure, stated: Mapping[str, float], data: Mapping[str, Any]) -> bool:
-    """Whether the file states the number of atoms in the cell, and that many were read.
+    """Whether the file states the number of atoms in the cell and as many were read.
 
-    The formula is that of one of Z units. pymatgen and others state that of the whole cell instead, with Z units in it.
+    The formula is that of one of Z units. pymatgen and other programs state the formula of the whole cell instead, together with Z.
 
     Raises:
-        Rejection: fewer were read.
+        Rejection: fewer atoms were read.
     """
     n_stated, n_read = sum(stated.values()), len(structure)
     units = _number(data.get("_cell_formula_units_Z", "")) or 1

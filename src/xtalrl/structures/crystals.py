@@ -1,4 +1,4 @@
-"""Rows of MP-20's CSVs → crystals to use as Niggli-reduced cells, and every other row with the reason why it was left out."""
+"""From rows of MP-20's CSVs to Niggli-reduced crystals; every other row is kept with the reason why it was left out."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ OPTIONAL_COLUMNS = ("formation_energy_per_atom", "total_magnetization")
 """`total_magnetization`, in µB per cell of the CIF, is the Materials Project's name; MP-20 itself does not have it."""
 
 MIN_DISTANCE = 0.5
-"""Å; atoms nearer than this overlap (the default of pymatgen's `Structure.is_valid`)."""
+"""Distance in Å below which atoms overlap (the default of pymatgen's `Structure.is_valid`)."""
 
 MAX_EDGE = 1000.0
-"""Å; pymatgen's reduction does not end for absurdly large cells."""
+"""Longest edge of a cell in Å: pymatgen's reduction does not end for absurdly large cells."""
 MAX_LATTICE_POINTS = 10_000
 """Largest number of lattice points in a sphere with the longest edge as radius: pymatgen's reduction enumerates them, which fills the memory for absurd cells.
 MP-20 has at most 1,020."""
 
 Metals = Literal["source", "dft", "train"]
-"""How metals are known: by a band gap of 0 in the source, or by that of the label, so that none is left out here. `train` knows them by
-the source and keeps those of the training split, as the split `tables.METALS`."""
+"""How metals are recognized: `source` by a band gap of 0 in the source, `dft` by that of the label, so that none is left out here. `train` goes by
+the source, but keeps those of the training split, as the split `tables.METALS`."""
 
 PAPER_NONMETALS = {"train": 8832, "val": 2486}
 MP20_ROWS = {"train": 27136, "val": 9047, "test": 9046}
@@ -70,11 +70,11 @@ def build_crystals(
         crystals: the Parquet file to write.
         rejected: the Parquet file to write of rows that are not used, with the reason.
         max_sites: largest number of sites in a cell.
-        metals: `source` leaves out the crystals whose band gap in the CSV is 0, `dft` none, `train` those outside the training split. One
-            without a gap there is kept in any case: its label tells.
-        splits: those whose crystals are used; the rows of the others are read and left out.
+        metals: `source` leaves out crystals whose band gap in the CSV is 0, `dft` none, `train` those outside the training split. A crystal
+            without a gap in the CSV is always kept: its label will show whether it is a metal.
+        splits: splits whose crystals are used; the rows of other splits are read and left out.
         limit: at most this many crystals per split; None for all.
-        magnetizations: table of total magnetizations (`xtalrl.structures.magnetizations`) for crystals that the CSVs give none.
+        magnetizations: table of total magnetizations (`xtalrl.structures.magnetizations`) for crystals without one in the CSVs.
 
     Raises:
         XtalrlError: a CSV or the table is missing, cannot be read, or lacks a column.
@@ -159,7 +159,7 @@ def _read_split(
 
 
 def parse_row(row: Mapping[str, Any], max_sites: int, metals: Metals = "source") -> dict[str, Any]:
-    """A row of the CSV as a row of `tables.CRYSTALS`, less `split` and `source`.
+    """A row of the CSV as a row of `tables.CRYSTALS`, without `split` and `source`.
 
     Raises:
         Rejection: with the first reason that applies.

@@ -27,11 +27,11 @@ TABLE_COLUMNS = (
     "split",
 )
 """Columns of `resources/demo/crystals.csv`. `elements` follow the prototype's sites; `band_gap` in eV is that of `gap_kind`
-(experiment, PBE, or metal: 0), and serves to tell metals from nonmetals."""
+(experiment, PBE, or metal: 0), and only separates metals from nonmetals."""
 
 
 def write_csvs(table: str | Path, outputs: Mapping[str, str | Path]) -> None:
-    """Build the crystals of a table and write one CSV per split in MP-20's columns; what is not known is left empty.
+    """Build the crystals of a table and write one CSV per split in MP-20's columns; unknown values are left empty.
 
     Args:
         table: CSV in `TABLE_COLUMNS`.

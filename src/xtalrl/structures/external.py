@@ -1,4 +1,4 @@
-"""Crystals that others designed (CIFs, extxyz, an ASE database): designs on our skeletons where they fill one, else on their own cells."""
+"""Crystals that others designed (CIFs, extxyz, an ASE database), as designs on our skeletons if they fill one, or else on their own cells."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from xtalrl.structures.rejections import Reason, Rejection
 logger = logging.getLogger(__name__)
 
 LENGTH_TOLERANCE = 0.002
-"""Relative, of the cell's lengths. Differences of rounding are meant, not of relaxation: the SCF is done on our skeleton's cell."""
+"""Relative tolerance of the lengths of a cell. It allows for rounding and not for relaxation: the SCF is done in the cell of our skeleton."""
 ANGLE_TOLERANCE = 0.1
-"""Degrees."""
+"""Tolerance of the angles of a cell in degrees."""
 SITE_TOLERANCE = 0.01
-"""Root mean square, in units of (volume per site)^(1/3), about 0.025 Å."""
+"""Root mean square tolerance of positions, in units of (volume per site)^(1/3): about 0.025 Å."""
 PRIMITIVE_SYMPREC = 0.01
-"""Å, for the translations that make a cell smaller."""
+"""Tolerance in Å for the translations that make a cell smaller."""
 OCCUPANCY_TOLERANCE = 1e-3
 _NAMED = 20
-"""Entries that the log names of those that cannot be used."""
+"""Number of unusable entries that the log names."""
 SPLIT = "external"
 """Split of external crystals and rejected entries, which belong to no split of the data set."""
 SYMPREC = 0.1
-"""Å, for the space group: the tolerance of the Materials Project."""
+"""Tolerance in Å for the space group, as in the Materials Project."""
 
 
 @dataclass(frozen=True)
 class ExternalDesign:
-    """One crystal of a set: where it comes from, its cell as it was given, and Niggli-reduced with the sites in the same order."""
+    """One crystal of a set: its source, its cell as given, and its Niggli-reduced cell with the sites in the same order."""
 
     id: str
     source: str
@@ -74,19 +74,19 @@ def import_designs(
     external_crystals: str | Path,
     rejected: str | Path,
 ) -> None:
-    """Write a set of external crystals as designs. One that is no crystal that can be used is named in `rejected` with its reason, and stays a
-    design without elements, so that shares are of all entries: a set does not gain by entries that nobody can read.
+    """Write a set of external crystals as designs. An unusable entry is listed in `rejected` with its reason and stays a design without elements,
+    so that shares are of all entries and a set does not gain by entries that nobody can read.
 
-    A crystal that fills one of our skeletons becomes a design on it, so that it is compared with the true crystal and with the policies'
-    designs of the same skeleton. One that fills none becomes a design on its own Niggli cell, a row of `external_crystals` with the
-    material_id `<name>/<entry>`; there is no true crystal to compare it with.
+    A crystal that fills one of our skeletons becomes a design on it, so that it can be compared with the true crystal and with the policies'
+    designs of the same skeleton. Any other crystal becomes a design on its own Niggli cell, a row of `external_crystals` with the
+    material_id `<name>/<entry>`, without a true crystal to compare with.
 
-    Where the set has the same number of samples of every skeleton and nothing else, the n-th sample has the seed n. Otherwise the
-    further samples of a skeleton stand on their own cells too: seeds of unequal size would make the intervals meaningless.
+    If the set has the same number of samples of every skeleton and nothing else, the n-th sample has the seed n. Otherwise
+    further samples of a skeleton become designs on their own cells, because seeds of unequal size would make the intervals meaningless.
 
     Args:
         path: folder of CIFs, extxyz file, or ASE database (see `read_designs`).
-        name: name of the set in all tables, where it stands as a policy.
+        name: name of the set, which stands in the tables as that of a policy.
         crystals: `tables.CRYSTALS`, whose cells are the skeletons.
         max_sites: largest number of sites in a cell.
         designs, external_crystals, rejected: `tables.DESIGNS`, `tables.CRYSTALS` and `tables.REJECTED` to write.
@@ -214,7 +214,7 @@ def read_designs(path: str | Path, max_sites: int) -> tuple[list[ExternalDesign]
 
 
 def _unused(entry: Entry, ids: set[str]) -> str:
-    """The id of the entry, or another that none of `ids` is; it is added there."""
+    """The id of the entry, or another one that is not among `ids`; it is added there."""
     numbered = (f"{entry.longer_id}#{number}" for number in itertools.count(2))
     chosen = next(name for name in itertools.chain((entry.id, entry.longer_id), numbered) if name not in ids)
     ids.add(chosen)
@@ -271,7 +271,7 @@ def _bare(cell: Cell) -> Structure:
 
 
 def _symmetry_permutations(skeleton: Structure) -> list[list[int]]:
-    """Where each operation of a bare skeleton's symmetry takes its sites; the identity is first."""
+    """The permutation of the sites by each symmetry operation of a bare skeleton; the identity comes first."""
     coords = skeleton.frac_coords
     tolerance = SITE_TOLERANCE * (skeleton.volume / len(skeleton)) ** (1 / 3)
     permutations = {tuple(range(len(coords))): None}
@@ -306,7 +306,7 @@ def _sites_by_position(design: Structure, skeleton: Structure) -> list[int] | No
 
 
 def _read_entry(entry: Entry, max_sites: int) -> tuple[Structure, Structure, str]:
-    """The cell as it was given, Niggli-reduced, and a note where it is the primitive cell of what was given."""
+    """The cell as given, the Niggli-reduced cell, and a note if it is the primitive cell of the given one."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -364,9 +364,9 @@ def _structure(content: Any) -> Structure:
 
 
 def _partial_occupancy(kept: Any) -> str:
-    """What is said of a site that is not one atom's, in what ASE keeps beside the atoms, as its CIF reader and others write it.
+    """The statement that a site is partly or jointly occupied, in the information that ASE keeps beside the atoms.
 
-    That is a value `occupancy` at any depth: numbers, or for each kind of site the share of each element.
+    It is a value `occupancy` at any depth, as ASE's CIF reader and other programs write it: numbers, or the share of each element for each kind of site.
     """
     if not isinstance(kept, Mapping):
         return ""

@@ -1,4 +1,4 @@
-"""Every crystal of a set, one by one, as text of a CIF or as ASE's atoms. What cannot be read is an entry too, with what is wrong."""
+"""Every crystal of a set, one by one, as the text of a CIF or as ASE's atoms. An entry that cannot be read comes with the reason."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from xtalrl.structures.rejections import Reason, Rejection
 logger = logging.getLogger(__name__)
 
 MAX_CIF_BYTES = 20_000_000
-"""Largest size of a CIF, unpacked. One of a crystal that can be used has some thousands."""
+"""Largest size of an unpacked CIF in bytes. That of a usable crystal has some thousands."""
 _COUNT = re.compile(r"\s*(\d{1,9})\s*", re.ASCII)
 _COMMENT = re.compile(r"(Lattice|Properties)\s*=", re.IGNORECASE)
 _HEAVY_HYDROGEN = re.compile(r"^(\s*)[DT](?=\s)", re.MULTILINE)
@@ -47,8 +47,8 @@ _HEAVY_HYDROGEN = re.compile(r"^(\s*)[DT](?=\s)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Entry:
-    """One crystal of a set: its id, another one that tells it from its namesakes, where it is from, and the block of a CIF
-    (`xtalrl.structures.cif.read_block`), the atoms, or why there are none.
+    """One crystal of a set: its id, a second id that is unique, its source, and the block of a CIF
+    (`xtalrl.structures.cif.read_block`), the atoms, or the reason why there are none.
     """
 
     id: str
@@ -96,7 +96,7 @@ def _folder_entries(path: Path) -> Iterator[Entry]:
 
 
 def _usable(path: Path, names: Iterable[str]) -> list[str]:
-    """The CIFs among the files of a folder or archive; those that are hidden are mentioned."""
+    """The CIFs among the files of a folder or archive; hidden ones are mentioned in the log."""
     cifs = [name for name in names if is_cif(name)]
     if hidden := [name for name in cifs if is_hidden(name)]:
         logger.info("%s: left out hidden files (%s), such as %s", printable(path), len(hidden), printable(hidden[0]))
@@ -175,7 +175,7 @@ def _extxyz_entries(path: Path) -> Iterator[Entry]:
 
 
 def _frames(lines: list[str]) -> Iterator[str | Rejection]:
-    """The text of each frame, or why it cannot be read. After a line that is wrong, reading goes on at the next that begins a frame."""
+    """The text of each frame, or why it cannot be read. After a wrong line, reading continues at the next line that begins a frame."""
     counts = [bool(_COUNT.fullmatch(line)) for line in lines]
     begins = [n for n in range(len(lines) - 1) if counts[n] and _COMMENT.search(lines[n + 1])]
     begins.append(len(lines))
@@ -263,7 +263,7 @@ def _database_entries(path: Path) -> Iterator[Entry]:
 
 
 def _ids(connection: sqlite3.Connection) -> Iterator[tuple[int, Any]]:
-    """The ids of the rows, and an error where the file is damaged so that the rest cannot be found."""
+    """The ids of the rows, followed by an error if the file is damaged and the rest cannot be found."""
     last = 0
     try:
         for (last,) in connection.execute("SELECT id FROM systems ORDER BY id"):
@@ -276,7 +276,7 @@ def _ids(connection: sqlite3.Connection) -> Iterator[tuple[int, Any]]:
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that writes nothing, neither into the file nor beside it.
 
-    SQLite writes when it opens a file that has a log of changes beside it. So such a file is opened as a copy.
+    SQLite writes when it opens a file with a log of changes beside it; such a file is opened as a copy.
 
     Raises:
         XtalrlError: the file is no SQLite database.

@@ -1,4 +1,4 @@
-"""Which files make up a set of external crystals, as the configuration names it; light, for it is asked whenever a job starts."""
+"""The files of a set of external crystals that the configuration names. Imports nothing heavy, because every job reads the configuration."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_sets(external: Mapping[str, str], policies: Iterable[str]) -> None:
 
 
 def check_path(path: str | Path) -> None:
-    """Check that a set is there; of a folder, no more is looked at than until the first CIF is found.
+    """Check that a set is there; a folder is searched only until the first CIF is found.
 
     Raises:
         XtalrlError: it does not exist, is of no known kind, or is a folder without a CIF.
@@ -50,8 +50,8 @@ def check_path(path: str | Path) -> None:
 def fingerprint(path: str | Path) -> str:
     """A checksum of names, sizes and times of the files of a set.
 
-    Snakemake reads a set again when it changes. The files are no inputs of its rule, for their names can be anything: Snakemake
-    would take braces and angle brackets in them for its own.
+    When it changes, Snakemake reads the set again. The files are not inputs of the rule, because their names can contain anything, and Snakemake
+    would interpret braces and angle brackets.
     """
     path = Path(path)
     checksum = hashlib.sha256()
@@ -88,7 +88,7 @@ def is_cif(path: str | Path) -> bool:
 
 
 def is_hidden(path: str | Path) -> bool:
-    """Whether a file of a set, relative to it, or a folder that it is in, is hidden or of the macOS kind that doubles each file."""
+    """Whether a file of a set (relative to it), or a folder above it, is hidden or one of the extra files that macOS adds."""
     return any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in Path(path).parts)
 
 

@@ -1,4 +1,4 @@
-"""Designs as crystals of their own: skeletons with their elements, for what asks about the filled crystal and not about its skeleton."""
+"""Designs as crystals of their own: skeletons with their elements, for steps that look at the filled crystal and not at its skeleton."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def fill_skeletons(
 def fill_crystals(assessments: str | Path, crystals: str | Path, filled: str | Path) -> None:
     """Write the distinct valid designs of a table as crystals, with their request_id as material_id and the split `tables.DESIGN_SPLIT`.
 
-    `build_graphs` makes graphs of them whose bonds and space group are those of the elements that are there, as of any crystal.
+    `build_graphs` gives them graphs whose bonds and space group are those of the filled crystal.
 
     Args:
         assessments: `tables.ASSESSMENTS`, or another table with its columns material_id, species and request_id.

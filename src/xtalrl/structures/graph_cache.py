@@ -1,4 +1,4 @@
-"""Graphs that were built before, found by their crystal: a changed selection or a killed job builds none again."""
+"""Graphs that were built before, found by their crystal: neither a changed selection nor a killed job builds a graph again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from xtalrl.sharing import make_folder, share
 logger = logging.getLogger(__name__)
 
 PART = 500
-"""Graphs of a file; a kill loses fewer than that."""
+"""Number of graphs per file; a kill loses fewer."""
 
 EDGES = ("edge_source", "edge_target", "edge_image", "edge_distance")
 _SCHEMA = pa.schema(
@@ -44,8 +44,8 @@ class GraphCache:
     """Edges by `graph_key`, in the Parquet files of a folder; each is written once, by one process.
 
     Args:
-        folder: where they are.
-        keys: those that will be asked for; no others are kept in memory.
+        folder: folder of the files.
+        keys: keys that will be asked for; other graphs are not kept in memory.
     """
 
     def __init__(self, folder: str | Path, keys: Collection[str]) -> None:
@@ -64,7 +64,7 @@ class GraphCache:
         self._new: list[dict[str, Any]] = []
 
     def __len__(self) -> int:
-        """Graphs that are here and were asked for."""
+        """Number of graphs that are here and were asked for."""
         return len(self._row)
 
     def __contains__(self, key: str) -> bool:
@@ -76,7 +76,7 @@ class GraphCache:
         return {name: self._known[name][self._row[key]].values.to_numpy() for name in EDGES}
 
     def add(self, key: str, edges: Mapping[str, Any]) -> None:
-        """Keep the columns `EDGES` of a new graph, on the disk when `PART` are there or at `flush`."""
+        """Keep the columns `EDGES` of a new graph; they are written when there are `PART` of them, or by `flush`."""
         self._new.append({"key": key} | {name: edges[name] for name in EDGES})
         if len(self._new) == PART:
             self.flush()

@@ -19,16 +19,16 @@ from xtalrl.errors import XtalrlError
 logger = logging.getLogger(__name__)
 
 PER_FORMULA_UNIT = "total_magnetization_normalized_formula_units"
-"""µB per formula unit; the Materials Project's name."""
+"""Column with µB per formula unit; the Materials Project's name."""
 PER_CELL = "total_magnetization"
-"""µB per cell. Of the cell at hand if it is all that is known: a table that has `PER_FORMULA_UNIT` too is scaled."""
+"""Column with µB per cell. If it is the only column, its values are those of the cell at hand; with `PER_FORMULA_UNIT` they are scaled."""
 
 
 def read_magnetizations(path: str | Path) -> dict[str, dict[str, float | None]]:
     """The magnetizations of a table (CSV or Parquet), by material_id.
 
     Needed columns: `material_id`, and `total_magnetization_normalized_formula_units` or `total_magnetization` or both.
-    Where the same crystal comes twice, it must come with the same numbers. Empty means unknown.
+    A crystal that occurs twice must have the same numbers. Empty means unknown.
 
     Raises:
         XtalrlError: missing, unreadable, without a needed column, a value that is no finite number, or two values for one crystal.

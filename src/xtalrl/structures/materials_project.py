@@ -1,7 +1,7 @@
 """Magnetizations, elemental ground states and known formulas from the Materials Project, each kept in Parquet.
 
-What the cache (`<cache>/materials_project/`) holds is not asked again, so that a machine without internet works from it. A
-cached file never mixes two releases: its metadata name the one it comes from (`database_version`); delete it to follow a new one.
+Answers in the cache (`<cache>/materials_project/`) are not asked for again, so that a machine without internet can use them. A
+cached file never mixes two releases; its metadata name the release (`database_version`). Delete it to follow a new release.
 
 The key is read from the environment variable MP_API_KEY alone, and no message, log or file repeats it. MP_API_ENDPOINT, a
 variable of the client mp-api, names another server with the same interface.
@@ -42,16 +42,16 @@ ENDPOINT = "https://api.materialsproject.org/"
 KEY_PAGE = "https://next-gen.materialsproject.org/api"
 
 IDS_PER_REQUEST = 200
-"""Longer lists make URLs that the server refuses (414)."""
+"""Number of identifiers per request; longer lists make URLs that the server refuses (414)."""
 PAGE = 1000
-"""Rows of an answer; the server's maximum."""
+"""Number of rows per answer; the server's maximum."""
 FIRST_WAIT_S = 1.0
-"""Wait after the first failure; doubled after each further one, with jitter."""
+"""Seconds to wait after the first failure; doubled after each further one, with jitter."""
 LONGEST_WAIT_S = 120.0
-"""Also where the server asks for more (Retry-After)."""
+"""Longest wait in seconds, even if the server asks for more (Retry-After)."""
 
 _MP_ID = re.compile(r"(?:mp|mvc)-\d+")
-"""mp-api takes any other text for an identifier too, and asks for another crystal (`demo-si` becomes `demo-476`)."""
+"""Form of an identifier. mp-api accepts any other text as well, and then asks for another crystal (`demo-si` becomes `demo-476`)."""
 
 _T = TypeVar("_T")
 
@@ -120,7 +120,7 @@ def fetch_magnetizations(csvs: Mapping[str, str | Path], magnetizations: str | P
 
 
 def _is_nonmetal(row: Mapping[str, str | None]) -> bool:
-    """Whether the gap is above 0; what is wrong with a row is told by the stage that reads the crystals."""
+    """Whether the gap is above 0; faults of a row are reported by the stage that reads the crystals."""
     try:
         return float(row["band_gap"] or 0) > 0
     except ValueError:
@@ -130,8 +130,8 @@ def _is_nonmetal(row: Mapping[str, str | None]) -> bool:
 def fetch_elemental_crystals(crystals: str | Path, cache: str | Path) -> None:
     """Write the most stable crystal of each element as a CSV with `element` and `cif`, as `references.crystals` takes it.
 
-    Most stable: energy above hull 0 in the Materials Project; of several, that with the fewest atoms. An element without one
-    is left out and named in the log; the references then take its textbook form.
+    The most stable crystal has energy above hull 0 in the Materials Project; of several, the one with the fewest atoms is taken. An element
+    without one is left out and named in the log; the references then use its textbook crystal.
 
     Raises:
         XtalrlError: the API is needed and cannot be asked (see `_Client`).
@@ -180,7 +180,7 @@ class _Answers:
         self.schema = schema
 
     def rows(self) -> list[dict[str, Any]]:
-        """What is kept; nothing where there is no file yet."""
+        """The kept rows; empty if there is no file yet."""
         if not self.path.exists():
             return []
         try:
@@ -225,11 +225,11 @@ class _KeyRefused(Exception):
 class _Client:
     """The Materials Project through mp-api: one request at a time, repeated with back-off while the failure may pass.
 
-    mp-api repeats some requests by itself, not others (500, 503, an answer cut off), and reports all alike. Its session
-    gets a hook that sees the true status, and the repeating is done here alone.
+    mp-api repeats some requests by itself and others not (500, 503, an answer that is cut off), and reports all failures alike. So its session
+    gets a hook that sees the true status, and only this class repeats requests.
 
     Raises:
-        XtalrlError: no key, a key that is refused, no connection or only bad answers in `ATTEMPTS` attempts. The sentence ends with
+        XtalrlError: there is no key, the key is refused, or all `ATTEMPTS` attempts got no connection or bad answers. The sentence ends with
             what to do without the API (`instead`).
     """
 
@@ -306,12 +306,12 @@ class _Client:
     ) -> list[dict[str, Any]]:
         """All documents of a search. One request per page, so that a failure repeats a page and not everything.
 
-        mp-api's own paging ends without a word when a page comes back short; here the sum must be the server's count.
+        mp-api's own paging ends silently when a page is too short; here the sum must be the server's count.
 
         Args:
-            criteria: the search in the server's words, for the count.
-            needed: fields that no document may lack; None for all that are asked for.
-            search: the same in mp-api's.
+            criteria: the search in the server's terms, for the count.
+            needed: fields that no document may lack; None for all requested fields.
+            search: the same search in mp-api's terms.
         """
         common = {"deprecated": False, "batch_id_not_eq": "gnome_r2scan_statics", "_limit": 1, "_fields": "material_id"}
         total = self._ask(lambda: self._summary.count({**common, **criteria}))
@@ -415,7 +415,7 @@ class _Client:
 
 
 def _finite(value: Any) -> float | None:
-    """A number that the server sent, None where it sent none: JSON has no NaN, and it may be there as text."""
+    """A number that the server sent; None if it sent none: JSON has no NaN, which may come as text."""
     try:
         number = float(value)
     except (TypeError, ValueError):

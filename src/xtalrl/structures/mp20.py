@@ -1,4 +1,4 @@
-"""The MP-20 data set: where it is published, and its files in CDVAE's columns."""
+"""The MP-20 data set: its source, and its files in CDVAE's columns."""
 
 from __future__ import annotations
 

@@ -30,9 +30,9 @@ from xtalrl.structures.rejections import Reason
 logger = logging.getLogger(__name__)
 
 CHUNK = 8
-"""Crystals a worker process is given at a time."""
+"""Number of crystals that a worker process gets at a time."""
 MIN_PER_WORKER = 200
-"""Crystals that pay for starting a process, which imports pymatgen first."""
+"""Number of crystals that make up for starting a process, which imports pymatgen first."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Edges:
 def build_graphs(
     crystals: str | Path, graphs: str | Path, failures: str | Path, cache: str | Path, workers: int = 1
 ) -> None:
-    """Write the graph of every crystal (`tables.GRAPHS`), and those that have none with the reason (`tables.REJECTED`).
+    """Write the graph of every crystal (`tables.GRAPHS`), and crystals without a graph with the reason (`tables.REJECTED`).
 
     Args:
         crystals: `tables.CRYSTALS`.
-        graphs: the Parquet file to write; rows in the order of the crystals, whatever the number of workers.
+        graphs: the Parquet file to write; rows are in the order of the crystals for any number of workers.
         failures: the Parquet file to write of crystals without a graph, with the reason.
-        cache: downloads and finished work; graphs found there are not built again, new ones are added.
+        cache: folder of downloads and finished work; graphs found there are not built again, and new ones are added.
         workers: maximum number of processes.
 
     Raises:

@@ -3,8 +3,8 @@
 `CrystalNN(distance_cutoffs=None, x_diff_weight=-1, porous_adjustment=False)` weighs the faces of a site's Voronoi cell by their solid
 angle, rounds the weights to 3 decimals and takes the most likely coordination number (Pan et al., Inorg. Chem. 2021, 60, 1590). pymatgen
 spends its time on a tessellation of all atoms within 7 Å and on face volumes and adjacencies that these settings never use.
-Here the tessellation takes the nearest atoms only where that provably gives the same cell, and solid angles are one array operation.
-Where rounding could make a difference, pymatgen's own arithmetic decides, so that the neighbours are the same in every case.
+Here the tessellation is limited to the nearest atoms if that provably gives the same cell, and solid angles are one array operation.
+If rounding could make a difference, pymatgen's own arithmetic decides, so that the neighbours are the same in every case.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Neighbor = tuple[int, tuple[int, int, int]]
 """Site of a neighbour, and the lattice translations of its cell."""
 
 SEARCH_RADIUS = 7.0
-"""Å; `search_cutoff` of CrystalNN."""
+"""Radius in Å: `search_cutoff` of CrystalNN."""
 RADII = (4.5, 6.0, SEARCH_RADIUS)
-"""Å; the smaller ones settle nine sites of ten of MP-20."""
+"""Radii in Å that are tried in turn; the smaller ones suffice for nine of ten sites of MP-20."""
 DEGENERATE_VOLUME = 1e-6
-"""Å³: where a face of the Voronoi cell has a triangle that spans less with the centre, rounding decides what pymatgen's solid angle is."""
+"""Volume in Å³ below which the triangle of a Voronoi face and the centre are degenerate: rounding then decides pymatgen's solid angle."""
 ROUNDING_MARGIN = 1e-6
-"""Margin in units of the third decimal of a weight: nearer to a half than this, rounding decides."""
+"""Distance from one half, in units of the third decimal of a weight, below which rounding decides."""
 
 _Array = NDArray[np.float64]
 
@@ -58,7 +58,7 @@ def _neighbor(site: Any, image: Any) -> Neighbor:
 
 
 def _voronoi_neighbors(structure: Structure, site: int, radius: float) -> set[Neighbor] | None:
-    """The neighbours from the atoms within `radius`, or None where these do not settle them."""
+    """The neighbours according to the atoms within `radius`, or None if these do not suffice."""
     lattice = structure.lattice
     center = structure[site].coords
     found: Any = lattice.get_points_in_sphere(structure.frac_coords, center, radius, zip_results=False)

@@ -1,4 +1,4 @@
-"""Crystals from their prototype, elements and lattice constants: how the textbooks give them.
+"""Crystals from their prototype, elements and lattice constants, as textbooks give them.
 
 `resources/demo/prototypes.yaml` holds the Wyckoff sites of each prototype, by the name that the tables of crystals use.
 """
@@ -36,7 +36,7 @@ def build_crystal(prototype: str, elements: Sequence[str], parameters: Mapping[s
 
     Args:
         prototype: a name in `prototypes.yaml`.
-        elements: one element a site of the prototype.
+        elements: one element per site of the prototype.
         parameters: lattice constants (a, b, c in Å; beta in degrees) and free coordinates (fractional).
 
     Raises:
