@@ -1,1 +1,1 @@
-"""What a person types, and the checks and answers behind it."""
+"""The commands that a person types, and the checks behind them."""

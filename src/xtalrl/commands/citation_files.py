@@ -1,4 +1,4 @@
-"""CITATION.cff as Zenodo and CodeMeta want it, so that no fact about the project is written twice."""
+"""CITATION.cff in the forms of Zenodo and CodeMeta, so that no fact about the project is written twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xtalrl.resources import PROJECT
 
 
 def render_zenodo() -> str:
-    """.zenodo.json: what a release is archived with."""
+    """.zenodo.json: the metadata with which Zenodo archives a release."""
     cited, project = _facts()
     paper = cited["preferred-citation"]
     return _json(
@@ -32,7 +32,7 @@ def render_zenodo() -> str:
 
 
 def render_codemeta() -> str:
-    """codemeta.json: the software as search engines for research software read it (CodeMeta 2.0)."""
+    """codemeta.json: the metadata that search engines for research software read (CodeMeta 2.0)."""
     cited, project = _facts()
     paper = cited["preferred-citation"]
     return _json(
@@ -67,7 +67,7 @@ def _facts() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _name(author: dict[str, str]) -> str:
-    """Family name first, as Zenodo has it, or the name of a group."""
+    """Name with the family name first, as Zenodo wants it, or the name of a group."""
     return author.get("name") or f"{author['family-names']}, {author['given-names']}"
 
 

@@ -63,7 +63,7 @@ class _Command(TyperCommand):
 
 
 def _one_file_an_option(arguments: list[str]) -> list[str]:
-    """`--configfile a.yaml b.yaml` as `--configfile a.yaml --configfile b.yaml`. Other words are no files of it, as `hits.json` of an export."""
+    """`--configfile a.yaml b.yaml` as `--configfile a.yaml --configfile b.yaml`. Other words, such as `hits.json` of an export, are not taken as its files."""
     words: list[str] = []
     for word in arguments:
         is_file = word.endswith((".yaml", ".yml")) or (word.endswith(".json") and Path(word).is_file())
@@ -74,7 +74,7 @@ def _one_file_an_option(arguments: list[str]) -> list[str]:
 
 
 def _command(function: Callable[..., None], group: typer.Typer = app, name: str = "") -> Callable[..., None]:
-    """Register a command that answers a user's mistake with a sentence and exit code 1."""
+    """Register a command that answers a mistake of the user with a sentence and exit code 1."""
 
     @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> None:
@@ -107,7 +107,7 @@ def _load_run(configfile: list[Path] | None, results: Path | None) -> Any:
 
 
 def _run(command: list[str]) -> int:
-    """Show a command of snakemake and run it."""
+    """Print a snakemake command and run it."""
     typer.echo(shlex.join(command))
     return subprocess.run([sys.executable, "-m", *command]).returncode
 
@@ -131,7 +131,7 @@ def main(
 
 @_command
 def init(folder: Annotated[Path, typer.Argument(help="Where to write; made if it is not there.")] = Path()) -> None:
-    """Write what a run starts from into a folder of yours: config/config.yaml, profiles/ and a Snakefile."""
+    """Write the files that a run starts from into a folder of yours: config/config.yaml, profiles/ and a Snakefile."""
     from xtalrl.commands.init import write_starting_files
 
     write_starting_files(folder)
@@ -196,7 +196,7 @@ def rerun(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Mark them; without it, only show what would be marked.")] = False,
 ) -> None:
-    """Run finished SCFs again: those that fit every option given; an option may be repeated to allow several values."""
+    """Run finished SCFs again: those that match every given option. An option may be repeated to allow several values."""
     from xtalrl.commands.rerun import print_rerun
 
     criteria = {"outcome": outcome, "element": element, "protocol": protocol, "stage": stage, "id": request}
@@ -301,7 +301,7 @@ def predict(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="CSV for all that is predicted.")] = None,
 ) -> None:
-    """Predict of crystals whether they are metals, their gaps and formation energies: no run, no DFT, seconds."""
+    """Predict whether crystals are metals, and their gaps and formation energies: no run, no DFT, seconds."""
     from xtalrl.commands.predict import Wanted, print_predictions
 
     wanted = Wanted.of_options(gap, window, gap_from, gap_to)
@@ -407,7 +407,7 @@ def verify(configfile: ConfigFile = None) -> None:
 
 @partial(_command, group=cache_app)
 def seal(configfile: ConfigFile = None) -> None:
-    """Give a checksum to the lines that older versions wrote without one, so that no later change goes unseen."""
+    """Add a checksum to lines that older versions wrote without one, so that no later change goes unnoticed."""
     from xtalrl.dft.exchange import seal_cache
 
     cache = _load(configfile).cache
@@ -452,7 +452,7 @@ def validity(
         list[str] | None, typer.Option(help="Only this rule; may be repeated. All rules if not given.")
     ] = None,
 ) -> None:
-    """Judge whether formulas can be charge-neutral: one line per formula and rule. What is no formula is `unreadable`, and named at the end."""
+    """Judge whether formulas can be charge-neutral: one line per formula and rule. A line that is no formula is `unreadable`, and named at the end."""
     from xtalrl.dft.exchange import shown
     from xtalrl.metrics.validity import RULES, verdicts
 
@@ -477,7 +477,7 @@ def validity(
 
 @_command
 def config_docs() -> None:
-    """Write what is generated: config/config.yaml, docs/configuration.md, docs/tables.md, docs/commands.md, workflow/report/*.rst, .zenodo.json, codemeta.json."""
+    """Write the generated files: config/config.yaml, docs/configuration.md, docs/tables.md, docs/commands.md, workflow/report/*.rst, .zenodo.json, codemeta.json."""
     from xtalrl.commands.citation_files import render_codemeta, render_zenodo
     from xtalrl.commands.command_docs import render_commands
     from xtalrl.commands.config_docs import render_markdown, render_yaml

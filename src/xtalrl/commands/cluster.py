@@ -1,4 +1,4 @@
-"""What a run on a SLURM cluster needs, checked before anything is submitted: `xtalrl doctor --profile slurm`.
+"""Checks of a run on a SLURM cluster before anything is submitted: `xtalrl doctor --profile slurm`.
 
 Each kind of job is shown to SLURM with `sbatch --test-only`, which says whether it could ever start and submits nothing. The options are
 those that Snakemake gives to sbatch.
@@ -25,7 +25,7 @@ from xtalrl.errors import XtalrlError
 from xtalrl.progress import format_seconds
 
 LONGEST_PAUSE_S = 180
-"""Snakemake asks for its jobs at least this often; squeue must remember finished jobs for longer."""
+"""Longest time in seconds between two questions of Snakemake about its jobs; squeue must remember finished jobs for longer."""
 _KIND = {OTHER_JOBS: "the other jobs"}
 
 
@@ -33,7 +33,7 @@ def load_profile(name: str) -> dict[str, Any]:
     """The profile of this name, or in this folder (see `find_profile`).
 
     Raises:
-        XtalrlError: there is none, or it is not valid YAML.
+        XtalrlError: there is no such profile, or it is not valid YAML.
     """
     path = find_profile(name) / "config.yaml"
     try:
@@ -43,7 +43,7 @@ def load_profile(name: str) -> dict[str, Any]:
 
 
 def check_cluster(config: Config, profile: Mapping[str, Any]) -> Iterator[Check]:
-    """Whether SLURM would take and run the jobs of this profile, and Snakemake would hear of their end."""
+    """Whether SLURM would accept and run the jobs of this profile, and whether Snakemake would learn of their end."""
     try:
         settings = dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", ask("scontrol", "show", "config"), re.MULTILINE))
         limits = dict(line.split() for line in ask("sinfo", "--noheader", "--format=%R %l").splitlines())
@@ -173,7 +173,7 @@ def _size(submission: Submission) -> str:
 
 
 def _fix(complaint: str) -> str:
-    """Where to look for what SLURM knows instead."""
+    """The command that shows what SLURM offers instead."""
     for word, command in (
         (
             "account",
@@ -203,7 +203,7 @@ def _refusal(submission: Submission) -> str:
 
 
 def _check_number(profile: Mapping[str, Any], settings: Mapping[str, str], tightest: Limit | None) -> Check:
-    """Whether SLURM takes as many jobs at a time as the profile submits."""
+    """Whether SLURM accepts as many jobs at a time as the profile submits."""
     known = [tightest] if tightest else []
     if (most := settings.get("MaxJobCount", "")).isdigit():
         known.append(Limit(int(most), "MaxJobCount of the cluster"))

@@ -1,4 +1,4 @@
-"""The documentation of the `xtalrl` command, generated from its options so that it cannot go out of step."""
+"""The documentation of the `xtalrl` command, generated from its options so that it is always up to date."""
 
 from __future__ import annotations
 

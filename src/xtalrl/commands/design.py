@@ -1,4 +1,4 @@
-"""`xtalrl design`: elements for skeletons of one's own, for a wanted gap, by a policy that ships with xtalrl; no run, no DFT, seconds."""
+"""`xtalrl design`: elements on the user's own skeletons for a wanted gap, by a policy that ships with xtalrl; no run, no DFT, seconds."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from xtalrl.rl.rollout_settings import RolloutSettings
 def design_crystals(
     path: str | Path, gap_ev: float, policy: str, settings: RolloutSettings, keep: Collection[str] = ()
 ) -> tuple[list[Design], list[str]]:
-    """Designs for every skeleton of a file or folder, and a sentence for each entry that cannot be one.
+    """Designs for every skeleton of a file or folder, and a sentence for each entry that cannot be a skeleton.
 
-    But for those in `keep`, the policy does not look at the elements of the entries; only the bonds (CrystalNN) know them. Which gap a design has, only an SCF
-    tells.
+    The policy does not see the elements of the entries, except for those in `keep`; only the bonds (CrystalNN) depend on them. The gap of a design is known
+    only after an SCF.
 
     Args:
         path: CIF, folder or .zip of CIFs, .xyz or .extxyz file, or ASE database (.db).
@@ -41,7 +41,7 @@ def design_crystals(
         keep: elements that stay on the sites where the skeletons have them.
 
     Raises:
-        XtalrlError: nothing there can be a skeleton, or there is no such policy.
+        XtalrlError: no entry can be a skeleton, or there is no such policy.
     """
     record, weights = read_pretrained(policy)
     crystals, graphs, problems = read_skeletons(path, MAX_SITES)
@@ -76,7 +76,7 @@ def print_designs(
     """Design, write the crystals if a file is named, and print a line for each.
 
     Raises:
-        XtalrlError: see `design_crystals`; an element is unknown, or the output exists or is of no known kind.
+        XtalrlError: as in `design_crystals`; or an element is unknown, or the output exists or is of no known kind.
     """
     if unknown := [element for element in (*settings.allow, *settings.deny, *keep) if element not in ACTION]:
         raise XtalrlError(f"{unknown[0]!r} is not one of the 88 elements that a policy can place, such as Si or O.")

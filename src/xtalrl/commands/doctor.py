@@ -1,4 +1,4 @@
-"""`xtalrl doctor`: what a run needs, whether it is here, and the command that fixes it."""
+"""`xtalrl doctor`: whether everything that a run needs is here, and the commands that fix what is not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def print_checks(config: Config, profile: str, configfiles: Sequence[Path]) -> b
     Args:
         config: configuration of the run.
         profile: name in `profiles/`, or folder; jobs on a cluster are checked if it submits any.
-        configfiles: as the user gave them, for the commands that fix.
+        configfiles: files that the user gave, for the commands that fix.
 
     Raises:
         XtalrlError: there is no such profile.
@@ -60,7 +60,7 @@ def print_checks(config: Config, profile: str, configfiles: Sequence[Path]) -> b
 
 
 def run_checks(config: Config, profile: str) -> Iterator[Check]:
-    """All checks in the order a run meets them."""
+    """All checks, in the order in which a run meets them."""
     content = load_profile(profile)
     on_cluster = content.get("executor") == "slurm"
     functions: dict[str, Callable[[Config], Check]] = {
@@ -88,7 +88,7 @@ def run_checks(config: Config, profile: str) -> Iterator[Check]:
 
 @contextmanager
 def _no_traceback(name: str) -> Iterator[list[Check]]:
-    """What a check cannot cope with is a finding, too: the list then holds it."""
+    """A check that fails unexpectedly is a finding, too, and not a traceback."""
     failed: list[Check] = []
     try:
         yield failed
@@ -160,7 +160,7 @@ def _group(folder: str) -> str:
 
 
 def _check_home(config: Config) -> Check:
-    """Snakemake keeps copies of the scripts in the user's cache folder, and fails with a traceback where it cannot."""
+    """Whether the user's cache folder can be written: Snakemake keeps copies of its script there, and fails with a traceback if it cannot."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
         folder.mkdir(parents=True, exist_ok=True)

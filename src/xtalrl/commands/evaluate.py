@@ -33,9 +33,9 @@ NO_POLICIES: dict[str, dict[str, object]] = {
     },
     "sweep": {"settings": []},
 }
-"""What turns off every policy of a configuration."""
+"""Settings that turn off every policy of a configuration."""
 MAX_NAME = 60
-"""Characters of a set that is named after its file; the results folder has the name too."""
+"""Largest number of characters in the name of a set, which is also part of the name of its results folder."""
 
 
 def evaluation_command(
@@ -48,17 +48,17 @@ def evaluation_command(
     dry_run: bool,
     targets_ev: Sequence[float] = (),
 ) -> list[str]:
-    """The command, from `snakemake` on, that brings the crystals of `path` through the SCFs into tables and report.
+    """The `snakemake` command that takes the crystals of `path` through the SCFs into tables and report.
 
     Args:
         path: folder, archive, file or database of crystals.
         name: name of the set; None takes the name of the path.
-        configfiles: as given to snakemake.
-        config: what they say; its own external sets stay.
-        alone: without policies, into a results folder of its own; else the set joins the policies of the run.
+        configfiles: configuration files, as given to snakemake.
+        config: configuration that they give; its own external sets stay.
+        alone: evaluate without policies, into a results folder of its own; otherwise the set joins the policies of the run.
         profile: folder in profiles/.
         dry_run: only list the jobs.
-        targets_ev: gaps that the set is scored at beside those of the run; alone, none given means the run's.
+        targets_ev: target gaps of the set beside those of the run; if it is evaluated alone, those of the run are the default.
 
     Raises:
         XtalrlError: there are no crystals at `path`, the set has the name of a policy, or there is no such profile.
@@ -80,10 +80,10 @@ def evaluation_command(
 
 
 def set_name(path: Path, name: str | None) -> str:
-    """The name of a set: the one that is given, or that of its file or folder as far as the tables take it.
+    """The name of a set: the given one, or that of its file or folder without characters that the tables do not take.
 
     Raises:
-        XtalrlError: the given name is none that the tables take.
+        XtalrlError: the tables do not take the given name.
     """
     usable = re.sub(r"[^A-Za-z0-9._-]+", "-", name or path.resolve().stem).lstrip("._-")[:MAX_NAME] or "external"
     if name and name != usable:
@@ -100,7 +100,7 @@ def results_alone(config: Config, name: str) -> str:
 
 
 def print_result(results: str | Path, name: str) -> None:
-    """What came out for a set, and where to go from there.
+    """Print the result of a set, and the commands to continue with.
 
     Raises:
         XtalrlError: a table is missing.
@@ -131,7 +131,7 @@ def print_result(results: str | Path, name: str) -> None:
 
 
 def _hull_in_words(results: Path, requests: set[str | None], limit: float) -> str:
-    """How many of the designs with these requests are stable, or what it takes to know."""
+    """A clause on how many of the designs with these requests are stable, or on what is missing to know it."""
     rows = tables.read_rows(results / "evaluation/stability.parquet", tables.STABILITY)
     known = [row["energy_above_hull"] for row in rows if row["request_id"] in requests and not row["flag"]]
     if not known:

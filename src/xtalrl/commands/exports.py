@@ -46,7 +46,7 @@ PREFIX = "_xtalrl_"
 """Prefix of our own fields: CIF and OPTIMADE demand one for fields that are not in their standards."""
 CIF_FIGURES = 10
 MAX_FILE_NAME = 200
-"""Characters; file systems take 255 bytes."""
+"""Largest number of characters of a file name; file systems take 255 bytes."""
 _OF_EVALUATION = (
     "policy", "seed", "sample", "material_id", "true_formula", "valid", "validity_rule", "novel", "n_correct", "outcome", "detail",
     "band_gap", "band_gap_raw", "formation_energy_per_atom", "strategy", "recovered", "true_band_gap",
@@ -62,12 +62,12 @@ FIELDS: dict[str, pa.Field] = (
     | {name: tables.CONFIRMATION.field(column) for name, column in _OF_CONFIRMATION.items()}
     | {"spacegroup_number": tables.CRYSTALS.field("spacegroup_number")}
 )
-"""What goes along with a crystal, by name; description and unit are the tables'. What is null is left out."""
+"""Fields that are exported with a crystal, by name; descriptions and units are those of the tables. Null values are left out."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """A filled skeleton: a name unlike all others, its cell, and `FIELDS`."""
+    """A filled skeleton: a unique name, its cell, and `FIELDS`."""
 
     name: str
     cell: Cell
@@ -75,12 +75,12 @@ class Design:
 
     @property
     def reduced_formula(self) -> str:
-        """What it is, e.g. BeO."""
+        """Reduced formula, e.g. BeO."""
         return reduced_formula(self.cell.species)
 
     @property
     def formula(self) -> dict[str, int]:
-        """Atoms of each element, in alphabetical order."""
+        """Number of atoms of each element, in alphabetical order."""
         return dict(sorted(Counter(self.cell.species).items()))
 
 
@@ -97,10 +97,10 @@ SORT_KEYS = (
 
 @dataclass(frozen=True)
 class Selection:
-    """Which designs to export and in which order; what is not said is all, in the order of the evaluation.
+    """Which designs to export and in which order; by default all, in the order of the evaluation.
 
-    The ends of the gap's range (eV) and `max_hull` (eV/atom above the hull) belong to it. `one_per_formula` keeps the first design of each reduced
-    formula in the order asked for, and `limit` the first so many of what is then left.
+    The ends of the range of gaps (eV) and `max_hull` (eV/atom above the hull) are included. `one_per_formula` keeps the first design of each reduced
+    formula in the chosen order, and `limit` then keeps the first ones.
     """
 
     policies: Sequence[str] | None = None
@@ -116,7 +116,7 @@ class Selection:
     limit: int | None = None
 
     def holds(self, values: Mapping[str, Any]) -> bool:
-        """Whether a design with these `FIELDS` is among them; one without a gap or a hull is in no range."""
+        """Whether a design with these `FIELDS` is selected; a design without a gap or a hull is in no range."""
         gap, hull = values.get("band_gap"), values.get("energy_above_hull")
         return (
             (not self.policies or values["policy"] in self.policies)
@@ -129,7 +129,7 @@ class Selection:
         )
 
     def arranged(self, designs: Sequence[Design]) -> list[Design]:
-        """Designs in the order asked for, as many as asked for; those without a value to sort by come last."""
+        """The designs in the chosen order and number; those without a value to sort by come last."""
         chosen = list(designs)
         if self.sort is not None:
             sort, sign = self.sort, -1 if self.descending else 1
@@ -141,15 +141,15 @@ class Selection:
 
 
 def export_designs(config: Config, output: str | Path, selection: Selection) -> int:
-    """Write designs of an evaluated run; the ending of `output` says how.
+    """Write designs of an evaluated run in the format that the ending of `output` names.
 
     Args:
         config: configuration of the run.
         output: a folder of CIFs (no ending), or .zip of CIFs, .xyz or .extxyz, .db (ASE), .json (OPTIMADE), .csv. It must not exist.
-        selection: which designs.
+        selection: designs to write.
 
     Returns:
-        How many were written.
+        The number of designs that were written.
 
     Raises:
         XtalrlError: the run is not evaluated yet, nothing fits the selection, or `output` exists or has another ending.
@@ -165,7 +165,7 @@ def check_output(output: str | Path) -> Path:
     """The path that designs are to be written to.
 
     Raises:
-        XtalrlError: it exists, or has another ending than those that `export_designs` names.
+        XtalrlError: the path exists, or does not have one of the endings that `export_designs` names.
     """
     output = Path(output)
     if output.suffix not in _WRITERS:
@@ -179,7 +179,7 @@ def check_output(output: str | Path) -> Path:
 
 
 def write_designs(designs: Sequence[Design], output: Path) -> None:
-    """Write designs to a path of `check_output`, all or nothing."""
+    """Write designs to a path of `check_output`, completely or not at all."""
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{os.getpid()}.{output.name}")
     try:
@@ -195,7 +195,7 @@ def select_designs(config: Config, selection: Selection) -> list[Design]:
     """The designs of a run that fit, as the selection arranges them.
 
     Raises:
-        XtalrlError: a table is missing, a name or value of the selection cannot be meant, or nothing fits.
+        XtalrlError: a table is missing, a name or value of the selection is unknown, or no design fits.
     """
     folder = Path(config.results)
     rows = tables.read_rows(folder / "evaluation/evaluation.parquet", tables.EVALUATION)
@@ -264,7 +264,7 @@ def _check(selection: Selection, evaluation: Sequence[Mapping[str, Any]], folder
 
 
 def _widest(selection: Selection) -> str:
-    """What to change where nothing fits."""
+    """A sentence on what to change if no design fits."""
     if selection.max_hull is not None:
         return "raise --max-hull, or leave it out (the hull is in evaluation/stability.parquet)"
     return "widen the selection"
@@ -275,12 +275,12 @@ def _by_request(path: Path, schema: pa.Schema) -> dict[str, dict[str, Any]]:
 
 
 def _rows_if_there(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
-    """A table of the run, or no rows where it was not asked for."""
+    """The rows of a table of the run; none if the run does not have the table."""
     return tables.read_rows(path, schema) if path.exists() else []
 
 
 def to_atoms(design: Design) -> ase.Atoms:
-    """ASE's atoms; the energy (of the cell, eV) is that of a calculator, everything else is in `info`."""
+    """The design as ASE's atoms; the energy of the cell (eV) is in a calculator, everything else in `info`."""
     atoms = design.cell.to_atoms()
     atoms.info = {"name": design.name} | {
         name: value for name, value in design.values.items() if name != "total_energy"
@@ -300,10 +300,10 @@ def to_cif(design: Design) -> str:
 
 
 def read_cif_values(text: str) -> dict[str, Any]:
-    """What `to_cif` wrote beside the crystal, by the names of `FIELDS`.
+    """The values that `to_cif` wrote beside the crystal, by the names of `FIELDS`.
 
-    A text that the CIF readers of ASE and pymatgen give back as it is stands as it is. Any other is percent-encoded UTF-8 between quotation
-    marks: CIF is ASCII, and to ASE a backslash begins a Greek letter, and two hyphens are a dash. What is no text is JSON.
+    A text is written unchanged if the CIF readers of ASE and pymatgen return it unchanged. Any other text is percent-encoded UTF-8 between quotation
+    marks, because CIF is ASCII, and ASE reads a backslash as the beginning of a Greek letter and two hyphens as a dash. Other values are JSON.
     """
     (block,) = CifFile.from_str(text).data.values()
     values = {key.removeprefix(PREFIX): value for key, value in block.data.items() if key.startswith(PREFIX)}
@@ -333,7 +333,7 @@ def _cif_value(value: Any) -> str:
 
 
 def _extxyz_value(value: Any) -> Any:
-    """What ASE must be given so that it reads the value from the comment line again: a text that it takes for something else is JSON."""
+    """A value in the form in which ASE reads it back from the comment line; a text that ASE would take for something else is JSON."""
     if not isinstance(value, str):
         return value
     info = {"x": value, "y": 1}
@@ -382,7 +382,7 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def _file_name(design: Design) -> str:
-    """What the design is, then where it comes from: BeO_bc_seed0_BN-hexagonal fills boron nitride's cell."""
+    """File name of a design: its formula, then its origin. BeO_bc_seed0_BN-hexagonal fills the cell of boron nitride."""
     return re.sub(r"[^A-Za-z0-9.+-]+", "_", f"{write_formula(_reduced(design.formula))}_{design.name}")[:MAX_FILE_NAME]
 
 

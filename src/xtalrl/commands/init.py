@@ -1,4 +1,4 @@
-"""`xtalrl init`: what a checkout has for its user to edit, in a folder of the user's own."""
+"""`xtalrl init`: the files of a checkout that a user edits, in a folder of the user's own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ include: f"{PROJECT}/Snakefile"
 use rule all as default with:
     default_target: True
 '''
-"""Of the user's folder, in which every command of the documentation then works as it does in a checkout."""
+"""Snakefile of the user's folder, in which every command of the documentation works as it does in a checkout."""
 
 
 def starting_files() -> Iterator[tuple[str, bytes, int]]:
@@ -34,7 +34,7 @@ def starting_files() -> Iterator[tuple[str, bytes, int]]:
 
 
 def write_starting_files(folder: Path) -> None:
-    """Write the files to start from into a folder; a file that is there stays as it is.
+    """Write the files to start from into a folder; existing files stay as they are.
 
     Raises:
         XtalrlError: the folder is the checkout.

@@ -1,4 +1,4 @@
-"""`xtalrl predict`: metal or gap and formation energy of crystals of one's own, by a trained predictor; no run, no DFT, seconds."""
+"""`xtalrl predict`: whether the user's own crystals are metals, and their gaps and formation energies, by a trained predictor; no run, no DFT, seconds."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Wanted:
 
     @property
     def is_any(self) -> bool:
-        """Whether nothing in particular is wanted."""
+        """Whether any gap is wanted."""
         return self.gap_from is None and self.gap_to is None
 
 
@@ -64,11 +64,11 @@ def predict_file(
     Args:
         path: CIF, folder or .zip of CIFs, .xyz or .extxyz file, or ASE database (.db).
         wanted: gaps that are a hit.
-        predictor: file of a trained one; None is the one that ships with xtalrl.
+        predictor: file of a trained predictor; None takes the one that ships with xtalrl.
         confidence: share of crystals whose value the intervals are to cover.
 
     Raises:
-        XtalrlError: nothing there can be predicted, or the predictor cannot be used.
+        XtalrlError: no entry can be predicted, or the predictor cannot be used.
     """
     loaded = Predictor.load(predictor or pretrained_predictor())
     crystals, graphs, problems = read_with_graphs(path, MAX_SITES)
@@ -93,7 +93,7 @@ def print_predictions(
     """Predict, write the table if a file is named, and print a line for each crystal.
 
     Raises:
-        XtalrlError: see `predict_file`; the output exists or is no CSV.
+        XtalrlError: as in `predict_file`; or the output exists or is no CSV.
     """
     if output is not None and output.suffix != ".csv":
         raise XtalrlError(f"--output is {output}: predictions are written as CSV, so its name must end in .csv.")

@@ -1,8 +1,8 @@
-"""`xtalrl rerun`: SCFs chosen by how they ended, by element, protocol, stage or name are run again, and no others.
+"""`xtalrl rerun`: run SCFs again that are chosen by outcome, element, protocol, stage or name, and no others.
 
-Two things are written, in this order, so that a kill between them costs nothing and the same command goes on: the runs behind the chosen
-rows become void in the cache, and each shard that holds one gets a mark. The mark is an input of the shard's job: Snakemake finds it newer
-than the shard's outcomes, makes these again, and what depends on them. The old outcomes stay until then.
+Two things are written, in this order, so that after a kill between them the same command continues: the runs behind the chosen
+rows are made void in the cache, and each shard that holds one gets a mark. The mark is an input of the shard's job: Snakemake finds it newer
+than the outcomes of the shard, and makes these and everything that depends on them again. The old outcomes stay until then.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from xtalrl.progress import format_seconds
 from xtalrl.workflow import as_typed
 
 _NAMES: dict[str, Collection[str]] = {"outcome": [outcome.value for outcome in Outcome], "element": ACTION}
-"""What a criterion may name although no SCF of the run has it: nothing that is written right is corrected."""
+"""Names that a criterion may have although no SCF of the run has them: a correctly written name is not corrected."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Choice:
     request_id: str
     outcome: str
     keys: tuple[str, ...]
-    """Keys of its runs in the cache; empty where none was needed to know the outcome."""
+    """Keys of its runs in the cache; empty if no run was needed to know the outcome."""
     wall_s: float
-    """What they took."""
+    """Wall time of these runs in seconds."""
 
 
 def choose(config: Config, criteria: Mapping[str, Collection[str]]) -> list[Choice]:
@@ -140,7 +140,7 @@ def print_rerun(
     """Show what the criteria choose and, once the user has confirmed it, mark it.
 
     Raises:
-        XtalrlError: see `choose`; or no chosen row had a run of pw.x.
+        XtalrlError: as in `choose`; or no chosen row had a run of pw.x.
     """
     choices = choose(config, criteria)
     with_runs = [choice for choice in choices if choice.keys]

@@ -1,4 +1,4 @@
-"""Which run a command is about: that of the configuration given, that in a folder of results, or the only one that is here."""
+"""The run that a command is about: the one of the given configuration, the one in a folder of results, or the only one in the working directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xtalrl.resources import DEFAULTS, here_or_of_project
 
 
 def load_config(configfiles: Sequence[Path]) -> Config:
-    """What snakemake would be configured with: config/config.yaml, here or as it ships, and the files over it."""
+    """The configuration that snakemake would use: config/config.yaml, the user's or the shipped one, with the given files laid over it."""
     return load(here_or_of_project(DEFAULTS), *configfiles)
 
 
@@ -22,11 +22,11 @@ def load_run(configfiles: Sequence[Path], results: Path | None = None) -> tuple[
     """The configuration of a run and the files that give it to snakemake.
 
     Args:
-        configfiles: as the user gave them.
+        configfiles: files that the user gave.
         results: folder of a run, whose own record is then the configuration.
 
     Raises:
-        XtalrlError: both are given, the folder holds no run, or several runs are here and none is named.
+        XtalrlError: both are given, the folder holds no run, or there are several runs and none is named.
     """
     if results is not None:
         if configfiles:

@@ -19,14 +19,14 @@ class Limit:
     value: int
     """A number of jobs, or minutes."""
     name: str
-    """What SLURM calls it and whose it is: `MaxSubmit of user alice in account proj`."""
+    """Name of the limit in SLURM and its owner: `MaxSubmit of user alice in account proj`."""
 
 
 def ask(*command: str) -> str:
-    """What a command of SLURM answers.
+    """The answer of a SLURM command.
 
     Raises:
-        XtalrlError: it is not there, fails or does not answer.
+        XtalrlError: the command is missing, fails or does not answer.
     """
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout

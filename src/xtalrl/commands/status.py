@@ -1,6 +1,6 @@
-"""`xtalrl status`: how far a run is, from its files and the queue alone, so that it works on a login node while jobs run.
+"""`xtalrl status`: the progress of a run, from its files and the queue alone, so that it works on a login node while jobs run.
 
-A stage with thousands of jobs is read from its shards' tables, and from the logs of jobs that have not finished and what is beside them.
+A stage with thousands of jobs is read from the tables of its shards, and from the logs and progress files of jobs that have not finished.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from xtalrl.provenance import note_differences
 from xtalrl.workflow import trains_together
 
 FRESH_S = 180.0
-"""A job that has not written to its log for so long is not running: jobs write every few seconds, and a network file system may
+"""Seconds without a line in its log after which a job is not running: jobs write every few seconds, and a network file system may
 show it a minute late."""
 _COMMENT = re.compile(r"rule_(.+?)(?:_wildcards_([a-z]+(?:-[a-z0-9]+)?)_.*)?")
-"""What Snakemake's SLURM plugin writes into a job's comment."""
+"""Comment that Snakemake's SLURM plugin gives to a job."""
 _STAGE_OF_RULE = {
     "read_crystals": "structures",
     "build_graphs": "structures",
@@ -57,7 +57,7 @@ _STAGE_OF_RULE = {
 
 @dataclass
 class Stage:
-    """Progress of one stage: how many of its units are done, and what came of them."""
+    """Progress of one stage: how many of its units are done, and with what results."""
 
     name: str
     done: int
@@ -66,19 +66,19 @@ class Stage:
     notes: dict[str, int] = field(default_factory=dict)
     """Counts by outcome, reason or policy."""
     running: int = 0
-    """Jobs that are writing to their logs."""
+    """Number of jobs that are writing to their logs."""
     stopped: int = 0
-    """Jobs that began, are silent and have no output: failed, cancelled or cut off."""
+    """Number of jobs that began, are silent and have no output: failed, cancelled or cut off."""
     queued: int = 0
-    """Jobs that wait in SLURM's queue, of all runs of this user."""
+    """Number of jobs that wait in SLURM's queue, of all runs of this user."""
     left_s: float | None = None
     """Seconds until the stage ends at the pace of the running jobs."""
     unreadable: list[str] = field(default_factory=list)
-    """Tables of the stage that are damaged, or that we may not read."""
+    """Tables of the stage that are damaged or may not be read."""
 
     @property
     def state(self) -> str:
-        """unreadable, done, running, queued, stopped or waiting."""
+        """State of the stage: unreadable, done, running, queued, stopped or waiting."""
         if self.unreadable:
             return "unreadable"
         if self.total is not None and self.done >= self.total:
@@ -88,13 +88,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class _Job:
-    """A job that began and has no output yet, by its log."""
+    """A job that began and has no output yet, as its log shows."""
 
     running: bool
     done: int
-    """Units it has finished: SCFs, crystals, or steps of its policies."""
+    """Number of finished units: SCFs, crystals, or steps of its policies."""
     rate: float
-    """Units per second; 0 where it has not said so yet or is not running."""
+    """Units per second; 0 if unknown so far, or if the job is not running."""
 
 
 def stages(config: Config) -> Iterator[Stage]:
@@ -298,7 +298,7 @@ def _with_jobs(stage: Stage, jobs: Iterable[_Job | None]) -> Stage:
 
 
 def _job(log: Path) -> _Job | None:
-    """What a job's log and the pace beside it tell; None if the job has not begun."""
+    """A job according to its log and the progress file beside it; None if it has not begun."""
     if not log.is_file():
         return None
     try:
@@ -311,7 +311,7 @@ def _job(log: Path) -> _Job | None:
 
 
 def _queued() -> Counter[str]:
-    """Pending SLURM jobs of this user's runs by stage; empty where there is no SLURM or it does not answer."""
+    """Pending SLURM jobs of this user's runs by stage; empty if there is no SLURM or no answer."""
     if not shutil.which("squeue"):
         return Counter()
     command = ["squeue", "--noheader", "--states=PENDING", f"--user={os.getuid()}", "--format=%j %k"]
@@ -328,7 +328,7 @@ def _queued() -> Counter[str]:
 
 
 def _counts(paths: Iterable[Path], column: str, unreadable: list[str]) -> dict[str, int]:
-    """How often each value occurs in a column of these tables, the most frequent first; those that cannot be read join `unreadable`."""
+    """Number of occurrences of each value in a column of these tables, the most frequent first; unreadable tables are added to `unreadable`."""
     counts = Counter[str]()
     for path in paths:  # by hand: pyarrow.dataset imports pandas, a fifth of the time of `xtalrl status`
         try:

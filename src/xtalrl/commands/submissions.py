@@ -1,7 +1,7 @@
-"""The calls of sbatch that Snakemake would make with a profile, from Snakemake and its SLURM plugin themselves.
+"""The calls of sbatch that Snakemake would make with a profile, found with Snakemake and its SLURM plugin themselves.
 
-Snakemake runs a workflow of one empty rule per kind of job, with a stand-in for sbatch on PATH that writes down its arguments and
-refuses. A refusal is a failed attempt, so that the calls of later attempts are seen too.
+Snakemake runs a workflow with one empty rule per kind of job, with a stand-in for sbatch on PATH that records its arguments and
+refuses. A refusal is a failed attempt, so that the calls of later attempts are seen, too.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import yaml
 from xtalrl.errors import XtalrlError
 
 OTHER_JOBS = "other_jobs"
-"""Stands for every rule that the profile does not name."""
+"""Name that stands for every rule that the profile does not name."""
 _NOT_OF_THE_JOBS = frozenset({
     "config", "configfile", "configfiles", "directory", "snakefile", "sdm", "software-deployment-method", "use-conda", "use-apptainer",
     "max-jobs-per-timespan", "batch", "report", "slurm-efficiency-report", "slurm-efficiency-report-path",
 })  # fmt: skip
-"""Entries of a profile that concern the workflow and not what is asked of SLURM."""
+"""Entries of a profile that concern the workflow and not the requests to SLURM."""
 _SBATCH = """#!/bin/sh
 call=$(mktemp "$XTALRL_CALLS/XXXXXXXX")
 printf '%s\\0' "$@" > "$call"
@@ -38,7 +38,7 @@ exit 1
 
 @dataclass(frozen=True)
 class Submission:
-    """What Snakemake asks of SLURM for a job of a rule at one attempt: the options of sbatch."""
+    """The options of sbatch with which Snakemake submits a job of a rule at one attempt."""
 
     rule: str
     options: tuple[str, ...]
@@ -54,7 +54,7 @@ class Submission:
 
 
 def ask_snakemake(profile: Mapping[str, Any], rules: Iterable[str]) -> dict[str, list[Submission] | str]:
-    """Ask for the submissions of each rule, one per attempt, or why Snakemake submits nothing.
+    """The submissions of each rule, one per attempt, or the reason why Snakemake submits nothing.
 
     Raises:
         XtalrlError: Snakemake does not accept the profile, or does not answer.
@@ -116,7 +116,7 @@ def _workflow(rules: Iterable[str]) -> str:
 
 
 def _declared_threads() -> dict[str, int]:
-    """The threads that rules of the checkout name themselves, which hold where the profile names none."""
+    """The threads that the rules name themselves, which apply if the profile names none."""
     found: dict[str, int] = {}
     for path in Path("rules").glob("*.smk"):
         for text in re.split(r"^(?:rule|checkpoint) ", path.read_text(), flags=re.MULTILINE)[1:]:

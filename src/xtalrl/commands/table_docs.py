@@ -1,4 +1,4 @@
-"""The documentation of the stage tables, generated from their schemas so that it cannot go out of step."""
+"""The documentation of the stage tables, generated from their schemas so that it is always up to date."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from xtalrl.tables import SCHEMAS, table_name
 
 
 def render_tables() -> str:
-    """docs/tables.md: one table a schema."""
+    """docs/tables.md: one table per schema."""
     lines = [
         "# Tables",
         "",
