@@ -6,6 +6,7 @@ pip into a temporary folder.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -81,9 +82,11 @@ def unpack_pip_wheel(folder: Path) -> Path:
 def install_cpu_build(command: list[str]) -> bool:
     """Without an NVIDIA GPU, install PyTorch's CPU build (200 MB instead of some 3 GB), where it can be had; whether it was.
 
-    Only its own index has it, which not every network reaches, or a folder that PIP_FIND_LINKS names.
+    Only its own index has it, which not every network reaches, or a folder that PIP_FIND_LINKS names. Where the machine that installs is
+    not the one that computes, the variable TORCH_BUILD says which build is wanted, `cpu` or `cuda`.
     """
-    if Path("/proc/driver/nvidia").exists():
+    has_gpu = Path("/proc/driver/nvidia").exists()
+    if os.environ.get("TORCH_BUILD", "cuda" if has_gpu else "cpu") != "cpu":
         return False
     try:
         urllib.request.urlopen(f"{TORCH_CPU_INDEX}/torch/", timeout=10).close()
