@@ -243,6 +243,18 @@ def test_optimade_accepts_it(run: Config, tmp_path: Path) -> None:
     models.StructureResponseMany.model_validate(json.loads((tmp_path / "a.json").read_text()))
 
 
+def test_optimade_accepts_each_line(run: Config, tmp_path: Path) -> None:
+    models = pytest.importorskip("optimade.models", reason="optimade is not installed")
+    export_designs(run, tmp_path / "a.json", EVERYTHING)
+    export_designs(run, tmp_path / "a.jsonl", EVERYTHING)
+    header, info, *resources = map(json.loads, (tmp_path / "a.jsonl").read_text().splitlines())
+    assert header["x-optimade"]["meta"]["api_version"] == "1.2.0"
+    assert info["type"] == "info" and "_xtalrl_band_gap" in info["properties"]
+    assert resources == json.loads((tmp_path / "a.json").read_text())["data"]
+    for resource in resources:
+        models.StructureResource.model_validate(resource)
+
+
 def test_an_external_crystal_goes_along(run: Config, tmp_path: Path) -> None:
     folder = tmp_path / "results"
     shutil.copytree(run.results, folder)

@@ -1,4 +1,7 @@
-"""Designs for other programs and for people: CIF, extxyz, ASE database, OPTIMADE JSON, CSV, each with gap, energies, outcome and provenance."""
+"""Designs for other programs and for people: CIF, extxyz, ASE database, OPTIMADE, CSV, each with gap, energies, outcome and provenance.
+
+And whole runs: a data set for Hugging Face, trajectories for Minari.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,8 @@ from pymatgen.io.cif import CifBlock, CifFile, CifWriter
 
 from xtalrl import tables
 from xtalrl.cells import Cell, reduced_formula, write_formula
+from xtalrl.commands.export_huggingface import write_huggingface
+from xtalrl.commands.export_minari import write_minari
 from xtalrl.config import Config
 from xtalrl.csv_files import csv_text
 from xtalrl.errors import XtalrlError
@@ -145,7 +150,7 @@ def export_designs(config: Config, output: str | Path, selection: Selection) -> 
 
     Args:
         config: configuration of the run.
-        output: a folder of CIFs (no ending), or .zip of CIFs, .xyz or .extxyz, .db (ASE), .json (OPTIMADE), .csv. It must not exist.
+        output: a folder of CIFs (no ending), or .zip of CIFs, .xyz or .extxyz, .db (ASE), .json or .jsonl (OPTIMADE), .csv. It must not exist.
         selection: designs to write.
 
     Returns:
@@ -161,17 +166,41 @@ def export_designs(config: Config, output: str | Path, selection: Selection) -> 
     return len(designs)
 
 
-def check_output(output: str | Path) -> Path:
-    """The path that designs are to be written to.
+def export_run(config: Config, output: str | Path, selection: Selection) -> dict[str, int]:
+    """Write a whole run, into a folder whose ending says for what.
+
+    Args:
+        config: configuration of the run.
+        output: .hf, a data set for Hugging Face with designs, crystals, SCFs and labels, or .minari, the trajectories. It must not exist.
+        selection: must select everything.
+
+    Returns:
+        The number of rows of each table, or of episodes and steps.
 
     Raises:
-        XtalrlError: the path exists, or does not have one of the endings that `export_designs` names.
+        XtalrlError: a table of the run is missing, a library is not installed, something is selected, or `output` exists.
+    """
+    output = check_output(output)
+    if selection != Selection():
+        raise XtalrlError(
+            f"{output}: a {output.suffix} holds the whole run: leave out the options that select or sort designs."
+        )
+    with _made_whole(output) as temporary:
+        temporary.mkdir()
+        return RUN_WRITERS[output.suffix](config, temporary)
+
+
+def check_output(output: str | Path) -> Path:
+    """The path that designs, or a whole run, are to be written to.
+
+    Raises:
+        XtalrlError: the path exists, or does not have one of the endings that `export_designs` and `export_run` name.
     """
     output = Path(output)
-    if output.suffix not in _WRITERS:
+    if output.suffix not in (*_WRITERS, *RUN_WRITERS):
         raise XtalrlError(
             f"{output}: the ending {output.suffix!r} is not known. Name a folder (no ending) or a .zip for CIFs, .xyz or .extxyz, .db for an ASE "
-            "database, .json for OPTIMADE, or .csv for a list."
+            "database, .json or .jsonl for OPTIMADE, .csv for a list; or, of a whole run, .hf for Hugging Face or .minari for Minari."
         )
     if output.exists():
         raise XtalrlError(f"{output} exists already: name another, or delete it first.")
@@ -180,10 +209,17 @@ def check_output(output: str | Path) -> Path:
 
 def write_designs(designs: Sequence[Design], output: Path) -> None:
     """Write designs to a path of `check_output`, completely or not at all."""
+    with _made_whole(output) as temporary:
+        _WRITERS[output.suffix](_with_progress(designs), temporary)
+
+
+@contextlib.contextmanager
+def _made_whole(output: Path) -> Iterator[Path]:
+    """A path to write to, whose file or folder becomes `output` if all goes well."""
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{os.getpid()}.{output.name}")
     try:
-        _WRITERS[output.suffix](_with_progress(designs), temporary)
+        yield temporary
         put(temporary, output)
     finally:
         if temporary.is_dir():
@@ -452,6 +488,16 @@ def _write_database(designs: Iterable[Design], path: Path) -> None:
             database.write(atoms, key_value_pairs=pairs, data={"xtalrl": values})
 
 
+def _write_optimade_lines(designs: Iterable[Design], path: Path) -> None:
+    """OPTIMADE's JSON Lines, from which a server can be started: a header, a line on our own fields, then a resource per line."""
+    fields = {PREFIX + name: _described(field) for name, field in FIELDS.items()}
+    header = {"x-optimade": {"meta": {"api_version": OPTIMADE_VERSION}}}
+    info = {"type": "info", "id": "structures", "properties": fields}
+    with path.open("w", encoding="utf-8") as file:
+        for line in itertools.chain([header, info], map(to_optimade, designs)):
+            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+
+
 def _write_optimade(designs: Iterable[Design], path: Path) -> None:
     version = importlib.metadata.version("xtalrl")
     data = [to_optimade(design) for design in designs]
@@ -489,5 +535,11 @@ _WRITERS: dict[str, Callable[[Iterable[Design], Path], None]] = {
     ".extxyz": _write_extxyz,
     ".db": _write_database,
     ".json": _write_optimade,
+    ".jsonl": _write_optimade_lines,
     ".csv": _write_list,
 }
+RUN_WRITERS: Mapping[str, Callable[[Config, Path], dict[str, int]]] = {
+    ".hf": write_huggingface,
+    ".minari": write_minari,
+}
+"""How a whole run is written into an empty folder, by its ending."""
