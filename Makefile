@@ -9,7 +9,7 @@ VENV_DOCS := .venv-docs
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo campaign test test-slow harness test-dgl engine oracles dgl lint format docs site lock release clean
+.PHONY: help demo tour campaign test test-slow harness test-dgl engine oracles dgl lint format docs site lock release clean
 
 $(VENV)/.complete: requirements/lock.txt requirements/torch-cpu.txt requirements/torch-cuda.txt pyproject.toml tools/make_venv.py
 	@$(PYTHON) tools/make_venv.py
@@ -37,6 +37,10 @@ help:  ## List the targets
 demo: $(VENV)/.complete  ## Run the whole pipeline on the embedded crystals; ends with results/demo/report.html
 	@snakemake all --profile profiles/local --configfile config/demo.yaml --cores $(CORES)
 	@xtalrl summary --configfile config/demo.yaml
+
+tour: $(VENV)/.complete  ## The demo with SCFs that were computed elsewhere and ship with xtalrl; ends with results/tour/report.html
+	@snakemake all --profile profiles/local --configfile config/demo.yaml config/tour.yaml --cores $(CORES)
+	@xtalrl summary --configfile config/demo.yaml config/tour.yaml
 
 campaign: $(VENV)/.complete  ## After `make demo`, search for crystals with a wanted gap on the embedded crystals; minutes
 	@snakemake campaign report --profile profiles/local --configfile config/demo.yaml config/campaign.yaml --cores $(CORES)
@@ -99,5 +103,5 @@ lock:  ## Renew requirements/{lock,docs,torch-cuda}.txt (needs uv; UV_FIND_LINKS
 release: $(VENV)/.complete  ## Pack what is published of a tagged commit into dist/ (docs/releasing.md)
 	@python tools/release.py
 
-clean:  ## Remove the demo's results (finished SCFs stay in results/cache)
-	rm -rf results/demo
+clean:  ## Remove the results of demo and tour (finished SCFs stay in results/cache)
+	rm -rf results/demo results/tour

@@ -118,6 +118,7 @@ rule run_scf_shard:
         accept_not_saved=cfg.dft.accept_not_saved,
         command=unrecorded(cfg.dft.command),
         cache=unrecorded(CACHE),
+        finished=unrecorded(cfg.dft.finished),
         workers=threads_of_job,
         runtime_min=runtime_of_job,
     message:

@@ -93,6 +93,7 @@ CHANGES: dict[str, tuple[Any, frozenset[str]]] = {
     ),
     "dft.pseudopotentials": ("{tmp}", NOTHING),
     "dft.command": ("/usr/bin/pw.x", rules("fetch_engine")),
+    "dft.finished": ("{tmp}", NOTHING),
     "dft.shards.scf": (3, SHARDS | rules("plan_crystal_scf gather_scf")),
     "dft.shards.references": (2, SHARDS | rules("plan_reference_scf gather_scf")),
     "dft.shards.evaluation": (2, SHARDS | rules("plan_design_scf gather_scf")),

@@ -55,6 +55,8 @@ MATERIALS_PROJECT = "materials-project"
 """In place of a path: ask the Materials Project (docs/materials-project.md)."""
 DEMO_FORMULAS = "demo"
 """In place of a path: the formulas of the embedded crystals."""
+DEMO_SCFS = "demo"
+"""In place of a path: the finished SCFs of the embedded crystals and of the designs made from them."""
 LABELS_OF_SOURCE = "source"
 """In place of a path: the gaps and formation energies of the structures' own CSVs."""
 
@@ -275,6 +277,12 @@ class DftConfig(_Section):
     command: Annotated[str, AfterValidator(_usable_command)] | None = Field(
         None,
         description="Command that runs pw.x, e.g. `srun --overlap -n 1 pw.x`; `embedded` is the embedded pw.x; null takes the pw.x on PATH, else the embedded one.",
+        json_schema_extra=CHANGES_NO_RESULT,
+    )
+    finished: FilePath | None = Field(
+        None,
+        description="Finished SCFs of others, a file of `xtalrl cache export`, that the run takes before it computes one: its cache is left as it is, and "
+        "its report says what came from there. `demo`: those of `make demo`, which ship with xtalrl. null: none.",
         json_schema_extra=CHANGES_NO_RESULT,
     )
     shards: Shards = Shards()
@@ -1065,6 +1073,9 @@ class Config(_Section):
         return {spec.name: spec for spec in specs}
 
 
+_NO_PATHS = (None, MATERIALS_PROJECT, LABELS_OF_SOURCE, DEMO_FORMULAS, DEMO_SCFS)
+
+
 def check_inputs(config: Config) -> None:
     """Check that the files and folders that the configuration names are there.
 
@@ -1074,7 +1085,7 @@ def check_inputs(config: Config) -> None:
     is_fetched = Path(config.cache, "families", config.dft.family, "family.json").exists()
     for section, names in {
         "structures": ["path", "magnetizations"],
-        "dft": [] if is_fetched else ["pseudopotentials"],
+        "dft": ["finished", *([] if is_fetched else ["pseudopotentials"])],
         "references": ["crystals", "energies"],
         "labels": ["path"],
         "evaluation": ["formulas"],
@@ -1082,7 +1093,7 @@ def check_inputs(config: Config) -> None:
         for name in names:
             model = getattr(config, section)
             value = getattr(model, name)
-            if value not in (None, MATERIALS_PROJECT, LABELS_OF_SOURCE, DEMO_FORMULAS) and not Path(value).exists():
+            if value not in _NO_PATHS and not Path(value).exists():
                 what = type(model).model_fields[name].description
                 raise XtalrlError(f"`{section}.{name}` is {value!r}, which does not exist. It may be: {what}")
 

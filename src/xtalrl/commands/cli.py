@@ -143,10 +143,23 @@ def demo(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the jobs.")] = False,
 ) -> None:
     """Run the whole pipeline on the embedded crystals, into results/demo of this folder: about a quarter of an hour on 2 cores."""
+    _run_demo(["config/demo.yaml"], cores, dry_run)
+
+
+@_command
+def tour(
+    cores: Annotated[str, typer.Option(help="Cores to use, or `all`.")] = "all",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the jobs.")] = False,
+) -> None:
+    """Show what `xtalrl demo` makes within minutes, into results/tour: its SCFs were computed elsewhere and ship with xtalrl."""
+    _run_demo(["config/demo.yaml", "config/tour.yaml"], cores, dry_run)
+
+
+def _run_demo(names: list[str], cores: str, dry_run: bool) -> None:
     from xtalrl.commands.status import print_summary
     from xtalrl.commands.workflow_commands import workflow_command
 
-    configfiles = _here_or_shipped([Path("config/demo.yaml")])
+    configfiles = _here_or_shipped([Path(name) for name in names])
     options = ["--cores", cores, *(["--dry-run"] if dry_run else [])]
     if code := _run(workflow_command("all", "local", configfiles, options=options)):
         sys.exit(code)
@@ -313,7 +326,7 @@ def export_run(
     output: Annotated[
         Path,
         typer.Argument(
-            help="Folder or .zip of CIFs, .extxyz, .db (ASE), .json (OPTIMADE) or .csv; the ending says which."
+            help="Designs: folder or .zip of CIFs, .extxyz, .db (ASE), .json or .jsonl (OPTIMADE) or .csv. The whole run: .hf (Hugging Face) or .minari (trajectories)."
         ),
     ],
     policy: Annotated[
@@ -338,13 +351,18 @@ def export_run(
     configfile: ConfigFile = None,
     results: Results = None,
 ) -> None:
-    """Write the designs of a run for other programs, with gap, formation energy, outcome and provenance."""
-    from xtalrl.commands.exports import Selection, export_designs
+    """Write the designs of a run for other programs, with gap, formation energy, outcome and provenance; or all of it as a data set."""
+    from xtalrl.commands.exports import RUN_WRITERS, Selection, export_designs
+    from xtalrl.commands.exports import export_run as export_whole_run
 
     config, _ = _load_run(configfile, results)
     selection = Selection(
         policy, outcome, gap_from, gap_to, valid, novel, max_hull, sort, descending, one_per_formula, limit
     )
+    if output.suffix in RUN_WRITERS:
+        counts = export_whole_run(config, output, selection)
+        typer.echo(f"{', '.join(f'{count:,} {name}' for name, count in counts.items())}: {output}")
+        return
     count = export_designs(config, output, selection)
     typer.echo(f"{count:,} designs: {output}")
 

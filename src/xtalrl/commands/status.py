@@ -26,6 +26,7 @@ from xtalrl.config import Config
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import format_seconds, read_pace
 from xtalrl.provenance import note_differences
+from xtalrl.report.elsewhere import computed_elsewhere
 from xtalrl.workflow import trains_together
 
 FRESH_S = 180.0
@@ -171,6 +172,8 @@ def print_summary(config: Config) -> None:
         for path in sorted(results.glob(pattern)):
             lines.append(f"{title:<9} {path}")
             title = ""
+    if elsewhere := computed_elsewhere(config):
+        lines += ["", elsewhere.sentence]
     if note := note_differences(config):
         lines += ["", note]
     typer.echo("\n".join(lines))

@@ -20,7 +20,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -154,10 +154,10 @@ class Record:
 class Cache:
     """The records in `{cache}/scf`: those of all writers at the last look, and our own as they are added.
 
-    Several threads may use it. If the folder is read-only, records can be found, but `add` and `void` raise OSError.
+    Records that are given to it are found like its own and are written nowhere. Several threads may use it. If the folder is read-only, records can be found, but `add` and `void` raise OSError.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, given: Iterable[Record] = ()) -> None:
         self.folder = records_folder(folder)
         self._path = self._new_path()
         self._records: dict[str, Record] = {}
@@ -167,6 +167,8 @@ class Cache:
         """Bytes of each file that were read."""
         self._seen: set[Path | str] = set()
         """Files looked at, and faults named."""
+        for record in given:
+            self._keep(record)
         self.refresh()
 
     def refresh(self) -> None:

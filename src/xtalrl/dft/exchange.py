@@ -29,8 +29,11 @@ from xtalrl.dft.outcomes import Outcome
 from xtalrl.dft.unfinished import Unfinished
 from xtalrl.errors import XtalrlError, explain_os_error
 from xtalrl.files import whole_file
+from xtalrl.resources import of_project
 from xtalrl.sharing import write_shared
 
+DEMO_SCFS = "resources/demo/scfs.parquet"
+"""Every finished SCF that a run of the demo needs: `xtalrl cache export` with `--of-run` took them from one (docs/releasing.md)."""
 SAME_ENERGY_RY = 1e-5
 """Largest difference between two energies of one calculation: ten times the loosest conv_thr of our protocols, which stops the SCF."""
 SAME_GAP_EV = 0.02
@@ -202,27 +205,16 @@ def import_cache(cache: str | Path, source: str | Path) -> Imported:
     Raises:
         XtalrlError: the source cannot be read.
     """
-    source = Path(source)
-    refused: list[str] = []
-    if source.is_dir():
-        records, refused = _read_all(_files(source))
-    elif source.suffix == ".jsonl" and source.is_file():
-        records, refused = _read_all([source])
-    elif source.suffix == ".parquet" and source.is_file():
-        records, refused = _read_parquet(source)
-    else:
-        raise XtalrlError(f"{source} is no cache folder, and no .parquet or .jsonl file of `xtalrl cache export`.")
+    records, refused = _read_source(Path(source))
     folder = records_folder(cache)
     ours = _one_per_key(_read_all(sorted(folder.glob("*.jsonl")))[0])
     new: list[Record] = []
     known = 0
     for record in _one_per_key(records).values():
         mine = ours.get(record.key)
-        if not Outcome(record.outcome).is_kept:
-            refused.append(f"{_name(record)}: {record.outcome} speaks about the machine it ran on")
-        elif not record.is_complete:
-            refused.append(f"{_name(record)}: without its calculation nothing says that the result belongs to this key")
-        elif (fault := contradiction(mine, record) if mine else None) is not None:
+        if (fault := _why_not_taken(record)) is not None or (
+            fault := contradiction(mine, record) if mine else None
+        ) is not None:
             refused.append(fault)
         elif mine is None or record.says_more_than(mine):
             new.append(replace(record, generation=None))
@@ -232,6 +224,27 @@ def import_cache(cache: str | Path, source: str | Path) -> Imported:
         content = b"".join(map(to_line, new))
         write_shared(folder / f"imported-{hashlib.sha256(content).hexdigest()[:16]}.jsonl", content)
     return Imported(len(new), known, refused)
+
+
+def finished_scfs(source: str) -> list[Record]:
+    """The records of an export or of a cache folder, for a run that takes them as they are (`dft.finished`).
+
+    Args:
+        source: a path, or `demo`: what ships with xtalrl.
+
+    Raises:
+        XtalrlError: it cannot be read, or holds a record that cannot be taken: which belong to no run unseen.
+    """
+    path = Path(of_project(DEMO_SCFS)) if source == "demo" else Path(source)
+    records, refused = _read_source(path)
+    kept = list(_one_per_key(records).values())
+    refused += [fault for record in kept if (fault := _why_not_taken(record)) is not None]
+    if refused:
+        raise XtalrlError(
+            f"{len(refused):,} records of {path}, which `dft.finished` names, cannot be taken:\n{shown(refused)}\n"
+            "Get the file again, or leave `dft.finished` out: what is missing is computed."
+        )
+    return kept
 
 
 def contradiction(one: Record, other: Record) -> str | None:
@@ -252,6 +265,26 @@ def shown(faults: Sequence[str]) -> str:
     """The first of these sentences, one per line, and how many more there are."""
     more = len(faults) - _SHOWN
     return "\n".join(faults[:_SHOWN]) + (f"\n... and {more:,} more" if more > 0 else "")
+
+
+def _read_source(source: Path) -> tuple[list[Record], list[str]]:
+    """The records of an export or of a cache folder, and a sentence for each that was changed."""
+    if source.is_dir():
+        return _read_all(_files(source))
+    if source.suffix == ".jsonl" and source.is_file():
+        return _read_all([source])
+    if source.suffix == ".parquet" and source.is_file():
+        return _read_parquet(source)
+    raise XtalrlError(f"{source} is no cache folder, and no .parquet or .jsonl file of `xtalrl cache export`.")
+
+
+def _why_not_taken(record: Record) -> str | None:
+    """A sentence where a record of others says nothing about its calculation, or nothing that could be checked."""
+    if not Outcome(record.outcome).is_kept:
+        return f"{_name(record)}: {record.outcome} speaks about the machine it ran on"
+    if not record.is_complete:
+        return f"{_name(record)}: without its calculation nothing says that the result belongs to this key"
+    return None
 
 
 def _files(cache: str | Path) -> list[Path]:

@@ -21,6 +21,7 @@ from xtalrl.dft.cache import Cache, Record
 from xtalrl.dft.claims import Claims, Taken
 from xtalrl.dft.climb import AttemptLimits, climb, situation_of
 from xtalrl.dft.engines import Engine, find_engine
+from xtalrl.dft.exchange import finished_scfs
 from xtalrl.dft.outcome_rows import count_outcomes, in_words, outcome_row
 from xtalrl.dft.outcomes import Result
 from xtalrl.dft.protocols import load_protocol
@@ -61,6 +62,7 @@ def run_shard(
     cache: str,
     accept_not_saved: bool = False,
     runtime_min: float | None = None,
+    finished: str | None = None,
 ) -> None:
     """Run the SCFs of one shard that the cache does not hold, and write one row of SCF_OUTCOMES per request.
 
@@ -71,6 +73,7 @@ def run_shard(
         time_limits_min: minutes that each attempt may take; the last number repeats. For `design`, all attempts together take no longer than the sum.
         accept_not_saved: take the printed values of a pw.x that converged and then failed to save.
         runtime_min: wall time of the job in minutes. The job stops before; finished SCFs and the states of long runs are kept.
+        finished: SCFs of others that are taken before any is computed, as `exchange.finished_scfs` reads them.
 
     Raises:
         XtalrlError: pw.x or a pseudopotential is missing, the scratch disk is full, or the wall time is over.
@@ -81,16 +84,18 @@ def run_shard(
         for kind, limits in time_limits_min.items()
     }
     wanted = [row for row in tables.read_rows(requests, tables.SCF_REQUESTS) if row["shard"] == shard]
-    settler = _Settler(family, protocol, recovery, limits, command, cache, accept_not_saved, end)
+    given = finished_scfs(finished) if finished else ()
+    settler = _Settler(family, protocol, recovery, limits, command, cache, given, accept_not_saved, end)
     with _ended_by_signal(end.stop), scratch_folder() as scratch, ThreadPoolExecutor(workers) as pool:
         ended = _Queue(shard, wanted, settler, pool, scratch, runtime_min).work_off()
     rows = [ended[_group(row)] | {"request_id": row["request_id"], "source": row["source"]} for row in wanted]
     tables.write_rows(rows, tables.SCF_OUTCOMES, outcomes)
     logger.info(
-        "Shard %d: %d requests, %d runs of pw.x, the rest from the cache. %s",
+        "Shard %d: %d requests, %d runs of pw.x, the rest from the cache%s. %s",
         shard,
         len(rows),
         settler.runs,
+        f" or {finished}" if finished else "",
         count_outcomes(rows),
     )
 
@@ -227,6 +232,7 @@ class _Settler:
         limits: Mapping[str, AttemptLimits],
         command: str | None,
         cache: str,
+        given: Sequence[Record],
         accept_not_saved: bool,
         end: JobEnd,
     ) -> None:
@@ -234,7 +240,7 @@ class _Settler:
         self.protocol = load_protocol(protocol)
         self.recovery, self.limits, self.accept_not_saved = recovery, limits, accept_not_saved
         self.command, self.cache_folder = command, cache
-        self.cache, self.claims, self.unfinished = Cache(cache), Claims(cache), Unfinished(cache)
+        self.cache, self.claims, self.unfinished = Cache(cache, given), Claims(cache), Unfinished(cache)
         self.end = end
         self.runs = 0
         """Number of runs of pw.x that have ended."""

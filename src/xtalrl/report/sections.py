@@ -33,6 +33,7 @@ from xtalrl.report.citations import CITATIONS
 from xtalrl.report.columns import Column
 from xtalrl.report.contents import Content, figures_of, tables_of
 from xtalrl.report.curves import learning_curves, read_training_log
+from xtalrl.report.elsewhere import computed_elsewhere
 from xtalrl.report.lists import design_columns, failure_columns, plain_columns, rejected_columns
 from xtalrl.report.style import Policies, PolicyStyle, policy_styles
 from xtalrl.report.viewer_data import packed, viewer_data
@@ -453,6 +454,7 @@ def sections(run: RunFiles) -> dict[str, Any]:
     results = (_result_table(run.folder, content, order) for content in tables_of(run.config))
     return {
         "config": run.config,
+        "elsewhere": computed_elsewhere(run.config),
         "policies": [NamedPolicy(name, styles[name], spec is None) for name, spec in run.policies.items()],
         "summary": Summary.of(run),
         "tables": [table for table in results if table is not None],

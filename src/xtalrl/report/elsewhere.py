@@ -1,0 +1,71 @@
+"""Which SCFs of a run were computed elsewhere and taken from what `dft.finished` names: said wherever the run is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtalrl import tables
+from xtalrl.campaign.preflight import campaign_stages
+from xtalrl.config import Config
+from xtalrl.dft.exchange import finished_scfs
+
+_STAGES = ("scf", "references", "evaluation", "confirmation")
+
+
+@dataclass(frozen=True)
+class ComputedElsewhere:
+    """The runs of pw.x that a run took over."""
+
+    source: str
+    taken: int
+    total: int
+    """Runs of pw.x behind the results, whoever made them."""
+    engines: tuple[str, ...]
+    first: str
+    last: str
+    """When the first and the last of those taken ended, in UTC."""
+
+    @property
+    def sentence(self) -> str:
+        """What a reader must know before any number of the run."""
+        days = self.first[:10] if self.first[:10] == self.last[:10] else f"{self.first[:10]} to {self.last[:10]}"
+        here = self.total - self.taken
+        return (
+            f"{self.taken:,} of the {self.total:,} runs of pw.x behind these results were computed elsewhere, by {' and '.join(self.engines)}, {days}, "
+            f"and taken from {self.source}; "
+            + (f"{here:,} {'was' if here == 1 else 'were'} computed here." if here else "none was computed here.")
+        )
+
+
+def computed_elsewhere(config: Config) -> ComputedElsewhere | None:
+    """What a run took over; None where `dft.finished` names nothing, or nothing of it was needed.
+
+    Raises:
+        XtalrlError: the file that `dft.finished` names, or a table of the run, cannot be read.
+    """
+    if config.dft.finished is None:
+        return None
+    records = {(record.key, record.wall_s): record for record in finished_scfs(config.dft.finished)}
+    runs = {(attempt["key"], attempt["wall_s"]) for attempt in _attempts(config)}
+    if not (taken := [records[run] for run in runs if run in records]):
+        return None
+    ended = sorted(record.ended or "" for record in taken)
+    return ComputedElsewhere(
+        source="what ships with xtalrl" if config.dft.finished == "demo" else config.dft.finished,
+        taken=len(taken),
+        total=len(runs),
+        engines=tuple(sorted({record.engine for record in taken})),
+        first=ended[0],
+        last=ended[-1],
+    )
+
+
+def _attempts(config: Config) -> Iterator[dict[str, Any]]:
+    for stage in (*_STAGES, *campaign_stages(config)):
+        path = Path(config.results, stage, "outcomes.parquet")
+        if path.is_file():
+            for row in tables.read_rows(path, tables.SCF_OUTCOMES):
+                yield from row["attempts"]
