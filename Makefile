@@ -38,7 +38,7 @@ demo: $(VENV)/.complete  ## Run the whole pipeline on the embedded crystals; end
 	@snakemake all --profile profiles/local --configfile config/demo.yaml --cores $(CORES)
 	@xtalrl summary --configfile config/demo.yaml
 
-tour: $(VENV)/.complete  ## The demo with SCFs that were computed elsewhere and ship with xtalrl; ends with results/tour/report.html
+tour: $(VENV)/.complete  ## The demo sooner, with SCFs that were computed elsewhere and ship with xtalrl; ends with results/tour/report.html
 	@snakemake all --profile profiles/local --configfile config/demo.yaml config/tour.yaml --cores $(CORES)
 	@xtalrl summary --configfile config/demo.yaml config/tour.yaml
 

@@ -118,7 +118,8 @@ def test_what_ships_holds_every_crystal_and_reference_of_the_demo(root: Path, tm
     csvs = {split: str(tmp_path / f"{split}.csv") for split in ("train", "val", "test")}
     write_csvs(root / "resources/demo/crystals.csv", csvs)
     crystals, family = str(tmp_path / "crystals.parquet"), str(tmp_path / "family.json")
-    build_crystals(csvs, crystals, tmp_path / "rejected.parquet", splits=config.structures.splits)
+    source = config.structures
+    build_crystals(csvs, crystals, tmp_path / "rejected.parquet", source.max_sites, splits=source.splits)
     Path(family).write_text(describe_family(config.dft.family).model_dump_json())
     requests = [str(tmp_path / f"{stage}.parquet") for stage in ("scf", "references")]
     plan_crystal_scf(crystals, family, requests[0], config.dft.protocol, 1)

@@ -151,7 +151,7 @@ def tour(
     cores: Annotated[str, typer.Option(help="Cores to use, or `all`.")] = "all",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the jobs.")] = False,
 ) -> None:
-    """Show what `xtalrl demo` makes within minutes, into results/tour: its SCFs were computed elsewhere and ship with xtalrl."""
+    """Make what `xtalrl demo` makes sooner, into results/tour: SCFs that were computed elsewhere ship with xtalrl, and the report says which."""
     _run_demo(["config/demo.yaml", "config/tour.yaml"], cores, dry_run)
 
 
