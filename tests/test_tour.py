@@ -7,9 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from report_data import write_results
 from test_dft_shards import Place, crystal
 
 from xtalrl import tables
+from xtalrl.commands import status
+from xtalrl.commands.status import print_summary
 from xtalrl.config import Config, load
 from xtalrl.dft.climb import situation_of
 from xtalrl.dft.exchange import DEMO_SCFS, export_cache, finished_scfs
@@ -19,7 +22,9 @@ from xtalrl.dft.pseudopotentials import describe_family, load_family
 from xtalrl.dft.recovery import first_attempt
 from xtalrl.dft.requests import plan_crystal_scf, plan_reference_scf
 from xtalrl.errors import XtalrlError
-from xtalrl.report.elsewhere import computed_elsewhere
+from xtalrl.report import sections
+from xtalrl.report.elsewhere import ComputedElsewhere, computed_elsewhere
+from xtalrl.report.html import make_report
 from xtalrl.structures.crystals import build_crystals
 from xtalrl.structures.demo import write_csvs
 
@@ -57,6 +62,25 @@ def test_what_is_finished_is_taken_and_written_nowhere(place: Place) -> None:
     place.run()  # A run without it computes all of them.
     assert place.runs == before + 2
     assert computed_elsewhere(config_of(place).model_copy(update={"dft": Config().dft})) is None
+
+
+def test_report_and_summary_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_results(tmp_path, 24, (0,), targets_ev=[2.0], omegas=[5], bc=False)
+    make_report(tmp_path, config.model_dump(mode="json"), tmp_path / "report.html")
+    assert "computed elsewhere" not in (tmp_path / "report.html").read_text()
+    elsewhere = ComputedElsewhere("a file", 3, 4, ("pw.x 7.2 (embedded)",), "2026-11-30T14:05", "2026-12-01T15:10")
+    for module in (sections, status):
+        monkeypatch.setattr(module, "computed_elsewhere", lambda config: elsewhere)
+    make_report(tmp_path, config.model_dump(mode="json"), tmp_path / "report.html")
+    print_summary(config)
+    sentence = (
+        "3 of the 4 runs of pw.x behind these results were computed elsewhere, by pw.x 7.2 (embedded), 2026-11-30 to 2026-12-01, and taken from a file; "
+        "1 was computed here."
+    )
+    assert sentence in (tmp_path / "report.html").read_text()
+    assert sentence in capsys.readouterr().out
 
 
 def test_what_is_missing_is_computed_and_kept(place: Place) -> None:

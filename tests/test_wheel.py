@@ -75,6 +75,7 @@ def test_every_command_works_without_a_checkout(root: Path, python: Path, tmp_pa
     assert "Writing results/demo/report.html" in plan
     assert str(root) not in plan.replace(str(python), "")
     assert {path.name for path in tmp_path.iterdir()} <= {"results", ".snakemake"}
+    assert "Writing results/tour/report.html" in run(python, tmp_path, "xtalrl", "tour", "--dry-run", "--cores", "1")
 
     silicon = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]]).get_primitive_structure()
     silicon.to(str(tmp_path / "skeleton.cif"), fmt="cif")

@@ -95,7 +95,7 @@ def run_shard(
         shard,
         len(rows),
         settler.runs,
-        f" or {finished}" if finished else "",
+        " or computed elsewhere" if finished else "",
         count_outcomes(rows),
     )
 
