@@ -27,6 +27,7 @@ from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.optimade import OptimadeStructureAdapter
 from report_data import write_results
+from test_dft_exchange import an_older_version_wrote, fill, record
 from typer.testing import CliRunner
 
 from xtalrl import tables
@@ -39,12 +40,14 @@ from xtalrl.commands.exports import (
     Selection,
     _cif_value,
     export_designs,
+    export_scfs,
     read_cif_values,
     select_designs,
     to_cif,
 )
 from xtalrl.config import Config
 from xtalrl.csv_files import read_csv
+from xtalrl.dft.outcomes import Outcome
 from xtalrl.errors import XtalrlError
 from xtalrl.structures.external import read_designs as read_external
 
@@ -253,6 +256,31 @@ def test_optimade_accepts_each_line(run: Config, tmp_path: Path) -> None:
     assert resources == json.loads((tmp_path / "a.json").read_text())["data"]
     for resource in resources:
         models.StructureResource.model_validate(resource)
+
+
+@pytest.mark.parametrize("name", ["scfs.json", "scfs.extxyz"])
+def test_finished_scfs_go_along_as_structures(name: str, tmp_path: Path) -> None:
+    """One per calculation, a failed one without the energy that it may have printed; OPTIMADE's models accept them."""
+    cache = fill(tmp_path / "cache", record(), record(1.1, Outcome.NOT_CONVERGED), record(1.2))
+    an_older_version_wrote(cache)
+    assert export_scfs(cache, tmp_path / name) == 3
+    found = (read_optimade if name.endswith("json") else read_extxyz)(tmp_path / name)
+    by_key = {one.key: one for one in (record(), record(1.1, Outcome.NOT_CONVERGED), record(1.2))}
+    assert found.keys() == by_key.keys()
+    for key, (structure, values) in found.items():
+        one = by_key[key]
+        np.testing.assert_allclose(structure.lattice.matrix.ravel(), one.lattice, atol=1e-7)
+        assert values["outcome"] == one.outcome and values["engine"] == "pw.x 7.2 (path)"
+        if one.outcome == "converged":
+            assert values["total_energy"] == pytest.approx(-20 * 13.605703976)
+            assert values["band_gap_raw"] == 1.25
+        else:
+            assert not {"total_energy", "band_gap_raw"} & values.keys()
+    if name.endswith("json"):
+        models = pytest.importorskip("optimade.models", reason="optimade is not installed")
+        models.StructureResponseMany.model_validate(json.loads((tmp_path / name).read_text()))
+    with pytest.raises(XtalrlError, match=r"a \.hf is of a run: `xtalrl export"):
+        export_scfs(cache, tmp_path / "scfs.hf")
 
 
 def test_an_external_crystal_goes_along(run: Config, tmp_path: Path) -> None:

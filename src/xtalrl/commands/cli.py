@@ -434,7 +434,12 @@ def seal(configfile: ConfigFile = None) -> None:
 
 @partial(_command, group=cache_app)
 def export(
-    file: Annotated[Path, typer.Argument(help="File to write: .parquet, or .jsonl.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="File to write. What others can import: .parquet or .jsonl. Structures: as `xtalrl export` writes, e.g. .json (OPTIMADE) or .extxyz."
+        ),
+    ],
     configfile: ConfigFile = None,
     of_run: Annotated[
         bool,
@@ -446,7 +451,13 @@ def export(
 
     config = _load(configfile)
     keys = keys_of_run(config.results) if of_run else None
-    typer.echo(f"{export_cache(config.cache, file, keys):,} calculations in {file}")
+    if file.suffix in (".parquet", ".jsonl"):
+        count = export_cache(config.cache, file, keys)
+    else:
+        from xtalrl.commands.exports import export_scfs
+
+        count = export_scfs(config.cache, file, keys)
+    typer.echo(f"{count:,} calculations in {file}")
 
 
 @partial(_command, group=cache_app, name="import")

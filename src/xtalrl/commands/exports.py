@@ -1,6 +1,6 @@
 """Designs for other programs and for people: CIF, extxyz, ASE database, OPTIMADE, CSV, each with gap, energies, outcome and provenance.
 
-And whole runs: a data set for Hugging Face, trajectories for Minari.
+Finished SCFs of a cache in the same formats. And whole runs: a data set for Hugging Face, trajectories for Minari.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import urllib.parse
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +39,10 @@ from xtalrl.commands.export_huggingface import write_huggingface
 from xtalrl.commands.export_minari import write_minari
 from xtalrl.config import Config
 from xtalrl.csv_files import csv_text
+from xtalrl.dft.cache import Record
+from xtalrl.dft.exchange import records_of
+from xtalrl.dft.outcomes import Outcome
+from xtalrl.energies import RYDBERG_EV_PAPER
 from xtalrl.errors import XtalrlError
 from xtalrl.files import put
 from xtalrl.progress import Progress
@@ -188,6 +192,50 @@ def export_run(config: Config, output: str | Path, selection: Selection) -> dict
     with _made_whole(output) as temporary:
         temporary.mkdir()
         return RUN_WRITERS[output.suffix](config, temporary)
+
+
+def export_scfs(cache: str | Path, output: str | Path, keys: Collection[str] | None = None) -> int:
+    """Write the finished SCFs of a cache as structures, in any format of `export_designs`.
+
+    Args:
+        cache: folder of the cache.
+        output: as `export_designs` takes it. It must not exist.
+        keys: the calculations to write; None writes all.
+
+    Returns:
+        The number of SCFs that were written. Those of the first version of the cache, which did not hold their cells, are left out.
+
+    Raises:
+        XtalrlError: there is no cache or no SCF in it, or `output` exists or has another ending.
+    """
+    output = check_output(output)
+    if output.suffix in RUN_WRITERS:
+        raise XtalrlError(f"{output}: a {output.suffix} is of a run: `xtalrl export {output}`.")
+    scfs = [_scf(record) for record in records_of(cache, keys) if record.is_complete]
+    if not scfs:
+        raise XtalrlError(f"{cache} holds no finished SCF with its cell that was asked for.")
+    write_designs(scfs, output)
+    return len(scfs)
+
+
+def _scf(record: Record) -> Design:
+    """A calculation under its key. A gap or energy that a failed one printed is left out."""
+    settings, usable = record.settings or {}, Outcome(record.outcome).usable
+    values = {
+        "outcome": record.outcome,
+        "detail": record.detail,
+        "band_gap_raw": record.band_gap_raw_ev if usable else None,
+        "total_energy": record.total_energy_ry * RYDBERG_EV_PAPER
+        if usable and record.total_energy_ry is not None
+        else None,
+        "nspin": settings.get("nspin"),
+        "tot_magnetization": settings.get("tot_magnetization"),
+        "protocol": record.protocol,
+        "family": record.family,
+        "engine": record.engine,
+    }
+    cell = Cell.from_row({"species": record.species, "lattice": record.lattice, "frac_coords": record.frac_coords})
+    return Design(record.key, cell, {name: value for name, value in values.items() if value not in (None, "")})
 
 
 def check_output(output: str | Path) -> Path:

@@ -151,6 +151,16 @@ def keys_of_run(results: str | Path) -> set[str]:
     }
 
 
+def records_of(cache: str | Path, keys: Collection[str] | None = None) -> list[Record]:
+    """The records of a cache, one per calculation: those of these keys, or all.
+
+    Raises:
+        XtalrlError: there is no cache.
+    """
+    records = _one_per_key(_read_all(_files(cache))[0]).values()
+    return [record for record in records if keys is None or record.key in keys]
+
+
 def export_cache(cache: str | Path, path: str | Path, keys: Collection[str] | None = None) -> int:
     """Write the records of a cache, one per calculation, to a .parquet or .jsonl file, and return their number.
 
@@ -165,11 +175,7 @@ def export_cache(cache: str | Path, path: str | Path, keys: Collection[str] | No
     path = Path(path)
     if path.suffix not in (".parquet", ".jsonl"):
         raise XtalrlError(f"{path} must end in .parquet or .jsonl.")
-    kept = [
-        replace(record, generation=None)
-        for record in _one_per_key(_read_all(_files(cache))[0]).values()
-        if keys is None or record.key in keys
-    ]
+    kept = [replace(record, generation=None) for record in records_of(cache, keys)]
     try:
         with whole_file(path) as temporary:
             if path.suffix == ".parquet":
