@@ -177,7 +177,7 @@ def test_the_commands(tmp_path, monkeypatch) -> None:
     assert "2 lines, all readable" in run(app, ["cache", "verify"]).output
     assert run(app, ["cache", "export", "out.parquet"]).output.strip() == "2 calculations in out.parquet"
     assert "2 calculations in out.json" in run(app, ["cache", "export", "out.json"]).output
-        assert "the ending '.txt' is not known" in run(app, ["cache", "export", "out.txt"]).output
+    assert "the ending '.txt' is not known" in run(app, ["cache", "export", "out.txt"]).output
     Path("config/config.yaml").write_text("cache: there\n")
     assert run(app, ["cache", "import", "out.parquet"]).output.strip() == "2 calculations are new, 0 were known"
     (tmp_path / "there/scf/x.jsonl").write_bytes(b"\x00{torn\n")
