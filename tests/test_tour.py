@@ -10,8 +10,8 @@ import pytest
 from report_data import write_results
 from test_dft_shards import Place, crystal
 
+import xtalrl.report.elsewhere
 from xtalrl import tables
-from xtalrl.commands import status
 from xtalrl.commands.status import print_summary
 from xtalrl.config import Config, load
 from xtalrl.dft.climb import situation_of
@@ -71,7 +71,7 @@ def test_report_and_summary_say_so(
     make_report(tmp_path, config.model_dump(mode="json"), tmp_path / "report.html")
     assert "computed elsewhere" not in (tmp_path / "report.html").read_text()
     elsewhere = ComputedElsewhere("a file", 3, 4, ("pw.x 7.2 (embedded)",), "2026-11-30T14:05", "2026-12-01T15:10")
-    for module in (sections, status):
+    for module in (sections, xtalrl.report.elsewhere):
         monkeypatch.setattr(module, "computed_elsewhere", lambda config: elsewhere)
     make_report(tmp_path, config.model_dump(mode="json"), tmp_path / "report.html")
     print_summary(config)

@@ -26,7 +26,6 @@ from xtalrl.config import Config
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import format_seconds, read_pace
 from xtalrl.provenance import note_differences
-from xtalrl.report.elsewhere import computed_elsewhere
 from xtalrl.workflow import trains_together
 
 FRESH_S = 180.0
@@ -157,6 +156,8 @@ def print_summary(config: Config) -> None:
     Raises:
         XtalrlError: the report is not there yet.
     """
+    from xtalrl.report.elsewhere import computed_elsewhere  # with the DFT part, which `xtalrl status` does without
+
     results = Path(config.results)
     report = results / "report.html"
     if not report.exists():
