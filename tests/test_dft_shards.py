@@ -394,7 +394,10 @@ def test_an_error_without_a_name_is_tried_again_and_never_remembered(
     assert rows["odd one"]["detail"] == "zsqmred: something wrong with row 1; stderr: mlx5: completion with error"
     with caplog.at_level(logging.WARNING):
         gather_outcomes([place.outcomes], str(place.folder / "all.parquet"), place.requests)
-    assert "1 stopped: no verdict on the crystals, and not kept. `xtalrl rerun --outcome stopped`" in caplog.text
+    assert (
+        "1 stopped: no verdict on the crystals, and not kept. To try them again: `xtalrl rerun --outcome stopped`, then"
+        in caplog.text
+    )
     assert place.runs == 3
     assert place.run()["odd one"]["outcome"] == "converged"
     assert place.runs == 4

@@ -110,7 +110,9 @@ def test_a_state_that_cannot_be_used_costs_only_time(cut: Place, harm: str, capl
         row = cut.run()["argon"]
     assert row["outcome"] == "converged"
     assert [attempt["restarted"] for attempt in row["attempts"]] == [False]
-    assert ("davcio: error reading file ./out/pw.wfc): begun again from the start" in caplog.text) == (harm == "torn")
+    assert ("davcio: error reading file ./out/pw.wfc): started again from the beginning" in caplog.text) == (
+        harm == "torn"
+    )
     assert states(cut) == []
 
 

@@ -146,7 +146,7 @@ def print_rerun(
     with_runs = [choice for choice in choices if choice.keys]
     if idle := len(choices) - len(with_runs):
         typer.echo(
-            f"{idle:,} of {len(choices):,} chosen SCFs ended without a run of pw.x; they would again, and are left alone."
+            f"{idle:,} of {len(choices):,} chosen SCFs ended without a run of pw.x; they would end in the same way again, and are left alone."
         )
     if not with_runs:
         raise XtalrlError("Nothing to run again: no finished SCF that fits all criteria had a run of pw.x.")
@@ -170,6 +170,6 @@ def print_rerun(
     ask_again(config, with_runs, criteria)
     command = as_typed("snakemake --profile profiles/slurm all", configfiles)
     typer.echo(
-        "Marked. The next start of Snakemake runs them again, then what depends on tables that come out different: to look first,\n"
+        "Marked. The next start of Snakemake runs them again, and then everything below tables that change. To look first:\n"
         f"  {command} --dry-run"
     )

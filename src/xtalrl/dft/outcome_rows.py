@@ -121,7 +121,7 @@ def gather_outcomes(shards: Sequence[str], outcomes: str, requests: str) -> None
     logger.info("%s", count_outcomes(rows))
     if open_ended := Counter(row["outcome"] for row in rows if not Outcome(row["outcome"]).is_kept):
         logger.warning(
-            "%s: no verdict on the crystals, and not kept. `xtalrl rerun %s` and the same command try these again.",
+            "%s: no verdict on the crystals, and not kept. To try them again: `xtalrl rerun %s`, then the same command.",
             in_words(open_ended),
             " ".join(f"--outcome {name}" for name in sorted(open_ended)),
         )

@@ -147,7 +147,7 @@ class PwJob:
         if state is None or outcome.usable or outcome in _NOT_FROM_A_STATE:
             return ended
         logger.info(
-            "%s: %s when it went on from a saved state (%s): begun again from the start", self.task, outcome, ended.result.detail
+            "%s: %s when it continued from a saved state (%s): started again from the beginning", self.task, outcome, ended.result.detail
         )  # fmt: skip
         self.unfinished.drop(self.task.key)
         return self._run_from(self._begin())
@@ -201,7 +201,7 @@ class PwJob:
             (self.here / pseudo.file).write_bytes(self._read(pseudo))
         state = self.unfinished.restore(self.task.key, self.out, str(self.engine))
         if state is not None:
-            logger.info("%s: going on from the state that an earlier job saved", self.task)
+            logger.info("%s: continuing from the state that an earlier job saved", self.task)
         return state
 
     def _run_from(self, state: SavedState | None) -> Ended:
@@ -231,7 +231,8 @@ class PwJob:
         kept = self.unfinished.keep(self.task.key, self.out, state)
         if kept:
             logger.info(
-                "%s: cut off by the end of the job; its state is saved, and the next job goes on", self.task.request_id
+                "%s: cut off by the end of the job; its state is saved, and the next job continues it",
+                self.task.request_id,
             )
         return OutOfTime(kept)
 

@@ -40,7 +40,7 @@ def assemble_references(outcomes: str, references: str) -> None:
     failed = [f"{row['element']} ({row['outcome']})" for row in rows if row["energy_per_atom_ry"] is None]
     logger.info("%d reference energies", len(rows) - len(failed))
     if failed:
-        logger.info("Without a reference energy, and so every formation energy with them: %s", ", ".join(failed))
+        logger.info("No reference energy, and so no formation energy of any crystal with: %s", ", ".join(failed))
 
 
 def reference_rows(outcomes: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

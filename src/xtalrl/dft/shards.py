@@ -162,7 +162,7 @@ class _Queue:
             self.pool.shutdown(cancel_futures=True)
             if isinstance(error, SystemExit):
                 logger.info(
-                    "Shard %d was told to stop: %d of %d SCFs are done and kept; run the same command again to go on from there.",
+                    "Shard %d was told to stop: %d of %d SCFs are done and kept; run the same command again to continue from there.",
                     self.shard,
                     len(self.ended),
                     len(self.todo),

@@ -50,7 +50,7 @@ class Unfinished:
             size = _bytes_in(out)
             if _bytes_in(self.folder) + size > MOST_BYTES:
                 logger.info(
-                    "%s is full (%.0f GB): a run that was cut off will begin again from the start",
+                    "%s is full (%.0f GB): a run that was cut off will start again from the beginning",
                     self.folder,
                     MOST_BYTES / 1e9,
                 )
@@ -67,7 +67,7 @@ class Unfinished:
                 shutil.rmtree(part, ignore_errors=True)
         except OSError as error:  # Full, or over quota: only time is lost.
             logger.info(
-                "The state of a run that was cut off cannot be kept (%s): it will begin again from the start", error
+                "The state of a run that was cut off cannot be kept (%s): it will start again from the beginning", error
             )
             return False
         return True

@@ -215,7 +215,7 @@ def train_predictor(
     fold = _folds(crystals.graphs, n_members)
     if len(np.unique(fold)) < 2:
         raise XtalrlError(
-            f"All {len(fold)} crystals fall into one fold, because they have one reduced composition or few: a predictor needs more of them."
+            f"All {len(fold)} crystals fall into one fold, because they have only a few reduced compositions: a predictor needs more of them."
         )
     members = []
     for number in range(n_members):

@@ -110,7 +110,7 @@ def propose_designs(
     ]
     if not rows and round_number == 1:
         raise XtalrlError(
-            "No skeleton can be filled as `campaign.allow`, `campaign.deny`, `campaign.keep` and `campaign.neutral` want it: allow more elements, "
+            "No skeleton can be filled as `campaign.allow`, `campaign.deny`, `campaign.keep` and `campaign.neutral` demand: allow more elements, "
             "or set `campaign.neutral` to false."
         )
     tables.write_rows(rows, tables.DESIGNS, designs)

@@ -428,6 +428,6 @@ def _load_weights(network: torch.nn.Module, path: Path, sha256: str | None) -> N
         raise XtalrlError(f"{path} does not exist: train the policy first (`snakemake {path}`).") from None
     except (DamagedError, RuntimeError) as error:  # RuntimeError of torch: other names or shapes.
         raise XtalrlError(
-            f"{path} cannot be used ({' '.join(str(error).split())[:200]}): delete it and run `snakemake {path}` again; a training goes on "
-            "from its last checkpoint."
+            f"{path} cannot be used ({' '.join(str(error).split())[:200]}): delete it and run `snakemake {path}` again; training "
+            "continues from its last checkpoint."
         ) from None
