@@ -21,6 +21,7 @@ include: "rules/trajectories.smk"
 include: "rules/train.smk"
 include: "rules/external.smk"
 include: "rules/rollout.smk"
+include: "rules/off_policy.smk"
 include: "rules/evaluate.smk"
 include: "rules/confirm.smk"
 include: "rules/campaign.smk"
@@ -87,6 +88,7 @@ rule rollout:
         settled(
             f"{RESULTS}/designs/assessments.parquet",
             rules.make_table1_composition.output,
+            rules.make_predicted_range.output,
         ),
     localrule: True
 

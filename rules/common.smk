@@ -81,6 +81,10 @@ LEARNED_POLICIES = {name: spec for name, spec in POLICIES.items() if spec.is_lea
 TRAIN_TOGETHER = trains_together(cfg)
 # What tables and figures depend on beside their files.
 SETTINGS = settings_of(cfg)
+PREDICTIONS_AT_TARGETS = [
+    f"{RESULTS}/designs/predictions-{target:g}ev.parquet"
+    for target in SETTINGS["targets_ev"]
+]
 TARGET_OF_POLICY = {name: spec.target_ev for name, spec in POLICIES.items()}
 CAMPAIGN = cfg.campaign
 OWN_SKELETONS = CAMPAIGN.skeletons not in SPLITS
@@ -435,6 +439,7 @@ RESULT_FILES = {
     "labels": true_labels,
     "design_scf": f"{RESULTS}/evaluation/outcomes.parquet",
     "stability": f"{RESULTS}/evaluation/stability.parquet",
+    "predictions": PREDICTIONS_AT_TARGETS,
     "confirmation": f"{RESULTS}/confirmation/confirmation.parquet",
     "campaign_first": f"{RESULTS}/campaign-1/screening.parquet",
     "campaign_held_out": f"{RESULTS}/campaign-1/held_out.parquet",

@@ -9,7 +9,7 @@ from typing import Any
 
 from report_data import _outcome as outcome_of
 from report_data import _total_energy as total_energy_of
-from report_data import write_results
+from report_data import prediction_row, write_results
 
 from xtalrl import tables
 from xtalrl.campaign.hits import find_campaign_hits, gather_rounds
@@ -172,10 +172,4 @@ def _write_round(
 
 def _prediction(request_id: str, gap: float, config: Config) -> dict[str, Any]:
     low, high = config.campaign.wanted_ev
-    inside = low < gap < (high or 30)
-    return {
-        "material_id": request_id, "p_failure": 0.1, "p_metal": 0.1, "nonmetal_gap": gap, "nonmetal_gap_std": 0.5, "nonmetal_gap_spread": 0.2,
-        "band_gap": gap, "band_gap_low": 0.0, "band_gap_high": 8.0, "formation_energy_per_atom": -1.0, "formation_energy_std": 0.3,
-        "formation_energy_spread": 0.1, "formation_energy_low": -2.0, "formation_energy_high": 0.0, "confidence": 0.9, "calibrated_on": "crystals",
-        "gap_from": low, "gap_to": high, "p_hit": 0.7 if inside else 0.05, "predictor": "0" * 16,
-    }  # fmt: skip
+    return prediction_row(request_id, 0.7 if low < gap < (high or 30) else 0.05, low, high, gap)

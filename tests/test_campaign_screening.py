@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from xtalrl.campaign.audit import Stratum, expected_hits, judge, missed
+from xtalrl.campaign.audit import Stratum, judge, missed
 from xtalrl.campaign.screening import Candidate, drawn, probability, ranked, share_of_round, split_share
 from xtalrl.campaign.wishes import Wishes
+from xtalrl.metrics.intervals import expected_hits
 
 COUNTS = st.integers(0, 60)
 

@@ -72,7 +72,7 @@ FROM_NOTHING = (
     PLANS | SHARDS | TRAIN | DESIGN | ASSESS | SAMPLE | SNAPSHOTS | {REPORT} | ROUNDS | WISHES
     | rules("take_pretrained take_skeletons gather_campaign assess_campaign_stability confirm_campaign_hits")
     | rules("build_demo_set read_crystals build_graphs gather_scf assemble_references label_crystals build_trajectories")
-    | rules("evaluate_designs assess_stability find_hits confirm_hits")
+    | rules("evaluate_designs assess_stability find_hits confirm_hits fill_designs predict_policies")
 )  # fmt: skip
 
 CHANGES: dict[str, tuple[Any, frozenset[str]]] = {
@@ -116,11 +116,11 @@ CHANGES: dict[str, tuple[Any, frozenset[str]]] = {
     "policies.random": (False, rules("assess_designs find_hits")),
     "policies.bc": (False, ASSESS | rules("find_hits")),
     "policies.ucql": (False, ASSESS | rules("find_hits")),
-    "policies.targets_ev": ([1.12, 2, 3], TRAIN | DESIGN | ASSESS | rules("find_hits")),
+    "policies.targets_ev": ([1.12, 2, 3], TRAIN | DESIGN | ASSESS | rules("find_hits predict_policies")),
     "policies.omegas": ([1, 5], TRAIN | DESIGN | ASSESS | rules("find_hits")),
-    "policies.any_targets_ev": ([1.5, 2.5], DESIGN | ASSESS | rules("find_hits")),
+    "policies.any_targets_ev": ([1.5, 2.5], DESIGN | ASSESS | rules("find_hits predict_policies")),
     "policies.any_range_ev": ([0, 6], TRAIN),
-    "policies.rvs_targets_ev": ([1.34, 2], DESIGN | ASSESS | rules("find_hits")),
+    "policies.rvs_targets_ev": ([1.34, 2], DESIGN | ASSESS | rules("find_hits predict_policies")),
     "policies.pretrained": ("mp20", rules("rollout_policy assess_designs find_hits")),
     "policies.seeds": ([0, 1], TRAIN | DESIGN | ASSESS),
     "reward.energy": ("total", TRAIN),
@@ -129,7 +129,7 @@ CHANGES: dict[str, tuple[Any, frozenset[str]]] = {
     "reward.beta1": (2, TRAIN),
     "reward.beta2": (2, TRAIN),
     "sweep.settings": ([[1, 5, 3], [1, 5, 1]], TRAIN | DESIGN | ASSESS | rules("find_hits")),
-    "sweep.targets_ev": ([3, 4], TRAIN | DESIGN | ASSESS | rules("find_hits")),
+    "sweep.targets_ev": ([3, 4], TRAIN | DESIGN | ASSESS | rules("find_hits predict_policies")),
     "training.preset": ("modern", TRAIN | DESIGN | rules("build_trajectories")),
     "training.steps": (1500, TRAIN | SNAPSHOTS),
     "training.batch_size": (32, TRAIN),
@@ -171,8 +171,8 @@ CHANGES: dict[str, tuple[Any, frozenset[str]]] = {
     "rollout.target_energy": (-1, DESIGN | PROPOSE),
     "rollout.allow": (["Si", "O"], DESIGN),
     "rollout.deny": (["Si"], DESIGN),
-    "evaluation.window_ev": (0.5, rules("find_hits")),
-    "evaluation.targets_ev": ([1.34], NOTHING),
+    "evaluation.window_ev": (0.5, rules("find_hits predict_policies")),
+    "evaluation.targets_ev": ([1.4], rules("predict_policies")),
     "evaluation.formulas": ("{tmp}/table.csv", ASSESS | rules("assess_proposals")),
     "evaluation.max_sites": (8, SAMPLE),
     "evaluation.limit": (40, SAMPLE),
@@ -205,7 +205,7 @@ CHANGES: dict[str, tuple[Any, frozenset[str]]] = {
     "campaign.predictor_steps": (100, rules("train_campaign_predictor")),
     "campaign.seed": (1, PROPOSE | SCREEN | rules("take_skeletons train_campaign_predictor")),
     "external": (
-        {"others": "{tmp}/crystals.xyz"}, rules("import_designs assess_designs plan_design_scf plan_confirmation_scf"),
+        {"others": "{tmp}/crystals.xyz"}, rules("import_designs assess_designs plan_design_scf plan_confirmation_scf fill_designs"),
     ),
 }  # fmt: skip
 """By key: another value, and the rules that a change of it may plan again. Whatever changes a result makes the report again, which shows

@@ -41,6 +41,7 @@ def designs(**arrays: Any) -> PolicyDesigns:
         "formation_energy_per_atom": np.where(np.isfinite(gaps), -1.0, NAN),
         "energy_above_hull": np.full(shape, NAN),
         "hull_is_complete": np.full(shape, NAN),
+        "p_hit": np.full(shape, NAN),
         "true_band_gap": np.zeros(shape[1]),
     }
     labels = arrays.pop("labels", Labels())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from campaign_data import campaign_files, write_campaign
-from report_data import FILES, write_results
+from report_data import FILES, prediction_files, write_results
 from test_report_drawings import SECTIONS
 
 from xtalrl.config import Config
@@ -72,18 +72,20 @@ def test_an_entry_names_what_it_reads(run: tuple[Path, Config], campaign: tuple[
     files = WatchedFiles({name: folder / FILES[name] for name in entry.inputs if name in FILES})
     if "snapshots" in entry.inputs:
         files["snapshots"] = [folder / f"learning_curve/{s}/evaluation.parquet" for s in config.training.snapshot_steps]
+    if "predictions" in entry.inputs:
+        files["predictions"] = prediction_files(folder, config)
     of_campaign = campaign_files(folder, config)
     files |= {name: of_campaign[name] for name in entry.inputs if name in of_campaign}
     ordinary, scoring = Results.of(config, files), scoring_of(config)
     watched = WatchedResults(
-        files, ordinary.policies, ordinary.training_steps, ordinary.snapshot_steps, ordinary.campaign
+        files, ordinary.policies, ordinary.training_steps, ordinary.snapshot_steps, ordinary.campaign, ordinary.family
     )
     given = {field.name: getattr(scoring, field.name) for field in fields(Scoring)} | {"bootstrap_samples": 50}
     asked.clear()
     entry.function(watched, Watched(**given))
     known = settings_of(config).keys()
     assert asked & known == set(entry.settings)
-    assert asked & {*FILES, *of_campaign, "snapshots"} == set(entry.inputs)
+    assert asked & {*FILES, *of_campaign, "snapshots", "predictions"} == set(entry.inputs)
 
 
 def test_every_setting_is_known() -> None:

@@ -17,7 +17,15 @@ from xtalrl.errors import XtalrlError
 from xtalrl.rl import predictor as module
 from xtalrl.rl import predictor_training
 from xtalrl.rl.graphs import CrystalGraphs
-from xtalrl.rl.predictor import ARCHITECTURE, Prediction, Predictor, fold_of, predict_crystals, prediction_rows
+from xtalrl.rl.predictor import (
+    ARCHITECTURE,
+    Prediction,
+    Predictor,
+    fold_of,
+    predict_at_targets,
+    predict_crystals,
+    prediction_rows,
+)
 from xtalrl.rl.predictor_training import LabelledCrystals, PredictorSettings, loss, train_predictor
 
 TINY = PredictorSettings(members=2, steps=30, batch_size=16, learning_rate=3e-3)
@@ -264,3 +272,14 @@ def test_a_file_that_is_no_predictor_is_a_sentence(
         path.write_bytes(content[:-100] if damage == "cut off" else content)
     with pytest.raises(XtalrlError, match=r"p\.safetensors"):
         predict_crystals(data[0], path, tmp_path / "predictions.parquet")
+
+
+def test_several_targets_are_predicted_as_each_by_itself(
+    data: tuple[Path, Path], trained: Path, tmp_path: Path
+) -> None:
+    targets = (0.5, 1.5)
+    paths = [tmp_path / f"{target}.parquet" for target in targets]
+    predict_at_targets(data[0], trained, paths, targets, 0.25)
+    for target, path in zip(targets, paths, strict=True):
+        alone = predictions(data[0], trained, tmp_path / "alone.parquet", gap_from=target - 0.25, gap_to=target + 0.25)
+        assert tables.read_rows(path, tables.PREDICTIONS) == alone

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xtalrl.campaign.audit import Stratum, Verdict, expected_hits, judge
+from xtalrl.campaign.audit import Stratum, Verdict, judge
 from xtalrl.campaign.screening import AUDITED, CHOSEN, COMPUTED, LEFT_OUT
 from xtalrl.metrics.designs import SUCCESSFUL_OUTCOMES
-from xtalrl.metrics.intervals import Estimate
+from xtalrl.metrics.intervals import Estimate, expected_hits
 
 Row = Mapping[str, Any]
 

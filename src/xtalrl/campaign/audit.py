@@ -111,28 +111,3 @@ def _wilson(successes: int, trials: int, confidence: float) -> Estimate:
         return NOTHING
     interval = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
     return Estimate(successes / trials, float(interval.low), float(interval.high), trials, WILSON)
-
-
-def expected_hits(probabilities: Sequence[float], confidence: float) -> Estimate:
-    """Hits that predictions promise: the sum of the probabilities, and the interval of the Poisson binomial distribution, if they are right.
-
-    Args:
-        probabilities: probability of a hit for each design that is computed.
-        confidence: level of the interval.
-    """
-    if not len(probabilities):
-        return NOTHING
-    distribution = np.ones(1)
-    for p in probabilities:
-        distribution = np.convolve(distribution, [1 - p, p])
-    cumulative = np.cumsum(distribution)
-    tail = (1 - confidence) / 2
-    low, high = (int(np.searchsorted(cumulative, level - 1e-12)) for level in (tail, 1 - tail))
-    value = float(np.sum(probabilities))
-    return Estimate(
-        value,
-        min(float(low), value),
-        max(float(high), value),
-        len(probabilities),
-        "Poisson binomial, if the probabilities are right",
-    )

@@ -40,6 +40,8 @@ _STAGE_OF_RULE = {
     "train_policy": "train",
     "rollout_policy": "rollout",
     "rollout_snapshot": "rollout",
+    "fill_designs": "rollout",
+    "predict_policies": "rollout",
     "import_designs": "rollout",
     "assess_designs": "rollout",
     "assess_snapshots": "rollout",

@@ -17,7 +17,7 @@ from xtalrl.metrics.scoring import Scoring
 
 _COLUMNS = (
     "composition", "n_sites", "n_correct", "n_similar", "valid", "valid_smact14", "valid_icsd24", "odd_electrons", "novel", "converged", "recovered",
-    "band_gap", "band_gap_raw", "formation_energy_per_atom", "energy_above_hull", "hull_is_complete",
+    "band_gap", "band_gap_raw", "formation_energy_per_atom", "energy_above_hull", "hull_is_complete", "p_hit",
 )  # fmt: skip
 SUCCESSFUL_OUTCOMES = ("converged", "converged_not_saved")
 """Names of the outcomes in which an SCF succeeded, as `xtalrl.dft.outcomes` gives them."""
@@ -41,7 +41,7 @@ class PolicyDesigns:
     Arrays have the shape (n_seeds, n_crystals), those that begin with `true_` (n_crystals,). NaN means unknown: everything where a seed has no design
     of a crystal, `novel` of invalid designs or without a formula list, `converged` of designs without an SCF (so far), and properties of
     designs whose SCF failed. Energies are in eV/atom; gaps are in eV and, except for `band_gap_raw`, clipped at 0. `composition` numbers the
-    reduced formulas.
+    reduced formulas. `p_hit` is the predicted probability that the design's SCF gives a wanted gap, where probabilities were given.
     """
 
     policy: str
@@ -64,6 +64,7 @@ class PolicyDesigns:
     formation_energy_per_atom: Floats
     energy_above_hull: Floats
     hull_is_complete: Floats
+    p_hit: Floats
     true_band_gap: Floats
     labels: Labels = Labels()
 
@@ -108,7 +109,11 @@ class PolicyDesigns:
 
 
 def read_policies(
-    evaluation: str | Path, labels: str | Path | None, stability: str | Path | None, policies: Iterable[str]
+    evaluation: str | Path,
+    labels: str | Path | None,
+    stability: str | Path | None,
+    policies: Iterable[str],
+    p_hit: Mapping[str, float] | None = None,
 ) -> list[PolicyDesigns]:
     """The designs of the named policies, in the order of the names; of several designs of a skeleton, the first one.
 
@@ -117,6 +122,7 @@ def read_policies(
         labels: `LABELS`; designs are compared with the distribution of those of the split val. None if there are no labels.
         stability: `STABILITY` table of the same designs; None if energies above the hull are unknown.
         policies: names of the policies.
+        p_hit: predicted probability of a hit by the request of the design's SCF, 0 for requests that are not in it. None if the probabilities are unknown.
 
     Raises:
         XtalrlError: a table cannot be read, a policy has no design in it, or its designs were judged by different rules.
@@ -129,6 +135,7 @@ def read_policies(
             f"`snakemake {evaluation}` again."
         )
     frame[["energy_above_hull", "hull_is_complete"]] = np.nan
+    frame["p_hit"] = _probabilities(frame, p_hit)
     if stability:
         hull = tables.read(stability, tables.STABILITY).drop_columns(["decomposition"]).to_pandas()
         hull = hull.set_index("request_id")
@@ -137,19 +144,27 @@ def read_policies(
     return _by_policy(frame, evaluation, "evaluate", policies, read_labels(labels) if labels else Labels())
 
 
-def read_compositions(assessments: str | Path, policies: Iterable[str]) -> list[PolicyDesigns]:
+def read_compositions(
+    assessments: str | Path, policies: Iterable[str], p_hit: Mapping[str, float] | None = None
+) -> list[PolicyDesigns]:
     """Read designs before any SCF, as `read_policies` does: all properties are unknown.
 
     Args:
         assessments: `ASSESSMENTS` table.
         policies: names.
+        p_hit: as in `read_policies`.
 
     Raises:
         XtalrlError: as in `read_policies`.
     """
     frame = tables.read(assessments, tables.ASSESSMENTS).drop_columns(["species"]).to_pandas()
+    frame["p_hit"] = _probabilities(frame, p_hit)
     frame[[name for name in (*_COLUMNS, *_TRUE_COLUMNS) if name not in frame and name != "composition"]] = np.nan
     return _by_policy(frame, assessments, "rollout", policies, Labels())
+
+
+def _probabilities(frame: pd.DataFrame, p_hit: Mapping[str, float] | None) -> pd.Series[float] | float:
+    return np.nan if p_hit is None else frame["request_id"].map(dict(p_hit)).astype(float).fillna(0.0)
 
 
 def _by_policy(

@@ -12,6 +12,7 @@ has Wilson's interval. A mean has no interval: a few equal values say nothing ab
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,6 +27,7 @@ Bools = NDArray[np.bool_]
 WILSON = "Wilson score"
 BOOTSTRAP = "percentile bootstrap over crystals"
 BOOTSTRAP_SEEDS = "percentile bootstrap over crystals and seeds"
+EXPECTED = "Poisson binomial, if the probabilities are right"
 
 _RANDOM_SEED = 20240322  # any fixed number: the same table gives the same interval
 _CHUNK = 1_000_000  # weights held at once while resampling a distribution
@@ -229,3 +231,26 @@ def _interval_of_difference(
 
 def _without_rounding(number: float) -> float:
     return 0.0 if abs(number) < 1e-9 else number
+
+
+def expected_hits(
+    probabilities: Sequence[float] | Floats, confidence: float, designs: Sequence[int] | None = None
+) -> Estimate:
+    """Hits that predictions promise: the sum of the probabilities, and the interval of the Poisson binomial distribution, if they are right.
+
+    Args:
+        probabilities: that each SCF gives a hit, each independent of the others.
+        confidence: level of the interval.
+        designs: number of designs that share each SCF, and so are hits together; None: one each.
+    """
+    if not len(probabilities):
+        return NOTHING
+    shared = [1] * len(probabilities) if designs is None else designs
+    distribution = np.ones(1)
+    for p, count in zip(probabilities, shared, strict=True):
+        distribution = np.convolve(distribution, np.concatenate([[1 - p], np.zeros(count - 1), [p]]))
+    cumulative = np.cumsum(distribution)
+    tail = (1 - confidence) / 2
+    low, high = (int(np.searchsorted(cumulative, level - 1e-12)) for level in (tail, 1 - tail))
+    value = float(np.dot(probabilities, shared))
+    return Estimate(value, min(float(low), value), max(float(high), value), len(probabilities), EXPECTED)

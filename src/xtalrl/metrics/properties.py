@@ -7,13 +7,13 @@ by all M designs; `of="successes"` divides by the designs whose SCF converged.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from xtalrl.metrics.designs import PolicyDesigns
-from xtalrl.metrics.intervals import Bools, Bootstrap, Estimate, Floats
+from xtalrl.metrics.intervals import NOTHING, Bools, Bootstrap, Estimate, Floats, expected_hits
 from xtalrl.metrics.scoring import Scoring
 
 Denominator = Literal["all", "successes"]
@@ -78,6 +78,25 @@ def desired_range_at_most(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
     return designs.bootstrap(scoring).proportion(
         hits | (designs.designed & ~designs.outcome_is_known), designs.designed
     )
+
+
+def predicted_range(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
+    """ν before any SCF: the mean probability of a hit over all designs, with the interval in which ν lies if the probabilities are right.
+
+    Equal designs of a skeleton share their SCF, and their probability: they are hits together.
+    """
+    probabilities, counts = [], []
+    for column in designs.p_hit.T:
+        of_column, shared = np.unique(column[column > 0], return_counts=True)
+        probabilities.extend(of_column.tolist())
+        counts.extend(shared.tolist())
+    n = int(designs.designed.sum())
+    if not n or np.isnan(designs.p_hit[designs.designed]).any():
+        return NOTHING
+    promised = expected_hits([*probabilities, 0.0], scoring.confidence, [*counts, 1]).scaled(1 / n)
+    # Its resamples are those of the crystals, as of ν by DFT.
+    mean = designs.bootstrap(scoring).mean(np.where(designs.designed, designs.p_hit, np.nan))
+    return replace(promised, n=n, resamples=mean.resamples, terms=mean.terms)
 
 
 def outcome_known(designs: PolicyDesigns, scoring: Scoring) -> Estimate:

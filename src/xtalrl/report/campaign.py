@@ -15,16 +15,15 @@ from scipy import stats
 
 from xtalrl import tables
 from xtalrl.campaign.accounts import Account, accounts, together
-from xtalrl.campaign.audit import expected_hits
 from xtalrl.campaign.learning import NEAR_EV, labels_near
 from xtalrl.campaign.screening import COMPUTED, LEFT_OUT
 from xtalrl.campaign.wishes import Wishes
 from xtalrl.metrics.confirmation import CONFIRMED
-from xtalrl.metrics.intervals import Estimate
+from xtalrl.metrics.intervals import Estimate, expected_hits
 from xtalrl.metrics.prediction import Judged, gap_error, resampled
 from xtalrl.metrics.scoring import Scoring
 from xtalrl.report.contents import content
-from xtalrl.report.layout import Table, TextTable, format_estimate
+from xtalrl.report.layout import Table, TextTable, format_estimate, verdict_on
 from xtalrl.report.marks import CAPTION, GUIDE, Drawing
 from xtalrl.report.results import Results
 from xtalrl.report.style import RC_PARAMS
@@ -136,7 +135,7 @@ def campaign_table(results: Results, scoring: Scoring) -> Table:
             "converged": account.count("converged"),
             "hits": hits,
             "confirmed": confirmed,
-            "promise": _promise(promised, hits),
+            "promise": verdict_on(promised, hits),
         }
         for column, estimate in estimates.items():
             row |= {
@@ -182,13 +181,6 @@ def campaign_table(results: Results, scoring: Scoring) -> Table:
         "the posterior of the hits among the dropped)."
     )
     return Table(TextTable(entry.title, caption, headings, lines), rows, list(rows[0]))
-
-
-def _promise(promised: Estimate, hits: int) -> str:
-    """Whether the number of hits lies in the interval that was promised."""
-    if promised.low is None or promised.high is None:
-        return ""
-    return "missed" if hits < promised.low else "exceeded" if hits > promised.high else "kept"
 
 
 def _seconds(value: object) -> str:

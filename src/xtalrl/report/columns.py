@@ -79,6 +79,7 @@ DESIRED_RANGE = (
     _percent("nu_by_the_papers_rules", "ν without recovered", "designs", properties.desired_range_by_the_papers_rules),
     _percent("kappa_by_the_papers_rules", "κ without recovered", "designs", properties.out_of_distribution_by_the_papers_rules),
 )  # fmt: skip
+PREDICTED_RANGE = (_percent("predicted_nu", "ν predicted", "designs", properties.predicted_range),)
 STABILITY = (
     _percent("hull_coverage", "Hull without a flag", "designs with E_form", stability.hull_coverage),
     Column("mean_energy_above_hull_ev_per_atom", "Mean E above hull (eV/atom)", "designs without a flag", stability.mean_energy_above_hull, decimals=3),

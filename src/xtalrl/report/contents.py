@@ -41,7 +41,8 @@ class Content:
     that nothing else plans it again. A table's `keys` are the columns of its CSV that say what a row is about, `columns` the
     estimates (each with `_low`, `_high`, `_n`, `_interval`, and `_paper` if the paper has it); a table without
     `columns` is read as it stands. `needs_labels`: nothing to show where only external crystals are evaluated. `needs_snapshots`: of training with
-    `training.snapshots` only. `needs_confirmation`: with `evaluation.confirm` only. `needs_campaign`: where there is a campaign only.
+    `training.snapshots` only. `needs_confirmation`: with `evaluation.confirm` only. `needs_campaign`: where there is a campaign only. `needs_policies`: where
+    the run has policies of its own only.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Content:
     needs_snapshots: bool = field(default=False, kw_only=True)
     needs_confirmation: bool = field(default=False, kw_only=True)
     needs_campaign: bool = field(default=False, kw_only=True)
+    needs_policies: bool = field(default=False, kw_only=True)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -112,6 +114,24 @@ TABLES = (
         "the successes, and by the paper's rules (designs that only an extended recovery made converge counted as failures).",
         "estimates.desired_range_table", _DESIGNS, (*_DESIRED_RANGE, "sample"),
         keys=("policy", "target_ev"), estimates="DESIRED_RANGE",
+    ),
+    Content(
+        "predicted_range",
+        "Designs in the desired range, by the predictor, before any SCF.",
+        "ν is the mean probability of a gap within the window around the target; a design without an SCF (invalid, or dropped by the recovery in use) has none. The predictor is "
+        "the one that ships with xtalrl: it ranks designs better than it counts their hits.",
+        "off_policy.predicted_range_table", ("assessments", "predictions"), (*_DESIRED_RANGE, "family", "recovery"),
+        keys=("policy", "target_ev"), estimates="PREDICTED_RANGE", needs_policies=True,
+    ),
+    Content(
+        "prediction_check",
+        "The predictor's ν beside that of DFT.",
+        "What the predictor said before any SCF, and whether ν by DFT lies in its interval. Rank correlation: Spearman's ρ between the two over the policies at a target, three or "
+        "more: whether the predictor could have chosen the policy.",
+        "off_policy.prediction_check_table", ("evaluation", "predictions"), (*_DESIRED_RANGE, "family", "recovery"),
+        keys=("policy", "target_ev", "predicted_nu_pct", "predicted_nu_pct_low", "predicted_nu_pct_high", "nu_pct", "nu_pct_low", "nu_pct_high", "prediction",
+              "rank_correlation", "rank_correlation_low", "rank_correlation_high"),
+        needs_policies=True,
     ),
     Content(
         "confirmation",
@@ -292,6 +312,8 @@ def settings_of(config: Config) -> dict[str, Any]:
         "snapshot_steps": list(config.training.snapshot_steps),
         "sample": evaluation.sample,
         "campaign": config.campaign.wishes,
+        "family": config.dft.family,
+        "recovery": config.dft.recovery,
     }
 
 
@@ -369,5 +391,6 @@ def _belongs(entry: Content, config: Config) -> bool:
         and (has_snapshots or not entry.needs_snapshots)
         and (config.evaluation.confirm or not entry.needs_confirmation)
         and (config.campaign.is_on or not entry.needs_campaign)
+        and (bool(specs) or not entry.needs_policies)
         and (bool(specs or config.external) or not reads_designs)  # A campaign may be all that there is.
     )

@@ -77,6 +77,13 @@ def format_estimate(estimate: Estimate, decimals: int) -> str:
     return f"{value} [{estimate.low:.{decimals}f}, {estimate.high:.{decimals}f}]"
 
 
+def verdict_on(promised: Estimate, found: float | None) -> str:
+    """Whether a number lies in the interval that was promised: kept, exceeded or missed; empty where there is none."""
+    if promised.low is None or promised.high is None or found is None:
+        return ""
+    return "missed" if found < promised.low else "exceeded" if found > promised.high else "kept"
+
+
 _LATEX = str.maketrans(
     {
         "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "–": "--", "“": "``", "”": "''", "`": "", "≤": r"$\leq$", "±": r"$\pm$",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xtalrl.config import Config
+from xtalrl.dft.recovery import Recovery
 from xtalrl.metrics.designs import Labels, PolicyDesigns, read_compositions, read_labels, read_policies
 from xtalrl.metrics.scoring import Scoring
 from xtalrl.report.contents import Files, settings_of
@@ -33,13 +34,19 @@ class Results:
     """Fields of `xtalrl.campaign.wishes.Wishes`; empty where there is no campaign."""
     sample: str = ""
     """What the computed designs are a sample of, as a sentence; empty where all are computed."""
+    family: str = ""
+    """Pseudopotential family of the run."""
+    recovery: Recovery = "paper"
 
     @classmethod
     def of(cls, config: Config, files: Files) -> Results:
         """The results of a run with this configuration."""
         policies: dict[str, PolicySpec | None] = {**config.policy_specs(), **dict.fromkeys(config.external)}
         steps = tuple(config.training.snapshot_steps)
-        return cls(files, policies, config.training.steps, steps, config.campaign.wishes, config.evaluation.sample)
+        dft = config.dft
+        return cls(
+            files, policies, config.training.steps, steps, config.campaign.wishes, config.evaluation.sample, dft.family, dft.recovery
+        )
 
     def file(self, name: str) -> Path | None:
         """The file of this name; None where the run does not have it."""
@@ -65,9 +72,11 @@ class Results:
         """The designs of every policy with their properties, by name."""
         return self.designs_in(self.path("evaluation"), self.policies)
 
-    def designs_in(self, evaluation: Path, policies: Policies) -> dict[str, PolicyDesigns]:
-        """The designs of these policies in an `EVALUATION` table of this run, by name."""
-        found = read_policies(evaluation, self.file("labels"), self.file("stability"), policies)
+    def designs_in(
+        self, evaluation: Path, policies: Policies, p_hit: Mapping[str, float] | None = None
+    ) -> dict[str, PolicyDesigns]:
+        """The designs of these policies in an `EVALUATION` table of this run, by name; `p_hit` as in `read_policies`."""
+        found = read_policies(evaluation, self.file("labels"), self.file("stability"), policies, p_hit)
         return {designs.policy: designs for designs in found}
 
     @functools.cached_property

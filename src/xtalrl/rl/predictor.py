@@ -267,6 +267,36 @@ def predict_crystals(
     logger.info("%s crystals are predicted", f"{len(rows):,}")
 
 
+def predict_at_targets(
+    graphs: str | Path,
+    predictor: str | Path,
+    predictions: Sequence[str | Path],
+    targets_ev: Sequence[float],
+    window_ev: float,
+) -> None:
+    """Write what a predictor says of complete crystals for several wanted gaps, as `predict_crystals` does for one.
+
+    Args:
+        graphs: `tables.GRAPHS`.
+        predictor: file of `train_predictor`.
+        predictions: a `tables.PREDICTIONS` to write for each target.
+        targets_ev: wanted gaps in eV.
+        window_ev: half width of the range around each, eV.
+
+    Raises:
+        XtalrlError: a file is missing, damaged or of another version.
+    """
+    crystals = CrystalGraphs(tables.read(graphs, tables.GRAPHS))
+    loaded = Predictor.load(predictor)
+    said = loaded.predict(crystals)
+    for target, path in zip(targets_ev, predictions, strict=True):
+        rows = prediction_rows(
+            loaded, crystals.material_ids, said, gap_from=target - window_ev, gap_to=target + window_ev
+        )
+        tables.write(rows, tables.PREDICTIONS, path)
+    logger.info("%s crystals are predicted", f"{len(crystals.material_ids):,}")
+
+
 def prediction_rows(
     predictor: Predictor,
     material_ids: Sequence[str],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from xtalrl import tables
@@ -19,17 +20,20 @@ def fill_skeletons(
     failures: str | Path,
     cache: str | Path,
     workers: int,
+    external_crystals: Sequence[str | Path] = (),
 ) -> None:
     """Write the distinct valid designs of a table as crystals, as `fill_crystals` does, and their graphs, as `build_graphs` does.
 
     Raises:
         XtalrlError: as in either.
     """
-    fill_crystals(assessments, crystals, filled)
+    fill_crystals(assessments, crystals, filled, external_crystals)
     build_graphs(filled, graphs, failures, cache, workers)
 
 
-def fill_crystals(assessments: str | Path, crystals: str | Path, filled: str | Path) -> None:
+def fill_crystals(
+    assessments: str | Path, crystals: str | Path, filled: str | Path, external_crystals: Sequence[str | Path] = ()
+) -> None:
     """Write the distinct valid designs of a table as crystals, with their request_id as material_id and the split `tables.DESIGN_SPLIT`.
 
     `build_graphs` gives them graphs whose bonds and space group are those of the filled crystal.
@@ -38,11 +42,16 @@ def fill_crystals(assessments: str | Path, crystals: str | Path, filled: str | P
         assessments: `tables.ASSESSMENTS`, or another table with its columns material_id, species and request_id.
         crystals: `tables.CRYSTALS`, the skeletons.
         filled: `tables.CRYSTALS` to write, in the order of the request_ids.
+        external_crystals: `tables.CRYSTALS` of external sets, which are skeletons too.
 
     Raises:
         XtalrlError: a file is missing or malformed, or a design is on a skeleton that is not there.
     """
-    skeletons = {row["material_id"]: row for row in tables.read_rows(crystals, tables.CRYSTALS)}
+    skeletons = {
+        row["material_id"]: row
+        for path in (crystals, *external_crystals)
+        for row in tables.read_rows(path, tables.CRYSTALS)
+    }
     designs = {
         row["request_id"]: row
         for row in tables.read_rows(assessments, tables.ASSESSMENTS)
