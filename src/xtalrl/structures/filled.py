@@ -20,7 +20,7 @@ def fill_skeletons(
     failures: str | Path,
     cache: str | Path,
     workers: int,
-    external_crystals: Sequence[str | Path] = (),
+    external_crystals: Sequence[str | Path] | None = None,
 ) -> None:
     """Write the distinct valid designs of a table as crystals, as `fill_crystals` does, and their graphs, as `build_graphs` does.
 
@@ -32,7 +32,10 @@ def fill_skeletons(
 
 
 def fill_crystals(
-    assessments: str | Path, crystals: str | Path, filled: str | Path, external_crystals: Sequence[str | Path] = ()
+    assessments: str | Path,
+    crystals: str | Path,
+    filled: str | Path,
+    external_crystals: Sequence[str | Path] | None = None,
 ) -> None:
     """Write the distinct valid designs of a table as crystals, with their request_id as material_id and the split `tables.DESIGN_SPLIT`.
 
@@ -42,14 +45,14 @@ def fill_crystals(
         assessments: `tables.ASSESSMENTS`, or another table with its columns material_id, species and request_id.
         crystals: `tables.CRYSTALS`, the skeletons.
         filled: `tables.CRYSTALS` to write, in the order of the request_ids.
-        external_crystals: `tables.CRYSTALS` of external sets, which are skeletons too.
+        external_crystals: `tables.CRYSTALS` of external sets, which are skeletons too; None: there are none.
 
     Raises:
         XtalrlError: a file is missing or malformed, or a design is on a skeleton that is not there.
     """
     skeletons = {
         row["material_id"]: row
-        for path in (crystals, *external_crystals)
+        for path in (crystals, *(external_crystals or ()))
         for row in tables.read_rows(path, tables.CRYSTALS)
     }
     designs = {
