@@ -387,6 +387,7 @@ rule hand_over:
         confirmation=f"{RESULTS}/campaign/confirmation.parquet",
         finer_outcomes=f"{RESULTS}/campaign-confirmation/outcomes.parquet",
         skeletons=f"{RESULTS}/campaign/skeletons.parquet",
+        crystals=f"{RESULTS}/structures/crystals.parquet",
         family=FAMILY,
     output:
         hits=f"{RESULTS}/campaign/hits.csv",

@@ -12,6 +12,7 @@ from report_data import _total_energy as total_energy_of
 from report_data import prediction_row, write_results
 
 from xtalrl import tables
+from xtalrl.campaign.evidence import hand_over
 from xtalrl.campaign.hits import find_campaign_hits, gather_rounds
 from xtalrl.campaign.screening import screen_designs
 from xtalrl.config import Config
@@ -69,6 +70,21 @@ def write_campaign(folder: Path, skill: float = 1.0, n_crystals: int = 120, **ca
     ]
     tables.write_rows(finer, tables.SCF_OUTCOMES, folder / "campaign-confirmation/outcomes.parquet")
     confirm_hits(hits, folder / "campaign-confirmation/outcomes.parquet", folder / "campaign/confirmation.parquet")
+    hand_over(
+        screenings=[path / "screening.parquet" for path in rounds],
+        predictions=[path / "predictions.parquet" for path in rounds],
+        **everything,
+        stability=folder / "campaign/stability.parquet",
+        confirmation=folder / "campaign/confirmation.parquet",
+        finer_outcomes=folder / "campaign-confirmation/outcomes.parquet",
+        skeletons=folder / "campaign/skeletons.parquet",
+        crystals=folder / "structures/crystals.parquet",
+        family=folder / "family.json",
+        hits=folder / "campaign/hits.csv",
+        designs=folder / "campaign/designs",
+        wishes=config.campaign.wishes,
+        cache=folder / "cache",
+    )
     return config
 
 
@@ -81,6 +97,7 @@ def campaign_files(folder: Path, config: Config) -> dict[str, Any]:
         "campaign_held_out": folder / "campaign-1/held_out.parquet",
         "campaign_screenings": screenings,
         "campaign_outcomes": folder / "campaign/outcomes.parquet",
+        "campaign_found": folder / "campaign/hits.csv",
         "campaign_hits": folder / "campaign/hits.parquet",
         "campaign_confirmation": folder / "campaign/confirmation.parquet",
         "campaign_confirmation_outcomes": folder / "campaign-confirmation/outcomes.parquet",

@@ -15,13 +15,13 @@ from pymatgen.core import Structure
 
 from xtalrl import tables
 from xtalrl.campaign.accounts import together
-from xtalrl.campaign.evidence import HIT_COLUMNS, hand_over
+from xtalrl.campaign.evidence import HIT_COLUMNS
 from xtalrl.campaign.learning import label_designs, labels_near, warn_where_labels_are_far
 from xtalrl.campaign.screening import AUDITED, CHOSEN, COMPUTED, DROPPED, LEFT_OUT, screen_designs
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.confirmation import CONFIRMED
-from xtalrl.report.campaign import campaign_accounts, campaign_figure, campaign_table, readiness_table
+from xtalrl.report.campaign import campaign_accounts, campaign_figure, campaign_table, hits_table, readiness_table
 from xtalrl.report.contents import figures_of, tables_of
 from xtalrl.report.results import Results, scoring_of
 from xtalrl.resources import RESOURCES
@@ -130,7 +130,7 @@ def test_readiness_counts_labels_and_promises(run: tuple[Path, Config]) -> None:
 def test_a_campaign_alone_has_its_tables_and_figure(run: tuple[Path, Config]) -> None:
     names = {entry.name for entry in (*tables_of(run[1]), *figures_of(run[1]))}
     others = {entry.name for entry in (*tables_of(Config()), *figures_of(Config()))}
-    assert names - others == {"campaign", "campaign_readiness", "campaign_hits"}
+    assert names - others == {"campaign", "campaign_readiness", "campaign_found", "campaign_hits"}
 
 
 def test_a_run_may_be_a_campaign_alone() -> None:
@@ -142,23 +142,7 @@ def test_a_run_may_be_a_campaign_alone() -> None:
 
 
 def test_what_is_handed_over(run: tuple[Path, Config]) -> None:
-    folder, config = run
-    files = campaign_files(folder, config)
-    hand_over(
-        screenings=files["campaign_screenings"],
-        predictions=[folder / f"campaign-{number}/predictions.parquet" for number in (1, 2, 3)],
-        evaluation=folder / "campaign/evaluation.parquet",
-        outcomes=files["campaign_outcomes"],
-        stability=folder / "campaign/stability.parquet",
-        confirmation=files["campaign_confirmation"],
-        finer_outcomes=files["campaign_confirmation_outcomes"],
-        skeletons=folder / "campaign/skeletons.parquet",
-        family=folder / "family.json",
-        hits=folder / "campaign/hits.csv",
-        designs=folder / "campaign/designs",
-        wishes=config.campaign.wishes,
-        cache=folder / "cache",
-    )
+    folder, _ = run
     with (folder / "campaign/hits.csv").open() as file:
         rows = list(csv.DictReader(file))
     found = tables.read_rows(folder / "campaign/confirmation.parquet", tables.CONFIRMATION)
@@ -182,6 +166,19 @@ def test_what_is_handed_over(run: tuple[Path, Config]) -> None:
     )
     structure = Structure.from_file(folder / "campaign" / rows[0]["cif"])
     assert structure.composition.reduced_formula == rows[0]["formula"]
+
+
+def test_the_report_lists_the_hits_with_the_nearest_known_crystal(run: tuple[Path, Config]) -> None:
+    folder, config = run
+    table = hits_table(Results.of(config, campaign_files(folder, config)), scoring_of(config))
+    known = {
+        row["material_id"]: row for row in tables.read_rows(folder / "structures/crystals.parquet", tables.CRYSTALS)
+    }
+    assert [row["rank"] for row in table.rows] == [str(rank) for rank in range(1, len(table.rows) + 1)]
+    for row, line in zip(table.rows, table.text.rows, strict=True):
+        assert known[str(row["nearest_crystal"])]["formula"] == row["nearest_formula"]
+        assert (float(str(row["composition_distance"])) == 0) == (row["formula"] == row["nearest_formula"])
+        assert str(row["nearest_formula"]) in line[9]
 
 
 def test_computed_designs_become_labels_failures_included(run: tuple[Path, Config]) -> None:

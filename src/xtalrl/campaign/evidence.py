@@ -19,6 +19,7 @@ import numpy as np
 from pymatgen.io.cif import CifWriter
 
 from xtalrl import tables
+from xtalrl.campaign.nearest import KnownCrystals
 from xtalrl.campaign.screening import COMPUTED
 from xtalrl.campaign.wishes import Wishes
 from xtalrl.cells import Cell
@@ -35,9 +36,9 @@ logger = logging.getLogger(__name__)
 FORMAT = "xtalrl-evidence-1"
 HIT_COLUMNS = (
     "rank", "formula", "skeleton", "skeleton_formula", "band_gap", "verdict", "confirmed_band_gap", "formation_energy_per_atom", "energy_above_hull",
-    "hull_flag", "novel", "outcome", "round", "screening", "p_hit", "predicted_band_gap", "cpu_s", "request_id", "cif", "evidence",
+    "hull_flag", "novel", "nearest_crystal", "nearest_formula", "composition_distance", "same_structure", "outcome", "round", "screening", "p_hit", "predicted_band_gap", "cpu_s", "request_id", "cif", "evidence",
 )  # fmt: skip
-"""Of hits.csv. Energies in eV/atom, gaps in eV; `cpu_s` is the wall time of all single-core SCFs of the design, the finer one included."""
+"""Of hits.csv. Energies in eV/atom, gaps in eV; `composition_distance` as in `xtalrl.campaign.nearest`; `cpu_s` is the wall time of all single-core SCFs of the design, the finer one included."""
 
 Row = Mapping[str, Any]
 
@@ -51,6 +52,7 @@ def hand_over(
     confirmation: str | Path,
     finer_outcomes: str | Path,
     skeletons: str | Path,
+    crystals: str | Path,
     family: str | Path,
     hits: str | Path,
     designs: str | Path,
@@ -64,6 +66,7 @@ def hand_over(
         evaluation, outcomes, stability: of all rounds.
         confirmation, finer_outcomes: `CONFIRMATION` of the hits and the `SCF_OUTCOMES` behind it.
         skeletons: `CRYSTALS`.
+        crystals: `CRYSTALS` of the run, among which the nearest known crystal is looked for.
         family: family.json.
         hits: CSV to write.
         designs: folder to make.
@@ -85,6 +88,7 @@ def hand_over(
     folder = Path(designs)
     folder.mkdir(parents=True, exist_ok=True)
     goal = Wishes(**wishes)
+    known = KnownCrystals(tables.read_rows(crystals, tables.CRYSTALS))
     rows = []
     progress = Progress("Evidence", len(screened), "designs")
     for screening in screened:
@@ -92,7 +96,7 @@ def hand_over(
         skeleton = cells[screening["material_id"]]
         cell = Cell.from_row({**skeleton, "species": screening["species"]})
         record = _record(
-            screening, skeleton, cell, said[request_id], evaluated[request_id], hull.get(request_id), goal,
+            screening, skeleton, cell, said[request_id], evaluated[request_id], hull.get(request_id), goal, known.nearest(cell),
             runs.described(cell, scfs[request_id]),
         )  # fmt: skip
         name = re.sub(r"[^A-Za-z0-9.+-]+", "_", request_id)
@@ -163,6 +167,7 @@ def _record(
     evaluated: Row,
     hull: Row | None,
     goal: Wishes,
+    nearest: dict[str, Any] | None,
     scf: dict[str, Any],
 ) -> dict[str, Any]:
     above = hull["energy_above_hull"] if hull is not None else None
@@ -192,6 +197,7 @@ def _record(
             "decomposition": hull["decomposition"] if hull is not None else None,
             "novel": evaluated["novel"],
         },
+        "nearest": nearest,
         "scf": scf,
         "confirmation": None,
     }
@@ -200,6 +206,7 @@ def _record(
 def _hit(record: Mapping[str, Any], path: str) -> dict[str, Any]:
     """A row of hits.csv but for its rank."""
     result, confirmation, screening = record["result"], record["confirmation"], record["screening"]
+    nearest = record["nearest"] or {}
     return {
         "rank": None,
         "formula": record["formula"],
@@ -212,6 +219,10 @@ def _hit(record: Mapping[str, Any], path: str) -> dict[str, Any]:
         "energy_above_hull": result["energy_above_hull"],
         "hull_flag": result["hull_flag"],
         "novel": result["novel"],
+        "nearest_crystal": nearest.get("material_id"),
+        "nearest_formula": nearest.get("formula"),
+        "composition_distance": nearest.get("composition_distance"),
+        "same_structure": nearest.get("same_structure"),
         "outcome": record["scf"]["outcome"],
         "round": screening["round"],
         "screening": screening["verdict"],

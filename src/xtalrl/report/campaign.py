@@ -18,6 +18,7 @@ from xtalrl.campaign.accounts import Account, accounts, together
 from xtalrl.campaign.learning import NEAR_EV, labels_near
 from xtalrl.campaign.screening import COMPUTED, LEFT_OUT
 from xtalrl.campaign.wishes import Wishes
+from xtalrl.csv_files import read_csv
 from xtalrl.metrics.confirmation import CONFIRMED
 from xtalrl.metrics.intervals import Estimate, expected_hits
 from xtalrl.metrics.prediction import Judged, gap_error, resampled
@@ -181,6 +182,35 @@ def campaign_table(results: Results, scoring: Scoring) -> Table:
         "the posterior of the hits among the dropped)."
     )
     return Table(TextTable(entry.title, caption, headings, lines), rows, list(rows[0]))
+
+
+def hits_table(results: Results, scoring: Scoring) -> Table:
+    """The hits as they are handed over, the best first."""
+    entry = content("campaign_found")
+    rows = read_csv(results.path("campaign_found")).rows
+    lines = []
+    for row in rows:
+        near = (
+            "the same crystal" if row["same_structure"] == "True" else f"{_short(row['composition_distance'], 1)} away"
+        )
+        lines.append(
+            [
+                row["rank"], row["formula"], f"{row['skeleton']} ({row['skeleton_formula']})", _short(row["band_gap"], 2),
+                _short(row["confirmed_band_gap"], 2), row["verdict"], _short(row["formation_energy_per_atom"], 2),
+                _short(row["energy_above_hull"], 2) + (f" ({row['hull_flag']})" if row["hull_flag"] else ""), row["novel"] or "–",
+                f"{row['nearest_formula']}, {row['nearest_crystal']}, {near}" if row["nearest_crystal"] else "–", _short(row["cpu_s"], 0),
+            ]
+        )  # fmt: skip
+    headings = [
+        "Rank", "Formula", "Skeleton", "Gap (eV)", "Finer gap (eV)", "Verdict", "E_form (eV/atom)", "Above hull (eV/atom)", "Novel", "Nearest known crystal",
+        "CPU (s)",
+    ]  # fmt: skip
+    caption = f"{entry.caption} Wanted: {Wishes(**results.campaign).in_words}."
+    return Table(TextTable(entry.title, caption, headings, lines, 3), rows, entry.keys)
+
+
+def _short(number: str, decimals: int) -> str:
+    return f"{float(number):.{decimals}f}" if number else "–"
 
 
 def _seconds(value: object) -> str:
