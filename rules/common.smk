@@ -448,6 +448,7 @@ RESULT_FILES = {
         for number in range(1, cfg.campaign.rounds + 1)
     ],
     "campaign_outcomes": f"{RESULTS}/campaign/outcomes.parquet",
+    "campaign_skeletons": f"{RESULTS}/campaign/skeletons.parquet",
     "campaign_found": f"{RESULTS}/campaign/hits.csv",
     "campaign_hits": f"{RESULTS}/campaign/hits.parquet",
     "campaign_confirmation": f"{RESULTS}/campaign/confirmation.parquet",

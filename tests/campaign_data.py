@@ -32,7 +32,16 @@ def write_campaign(folder: Path, skill: float = 1.0, n_crystals: int = 120, **ca
     `skill` is the share of the truth in the stand-in's predictions, 0 to 1; `campaign` the section of that name. A gap is a function of the
     elements alone, 0 to 8 eV.
     """
-    wished = {"gap_ev": 4.0, "window_ev": 0.5, "budget": 60, "rounds": 3, "explore": 0.3, "audit": 0.3, **campaign}
+    wished = {
+        "gap_ev": 4.0,
+        "window_ev": 0.5,
+        "budget": 60,
+        "rounds": 3,
+        "explore": 0.3,
+        "audit": 0.3,
+        "baselines": ["random", "bc"],
+        **campaign,
+    }
     config = write_results(folder, n_crystals, sections={"campaign": wished}, targets_ev=[1.12], omegas=[5])
     rng = random.Random(3)
     skeletons = [
@@ -97,6 +106,7 @@ def campaign_files(folder: Path, config: Config) -> dict[str, Any]:
         "campaign_held_out": folder / "campaign-1/held_out.parquet",
         "campaign_screenings": screenings,
         "campaign_outcomes": folder / "campaign/outcomes.parquet",
+        "campaign_skeletons": folder / "campaign/skeletons.parquet",
         "campaign_found": folder / "campaign/hits.csv",
         "campaign_hits": folder / "campaign/hits.parquet",
         "campaign_confirmation": folder / "campaign/confirmation.parquet",

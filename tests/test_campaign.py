@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 from campaign_data import campaign_files, converges, true_gap, write_campaign
 from pymatgen.core import Structure
+from report_data import FILES
 
 from xtalrl import tables
 from xtalrl.campaign.accounts import together
@@ -21,6 +22,7 @@ from xtalrl.campaign.screening import AUDITED, CHOSEN, COMPUTED, DROPPED, LEFT_O
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.confirmation import CONFIRMED
+from xtalrl.report.baselines import Spending, baselines_table
 from xtalrl.report.campaign import campaign_accounts, campaign_figure, campaign_table, hits_table, readiness_table
 from xtalrl.report.contents import figures_of, tables_of
 from xtalrl.report.results import Results, scoring_of
@@ -130,7 +132,7 @@ def test_readiness_counts_labels_and_promises(run: tuple[Path, Config]) -> None:
 def test_a_campaign_alone_has_its_tables_and_figure(run: tuple[Path, Config]) -> None:
     names = {entry.name for entry in (*tables_of(run[1]), *figures_of(run[1]))}
     others = {entry.name for entry in (*tables_of(Config()), *figures_of(Config()))}
-    assert names - others == {"campaign", "campaign_readiness", "campaign_found", "campaign_hits"}
+    assert names - others == {"campaign", "campaign_readiness", "campaign_found", "campaign_baselines", "campaign_hits"}
 
 
 def test_a_run_may_be_a_campaign_alone() -> None:
@@ -179,6 +181,36 @@ def test_the_report_lists_the_hits_with_the_nearest_known_crystal(run: tuple[Pat
         assert known[str(row["nearest_crystal"])]["formula"] == row["nearest_formula"]
         assert (float(str(row["composition_distance"])) == 0) == (row["formula"] == row["nearest_formula"])
         assert str(row["nearest_formula"]) in line[9]
+
+
+def test_baselines_stand_beside_the_campaign(run: tuple[Path, Config]) -> None:
+    folder, config = run
+    files = campaign_files(folder, config) | {name: folder / path for name, path in FILES.items()}
+    results, scoring = Results.of(config, files), scoring_of(config)
+    rows = {str(row["designs"]): row for row in baselines_table(results, scoring).rows}
+    assert list(rows)[2:4] == ["random", "bc"]
+    total = campaign_table(results, scoring).rows[-1]
+    assert (rows["campaign"]["scfs"], rows["campaign"]["hits"]) == (total["scfs"], total["hits"])
+    evaluation = tables.read_rows(files["evaluation"], tables.EVALUATION)
+    cells = {row["material_id"] for row in tables.read_rows(files["campaign_skeletons"], tables.CRYSTALS)}
+    scfs = {row["request_id"]: row for row in tables.read_rows(files["design_scf"], tables.SCF_OUTCOMES)}
+    for name in ("random", "bc"):
+        designs = {
+            row["request_id"]: row["band_gap"]
+            for row in evaluation
+            if row["policy"] == name and row["request_id"] and row["material_id"] in cells
+        }
+        ran = {request: gap for request, gap in designs.items() if scfs[request]["attempts"]}
+        assert rows[name]["scfs"] == len(ran)
+        assert rows[name]["hits"] == sum(gap is not None and 3.5 < gap < 4.5 for gap in ran.values())
+
+
+def test_cpu_per_hit_has_an_interval_where_every_resample_of_the_tail_has_a_hit() -> None:
+    many = Spending("many", [True, False] * 20, [10.0] * 40).cpu_per_hit(500, 0.95)
+    assert many.value == 20 and many.low is not None and many.high is not None and many.low < 20 < many.high
+    few = Spending("few", [True] + [False] * 19, [10.0] * 20).cpu_per_hit(500, 0.95)
+    assert (few.value, few.low, few.high) == (200, None, None)
+    assert Spending("none", [False], [1.0]).cpu_per_hit(500, 0.95).value is None
 
 
 def test_computed_designs_become_labels_failures_included(run: tuple[Path, Config]) -> None:

@@ -199,6 +199,7 @@ CHANGES: dict[str, tuple[Any, frozenset[str]]] = {
     "campaign.novel": (True, WISHES),
     "campaign.highest_formation_energy": (0, WISHES),
     "campaign.highest_above_hull": (0.1, WISHES),
+    "campaign.baselines": (["bc"], NOTHING),
     "campaign.audit": (0.2, SCREEN),
     "campaign.explore": (0.4, SCREEN),
     "campaign.predictor": ("new", rules("train_campaign_predictor")),

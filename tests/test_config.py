@@ -163,6 +163,12 @@ REFUSED_VALUES = [
     ("campaign", {"gap_ev": 1, "budget": 3, "rounds": 4}, "every round needs at least one SCF"),
     ("campaign", {"gap_ev": 1, "allow": ["Si"], "deny": ["Si"]}, "no element is left to place"),
     ("campaign", {"gap_ev": 1, "keep": ["O"]}, "stay on skeletons of your own only"),
+    (
+        "campaign",
+        {"gap_ev": 1, "baselines": ["ccql"]},
+        "names 'ccql', which is no policy of this run; there are: random, bc",
+    ),
+    ("campaign", {"gap_ev": 1, "baselines": ["bc"], "skeletons": "train"}, "needs `campaign.skeletons: val`"),
     ("campaign", {"gap_ev": 1, "novel": True}, "without a list of known formulas nothing can be called novel"),
     ("training.steps", int("f" * 4000, 16), "a number of more than 4,300 digits"),
 ]

@@ -78,7 +78,14 @@ def test_an_entry_names_what_it_reads(run: tuple[Path, Config], campaign: tuple[
     files |= {name: of_campaign[name] for name in entry.inputs if name in of_campaign}
     ordinary, scoring = Results.of(config, files), scoring_of(config)
     watched = WatchedResults(
-        files, ordinary.policies, ordinary.training_steps, ordinary.snapshot_steps, ordinary.campaign, ordinary.family
+        files,
+        ordinary.policies,
+        ordinary.training_steps,
+        ordinary.snapshot_steps,
+        ordinary.campaign,
+        ordinary.family,
+        ordinary.recovery,
+        ordinary.baselines,
     )
     given = {field.name: getattr(scoring, field.name) for field in fields(Scoring)} | {"bootstrap_samples": 50}
     asked.clear()

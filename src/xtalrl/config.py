@@ -802,6 +802,12 @@ class CampaignConfig(_Section):
         description="Updates of each member of a new predictor; a tenth of them where it goes on from another one, in every round but the first "
         "and, with `predictor: pretrained`, in the first too.",
     )
+    baselines: Annotated[tuple[str, ...], AfterValidator(_distinct)] = Field(
+        (),
+        max_length=100,
+        description="Policies of this run (`random`, `bc`, `ccql-1.12ev-w5`) that the campaign is compared with: those of their designs that the evaluation of "
+        "the run has computed on skeletons of the campaign. Only with `skeletons: val`.",
+    )
     seed: Seed = Field(0, description="Seed of all that is drawn.")
 
     @property
@@ -990,6 +996,14 @@ class Config(_Section):
             raise ValueError(
                 "`campaign.novel` is true and `evaluation.formulas` null: without a list of known formulas nothing can be called novel. Name a "
                 "list, or set `campaign.novel` to false"
+            )
+        if unknown := [name for name in campaign.baselines if name not in self.policy_specs()]:
+            raise ValueError(
+                f"`campaign.baselines` names {unknown[0]!r}, which is no policy of this run; there are: {', '.join(self.policy_specs()) or 'none'}"
+            )
+        if campaign.baselines and campaign.skeletons != "val":
+            raise ValueError(
+                f"`campaign.baselines` needs `campaign.skeletons: val`, the skeletons that the policies of the run fill, and it is {campaign.skeletons!r}"
             )
         needed = {"train"} | ({campaign.skeletons} & set(SPLITS))
         if missing := sorted(needed - set(self.structures.splits)):

@@ -76,7 +76,7 @@ def judge(strata: Sequence[Stratum], samples: int, confidence: float) -> Verdict
     chosen = sum(round_.chosen for round_ in strata)
     hits = sum(round_.hits_chosen for round_ in strata)
     there = chosen + sum(round_.dropped for round_ in strata)
-    screened = _wilson(hits, chosen, confidence)
+    screened = wilson(hits, chosen, confidence)
     found = missed(strata, samples)
     if found is None or not there:
         return Verdict(screened, NOTHING, NOTHING, NOTHING, None)
@@ -106,7 +106,8 @@ def judge(strata: Sequence[Stratum], samples: int, confidence: float) -> Verdict
     )
 
 
-def _wilson(successes: int, trials: int, confidence: float) -> Estimate:
+def wilson(successes: int, trials: int, confidence: float) -> Estimate:
+    """A share with Wilson's interval."""
     if not trials:
         return NOTHING
     interval = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")

@@ -41,8 +41,8 @@ class Content:
     that nothing else plans it again. A table's `keys` are the columns of its CSV that say what a row is about, `columns` the
     estimates (each with `_low`, `_high`, `_n`, `_interval`, and `_paper` if the paper has it); a table without
     `columns` is read as it stands. `needs_labels`: nothing to show where only external crystals are evaluated. `needs_snapshots`: of training with
-    `training.snapshots` only. `needs_confirmation`: with `evaluation.confirm` only. `needs_campaign`: where there is a campaign only. `needs_policies`: where
-    the run has policies of its own only.
+    `training.snapshots` only. `needs_confirmation`: with `evaluation.confirm` only. `needs_campaign`: where there is a campaign only. `needs_baselines`: where
+    `campaign.baselines` names some only. `needs_policies`: where the run has policies of its own only.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Content:
     needs_snapshots: bool = field(default=False, kw_only=True)
     needs_confirmation: bool = field(default=False, kw_only=True)
     needs_campaign: bool = field(default=False, kw_only=True)
+    needs_baselines: bool = field(default=False, kw_only=True)
     needs_policies: bool = field(default=False, kw_only=True)
 
     @property
@@ -162,6 +163,15 @@ TABLES = (
         "hits included; training and screening are not in it.",
         "campaign.campaign_table", _CAMPAIGN, ("campaign", *_SAMPLING),
         keys=("round", "proposed", "candidates", "scfs", "audited", "converged", "hits", "confirmed"), needs_campaign=True,
+    ),
+    Content(
+        "campaign_baselines",
+        "The campaign beside designs that no screen chose.",
+        "Baselines: the distinct designs of policies of this run on skeletons of the campaign that its evaluation computed, judged by the campaign's wishes. CPU: wall time of the "
+        "single-core SCFs of designs, failed ones included, the finer SCFs of hits not; that of a design that the cache answered counts as when it was computed.",
+        "baselines.baselines_table", (*_CAMPAIGN, "campaign_skeletons", "evaluation", "design_scf", "stability"), ("campaign", "baselines", *_SAMPLING),
+        keys=("designs", "scfs", "hits", "hits_per_100", "hits_per_100_low", "hits_per_100_high", "cpu_per_hit_s", "cpu_per_hit_s_low", "cpu_per_hit_s_high"),
+        needs_campaign=True, needs_baselines=True,
     ),
     Content(
         "campaign_found",
@@ -324,6 +334,7 @@ def settings_of(config: Config) -> dict[str, Any]:
         "campaign": config.campaign.wishes,
         "family": config.dft.family,
         "recovery": config.dft.recovery,
+        "baselines": list(config.campaign.baselines),
     }
 
 
@@ -401,6 +412,7 @@ def _belongs(entry: Content, config: Config) -> bool:
         and (has_snapshots or not entry.needs_snapshots)
         and (config.evaluation.confirm or not entry.needs_confirmation)
         and (config.campaign.is_on or not entry.needs_campaign)
+        and (bool(config.campaign.baselines) or not entry.needs_baselines)
         and (bool(specs) or not entry.needs_policies)
         and (bool(specs or config.external) or not reads_designs)  # A campaign may be all that there is.
     )

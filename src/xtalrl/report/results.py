@@ -37,6 +37,8 @@ class Results:
     family: str = ""
     """Pseudopotential family of the run."""
     recovery: Recovery = "paper"
+    baselines: tuple[str, ...] = ()
+    """Policies that a campaign is compared with."""
 
     @classmethod
     def of(cls, config: Config, files: Files) -> Results:
@@ -45,7 +47,15 @@ class Results:
         steps = tuple(config.training.snapshot_steps)
         dft = config.dft
         return cls(
-            files, policies, config.training.steps, steps, config.campaign.wishes, config.evaluation.sample, dft.family, dft.recovery
+            files,
+            policies,
+            config.training.steps,
+            steps,
+            config.campaign.wishes,
+            config.evaluation.sample,
+            dft.family,
+            dft.recovery,
+            config.campaign.baselines,
         )
 
     def file(self, name: str) -> Path | None:
