@@ -166,6 +166,10 @@ checkpoint screen_designs:
         labels=true_labels,
         family=FAMILY,
         earlier=of_earlier_rounds("screening.parquet"),
+        skeletons=f"{RESULTS}/campaign/skeletons.parquet" if CAMPAIGN.core_hours else [],
+        earlier_outcomes=(
+            of_earlier_rounds("outcomes.parquet") if CAMPAIGN.core_hours else []
+        ),
     output:
         screening=f"{ROUND}/screening.parquet",
         chosen=f"{ROUND}/chosen.parquet",
@@ -182,7 +186,8 @@ checkpoint screen_designs:
         recovery=cfg.dft.recovery,
         round_number=round_number,
         rounds=CAMPAIGN.rounds,
-        budget=CAMPAIGN.budget,
+        budget=None if CAMPAIGN.core_hours else CAMPAIGN.budget,
+        core_hours=CAMPAIGN.core_hours,
         audit=audit_share,
         seed=CAMPAIGN.seed,
     message:

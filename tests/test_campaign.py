@@ -18,8 +18,19 @@ from xtalrl import tables
 from xtalrl.campaign.accounts import together
 from xtalrl.campaign.evidence import HIT_COLUMNS
 from xtalrl.campaign.learning import label_designs, labels_near, warn_where_labels_are_far
-from xtalrl.campaign.screening import AUDITED, CHOSEN, COMPUTED, DROPPED, LEFT_OUT, screen_designs
+from xtalrl.campaign.screening import (
+    AUDITED,
+    CHOSEN,
+    COMPUTED,
+    DROPPED,
+    FIRST_S_PER_COST,
+    LEFT_OUT,
+    screen_designs,
+)
+from xtalrl.cells import Cell
 from xtalrl.config import Config
+from xtalrl.dft.pseudopotentials import describe_family
+from xtalrl.dft.requests import cost_of
 from xtalrl.errors import XtalrlError
 from xtalrl.metrics.confirmation import CONFIRMED
 from xtalrl.report.baselines import Spending, baselines_table
@@ -245,17 +256,17 @@ def test_labels_near_the_ends() -> None:
     assert labels_near(labels, (2.5, None))["inside"] == 2
 
 
-def screen(folder: Path, config: Config, name: str, **changed: Any) -> list[dict[str, Any]]:
-    """The screening of round 1 with other arguments."""
+def screen(folder: Path, config: Config, name: str, number: int = 1, **changed: Any) -> list[dict[str, Any]]:
+    """The screening of a round with other arguments."""
     arguments: dict[str, Any] = {
         "wishes": config.campaign.wishes, "recovery": "extended", "round_number": 1, "rounds": 3, "budget": 60, "audit": 0.3, "seed": 0,
     }  # fmt: skip
     screen_designs(
-        folder / "campaign-1/assessments.parquet",
-        folder / "campaign-1/predictions.parquet",
+        folder / f"campaign-{number}/assessments.parquet",
+        folder / f"campaign-{number}/predictions.parquet",
         folder / "labels.parquet",
         folder / "family.json",
-        [],
+        [folder / f"campaign-{earlier}/screening.parquet" for earlier in range(1, number)],
         folder / f"{name}.parquet",
         folder / f"{name}-chosen.parquet",
         **arguments | changed,
@@ -282,3 +293,34 @@ def test_wishes_that_leave_nothing_get_a_sentence(run: tuple[Path, Config], tmp_
             tmp_path / "a.parquet", folder / "campaign-1/predictions.parquet", folder / "labels.parquet", folder / "family.json", [], tmp_path / "s.parquet",
             tmp_path / "c.parquet", config.campaign.wishes | {"novel": True}, "extended", 1, 3, 60, 0.3, 0,
         )  # fmt: skip
+
+
+def test_a_budget_of_core_hours_is_spent_by_estimated_costs(run: tuple[Path, Config]) -> None:
+    folder, _ = run
+    skeletons = folder / "campaign/skeletons.parquet"
+    few = screen(*run, "few", budget=None, core_hours=3.0, skeletons=skeletons)
+    more = screen(*run, "more", budget=None, core_hours=6.0, skeletons=skeletons)
+    counts = [Counter(row["verdict"] for row in rows) for rows in (few, more)]
+    assert 1 < counts[0][CHOSEN] < counts[1][CHOSEN]
+    assert 1 <= counts[0][AUDITED] < counts[1][AUDITED]
+    cells = {row["material_id"]: row for row in tables.read_rows(skeletons, tables.CRYSTALS)}
+    family = describe_family(run[1].dft.family)
+    costs = [
+        FIRST_S_PER_COST * cost_of(Cell.from_row({**cells[row["material_id"]], "species": row["species"]}), family)
+        for row in more
+        if row["verdict"] == CHOSEN
+    ]
+    assert sum(costs) <= 6 * 3600 / 3 * 0.7
+
+
+def test_later_rounds_know_what_earlier_ones_took(run: tuple[Path, Config]) -> None:
+    folder, config = run
+    second = {"round_number": 2, "budget": None, "skeletons": folder / "campaign/skeletons.parquet", "core_hours": 6.0}
+    chosen = []
+    for factor in (1, 3):
+        outcomes = tables.read_rows(folder / "campaign-1/outcomes.parquet", tables.SCF_OUTCOMES)
+        path = folder / f"outcomes-{factor}.parquet"
+        tables.write_rows([row | {"wall_s": factor * row["wall_s"]} for row in outcomes], tables.SCF_OUTCOMES, path)
+        rows = screen(folder, config, f"second-{factor}", number=2, earlier_outcomes=[path], **second)
+        chosen.append(sum(row["verdict"] == CHOSEN for row in rows))
+    assert chosen[0] > chosen[1] >= 1

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from xtalrl.campaign.audit import Stratum, judge, missed
-from xtalrl.campaign.screening import Candidate, drawn, probability, ranked, share_of_round, split_share
+from xtalrl.campaign.screening import (
+    FIRST_S_PER_COST,
+    Candidate,
+    drawn,
+    probability,
+    ranked,
+    seconds_per_cost,
+    share_of_round,
+    split_hours,
+    split_share,
+)
 from xtalrl.campaign.wishes import Wishes
 from xtalrl.metrics.intervals import expected_hits
 
@@ -234,3 +244,33 @@ def test_a_wished_formation_energy_makes_a_hit_less_likely() -> None:
 def test_a_range_without_an_upper_end_reaches_to_the_widest_gap() -> None:
     assert Wishes(3, None).middle_ev + Wishes(3, None).half_width_ev == 30
     assert Wishes(3, None).in_words == "at least 3 eV"
+
+
+def test_a_share_of_core_hours_ends_where_its_estimate_is_spent() -> None:
+    assert split_hours(100, 0.2, [30, 40, 20, 10, 10, 30, 10]) == (
+        2,
+        1,
+    )  # 70 of 80 s; 20 s of draws of 16 s in the mean
+    assert split_hours(1000, 0.2, [30, 40]) == (2, 0), "all of them"
+    assert split_hours(10, 0.5, [30, 40, 50]) == (1, 1), "at least one of each kind"
+    assert split_hours(100, 0, [60, 60]) == (1, 0)
+    assert split_hours(100, 1, [60, 60, 60]) == (0, 1)
+    assert split_hours(100, 0.1, []) == (0, 0)
+
+
+@given(
+    share=st.floats(0, 1000),
+    audit=st.floats(0, 1),
+    costs=st.lists(st.floats(0.1, 100), min_size=1, max_size=30),
+)
+def test_the_chosen_stay_within_their_hours(share: float, audit: float, costs: list[float]) -> None:
+    chosen, audited = split_hours(share, audit, costs)
+    assert 0 < chosen + audited <= len(costs)
+    assert chosen <= 1 or sum(costs[:chosen]) <= max(share * (1 - audit), share if chosen == len(costs) else 0) + 1e-6
+    assert (audited > 0) == (audit > 0 and chosen < len(costs))
+
+
+def test_the_price_is_what_earlier_rounds_took() -> None:
+    outcomes = [{"request_id": name, "wall_s": wall} for name, wall in (("a", 30.0), ("b", 90.0), ("ref-Na", 500.0))]
+    assert seconds_per_cost({"a": 1000.0, "b": 2000.0}, outcomes) == pytest.approx(0.04)
+    assert seconds_per_cost({}, outcomes) == FIRST_S_PER_COST

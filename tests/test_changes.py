@@ -186,6 +186,7 @@ CHANGES: dict[str, tuple[Any, frozenset[str]]] = {
     "campaign.window_ev": (0.5, WISHES | rules("predict_designs")),
     "campaign.range_ev": ([1, None], PROPOSE | WISHES | rules("predict_designs")),
     "campaign.budget": (50, SCREEN),
+    "campaign.core_hours": (2, SCREEN),
     "campaign.rounds": (3, SHARDS | ROUNDS | rules("plan_campaign_scf gather_scf gather_campaign hand_over")),
     "campaign.policy": ("bc", PROPOSE),
     "campaign.skeletons": ("train", rules("take_skeletons")),

@@ -338,3 +338,7 @@ def test_the_split_of_the_skeletons_must_be_used() -> None:
     with pytest.raises(XtalrlError, match=r"`structures.splits` is .* and lacks `test`, which the campaign needs"):
         validate({"campaign": {"gap_ev": 1, "skeletons": "test"}})
     validate({"campaign": {"gap_ev": 1, "skeletons": "test"}, "structures": {"splits": ["train", "val", "test"]}})
+
+
+def test_core_hours_take_the_place_of_the_budget() -> None:
+    assert validate({"campaign": {"gap_ev": 1, "core_hours": 0.5, "budget": 1, "rounds": 4}}).campaign.core_hours == 0.5

@@ -736,6 +736,11 @@ class CampaignConfig(_Section):
         le=1_000_000,
         description="SCFs of designs in all rounds together. Elements that the references lack, and the finer SCFs of hits, come on top.",
     )
+    core_hours: Annotated[float, Field(gt=0, le=100_000_000)] | None = Field(
+        None,
+        description="Instead of `budget`, which then does not count: hours of wall time of single-core SCFs of designs in all rounds together. A round stops choosing "
+        "when its share is spent by an estimate (docs/campaign.md), so that the total may be somewhat more or less.",
+    )
     rounds: int = Field(4, ge=1, le=100, description="Rounds: after each, the predictor learns from its SCFs.")
     policy: FilePath = Field(
         "mp20",
@@ -855,7 +860,7 @@ class CampaignConfig(_Section):
             )
         if self.range_ev is not None and self.range_ev[1] is not None and not self.range_ev[0] < self.range_ev[1]:
             raise ValueError(f"`range_ev` is {list(self.range_ev)}: its second number must be larger than its first")
-        if self.budget < self.rounds:
+        if self.core_hours is None and self.budget < self.rounds:
             raise ValueError(
                 f"`budget` is {self.budget} and `rounds` {self.rounds}: every round needs at least one SCF. Raise `budget` to {self.rounds} or more, "
                 f"or lower `rounds` to {self.budget}"

@@ -16,9 +16,10 @@ from scipy import stats
 from xtalrl import tables
 from xtalrl.campaign.learning import warn_where_labels_are_far
 from xtalrl.campaign.wishes import Wishes
+from xtalrl.cells import Cell
 from xtalrl.dft.pseudopotentials import load_family
 from xtalrl.dft.recovery import Recovery
-from xtalrl.dft.requests import will_run
+from xtalrl.dft.requests import cost_of, will_run
 from xtalrl.errors import XtalrlError
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 CHOSEN, AUDITED, DROPPED, LEFT_OUT = "chosen", "audited", "dropped", "left out"
 COMPUTED = (CHOSEN, AUDITED)
 """Verdicts of designs that get an SCF."""
+FIRST_S_PER_COST = 0.02
+"""Wall time in s per valence electron and Å³ before anything is measured, of `paper-fast` with SSSP on a busy core: 0.021 of the 61 crystals of docs/results/dft_validation.md
+(embedded pw.x), 0.017 of the 41 designs of docs/results/design_recovery.md (pw.x 6.7, all rungs of the extended ladder)."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,39 @@ def split_share(share: int, audit: float, n_candidates: int) -> tuple[int, int]:
     return share - audited, audited
 
 
+def split_hours(share_s: float, audit: float, costs_s: Sequence[float]) -> tuple[int, int]:
+    """How many of a round's SCFs are chosen, and how many drawn from those that would have been dropped, where the budget is in core-hours.
+
+    The chosen are the first whose estimated costs together stay within their part of the share. How many are drawn follows from the mean cost of the dropped: to draw
+    until the hours are spent would favour cheap designs. Both kinds get at least one SCF where there is one to get.
+
+    Args:
+        share_s: single-core wall time of the round in s.
+        audit: share of it that the audit gets, 0 to 1.
+        costs_s: estimated wall time in s of each candidate, in the order in which the screen takes them.
+    """
+    if not costs_s or sum(costs_s) <= share_s:
+        return len(costs_s), 0
+    within = np.cumsum(costs_s) <= share_s * (1 - audit)
+    n_chosen = max(int(within.sum()), int(audit < 1))
+    dropped = costs_s[n_chosen:]
+    if not audit or not dropped:
+        return n_chosen, 0
+    return n_chosen, min(len(dropped), max(1, int(share_s * audit / float(np.mean(dropped)))))
+
+
+def seconds_per_cost(designs: Mapping[str, float], outcomes: Sequence[Mapping[str, Any]]) -> float:
+    """Wall time in s of a single-core SCF per unit of `cost_of`: of the SCFs of earlier rounds all together, else `FIRST_S_PER_COST`.
+
+    Args:
+        designs: `cost_of` of each computed design, by request_id.
+        outcomes: `SCF_OUTCOMES` of them.
+    """
+    ran = [(row["wall_s"], designs[row["request_id"]]) for row in outcomes if row["request_id"] in designs]
+    total_s, total_cost = (sum(numbers) for numbers in zip(*ran, strict=True)) if ran else (0.0, 0.0)
+    return total_s / total_cost if total_s and total_cost else FIRST_S_PER_COST
+
+
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Candidates in the order in which the screen takes them.
 
@@ -96,9 +133,12 @@ def screen_designs(
     recovery: Recovery,
     round_number: int,
     rounds: int,
-    budget: int,
+    budget: int | None,
     audit: float,
     seed: int,
+    core_hours: float | None = None,
+    skeletons: str | Path | None = None,
+    earlier_outcomes: Sequence[str | Path] | None = None,
 ) -> None:
     """Decide which designs of a round get an SCF, and write `SCREENING` of all and `ASSESSMENTS` of these.
 
@@ -112,9 +152,12 @@ def screen_designs(
         wishes: fields of `Wishes`.
         recovery: whether odd numbers of electrons are computed.
         round_number: from 1 to `rounds`.
-        rounds, budget: of the whole campaign.
+        rounds: of the whole campaign.
+        budget: SCFs of the whole campaign; None with `core_hours`.
         audit: share of the round's SCFs that are drawn from what the screen drops.
         seed: of that draw.
+        core_hours: of the whole campaign, instead of `budget`.
+        skeletons, earlier_outcomes: `CRYSTALS`, and `SCF_OUTCOMES` of the rounds before, from which the costs are estimated; with `core_hours` only.
 
     Raises:
         XtalrlError: a file cannot be read, or the first round has nothing that could be computed.
@@ -147,9 +190,30 @@ def screen_designs(
         raise XtalrlError(
             f"Of {len(entries):,} designs none is left to compute ({reasons}): loosen the wishes in `campaign`."
         )
-    spent = sum(row["verdict"] in COMPUTED for row in before)
-    n_chosen, n_audited = split_share(share_of_round(budget, spent, rounds - round_number + 1), audit, len(candidates))
     order = ranked(candidates)
+    spent = [row for row in before if row["verdict"] in COMPUTED]
+    rounds_left = rounds - round_number + 1
+    if core_hours is not None:
+        assert skeletons is not None
+        cells = {row["material_id"]: row for row in tables.read_rows(skeletons, tables.CRYSTALS)}
+        costs = {
+            row["request_id"]: cost_of(
+                Cell.from_row({**cells[row["material_id"]], "species": row["species"]}), pseudopotentials
+            )
+            for row in (*spent, *(entry for entry in entries if not entry["why"]))
+        }
+        outcomes = [row for path in earlier_outcomes or () for row in tables.read_rows(path, tables.SCF_OUTCOMES)]
+        price = seconds_per_cost({row["request_id"]: costs[row["request_id"]] for row in spent}, outcomes)
+        spent_s = sum(row["wall_s"] for row in outcomes if row["kind"] == "design")
+        share_s = max(0.0, 3600 * core_hours - spent_s) / rounds_left
+        n_chosen, n_audited = split_hours(share_s, audit, [price * costs[one.request_id] for one in order])
+        logger.info(
+            "Round %d: %.2f of %g core-hours are spent; its share is %.2f, at an estimated %.3g s per valence electron and Å³",
+            round_number, spent_s / 3600, core_hours, share_s / 3600, price,
+        )  # fmt: skip
+    else:
+        assert budget is not None
+        n_chosen, n_audited = split_share(share_of_round(budget, len(spent), rounds_left), audit, len(candidates))
     verdicts = {one.request_id: CHOSEN if place < n_chosen else DROPPED for place, one in enumerate(order)}
     lots = drawn([one.request_id for one in order[n_chosen:]], n_audited, seed, round_number)
     verdicts |= dict.fromkeys(lots, AUDITED)
