@@ -139,3 +139,20 @@ def test_a_changed_predictor_is_refused(crystals: Path, tmp_path: Path, monkeypa
 
 def test_the_shipped_predictor_is_small() -> None:
     assert pretrained.pretrained_predictor().stat().st_size < 1_000_000
+
+
+@pytest.mark.parametrize("name", ["POSCAR", "CONTCAR_relaxed", "salt.vasp"])
+def test_a_poscar_is_read_as_the_cif_of_the_same_crystal(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(SALT.to(fmt="poscar"))
+    (tmp_path / "salt.cif").write_text(SALT.to(fmt="cif"))
+    (of_poscar,), (of_cif,) = (predict_file(tmp_path / file, Wanted())[0] for file in (name, "salt.cif"))
+    assert of_poscar["material_id"] == name.removesuffix(".vasp")
+    assert of_poscar["formula"] == of_cif["formula"] == "NaCl"
+    assert of_poscar["band_gap"] == pytest.approx(of_cif["band_gap"], abs=0.01)
+
+
+def test_what_is_no_poscar_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "POSCAR").write_text("salt\n1.0\n0 0\n")
+    code, said = run(tmp_path / "POSCAR")
+    assert code == 1
+    assert "No crystal in" in said and "POSCAR: unreadable_entry" in said

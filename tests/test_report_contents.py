@@ -77,16 +77,7 @@ def test_an_entry_names_what_it_reads(run: tuple[Path, Config], campaign: tuple[
     of_campaign = campaign_files(folder, config)
     files |= {name: of_campaign[name] for name in entry.inputs if name in of_campaign}
     ordinary, scoring = Results.of(config, files), scoring_of(config)
-    watched = WatchedResults(
-        files,
-        ordinary.policies,
-        ordinary.training_steps,
-        ordinary.snapshot_steps,
-        ordinary.campaign,
-        ordinary.family,
-        ordinary.recovery,
-        ordinary.baselines,
-    )
+    watched = WatchedResults(**{field.name: getattr(ordinary, field.name) for field in fields(Results)})
     given = {field.name: getattr(scoring, field.name) for field in fields(Scoring)} | {"bootstrap_samples": 50}
     asked.clear()
     entry.function(watched, Watched(**given))

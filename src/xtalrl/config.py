@@ -748,7 +748,7 @@ class CampaignConfig(_Section):
     )
     skeletons: SetPath = Field(
         "val",
-        description="Skeletons that are filled: a split of the crystals (`train`, `val`, `test`), or your own: a CIF, a folder or .zip of CIFs, an "
+        description="Skeletons that are filled: a split of the crystals (`train`, `val`, `test`), or your own: a CIF, a folder or .zip of CIFs, a POSCAR, an "
         ".xyz or .extxyz file, or an ASE database. Their elements are ignored, but for those in `keep`.",
     )
     max_sites: int = Field(20, ge=1, le=20, description="Largest number of sites of a skeleton.")
@@ -903,7 +903,7 @@ class Config(_Section):
     external: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)], SetPath] = Field(
         {},
         description="Crystals that others designed, to be evaluated beside the policies: the name of each set, and its CIF, folder or .zip of "
-        "CIFs, .xyz or .extxyz file, or ASE database (docs/report-and-exports.md).",
+        "CIFs, POSCAR, .xyz or .extxyz file, or ASE database (docs/report-and-exports.md).",
     )
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ def read_skeletons(
     """Read crystals that can be skeletons.
 
     Args:
-        path: CIF, folder or .zip of CIFs, .xyz or .extxyz file, or ASE database (.db).
+        path: CIF, folder or .zip of CIFs, POSCAR, .xyz or .extxyz file, or ASE database (.db).
         max_sites: largest number of sites in a cell; a larger one is reduced to its primitive cell first.
         prefix: begins every material_id.
 

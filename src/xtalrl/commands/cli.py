@@ -229,7 +229,10 @@ def summary(configfile: ConfigFile = None, results: Results = None) -> None:
 @_command
 def evaluate(
     path: Annotated[
-        Path, typer.Argument(help="Folder or .zip of CIFs, .xyz or .extxyz file, or ASE database (.db) of crystals.")
+        Path,
+        typer.Argument(
+            help="CIF, folder or .zip of CIFs, POSCAR, .xyz or .extxyz file, or ASE database (.db) of crystals."
+        ),
     ],
     name: Annotated[
         str | None, typer.Option(help="Name of the set in tables and report; that of the folder or file if not given.")
@@ -263,7 +266,7 @@ def design(
     path: Annotated[
         Path,
         typer.Argument(
-            help="Skeletons: a CIF, a folder or .zip of CIFs, .xyz or .extxyz file, or ASE database (.db); their elements are replaced."
+            help="Skeletons: a CIF, a folder or .zip of CIFs, POSCAR, .xyz or .extxyz file, or ASE database (.db); their elements are replaced."
         ),
     ],
     gap: Annotated[float, typer.Option(help="Wanted band gap in eV.")],
@@ -298,7 +301,9 @@ def design(
 def predict(
     path: Annotated[
         Path,
-        typer.Argument(help="Crystals: a CIF, a folder or .zip of CIFs, .xyz or .extxyz file, or ASE database (.db)."),
+        typer.Argument(
+            help="Crystals: a CIF, a folder or .zip of CIFs, POSCAR, .xyz or .extxyz file, or ASE database (.db)."
+        ),
     ],
     gap: Annotated[float | None, typer.Option(help="Wanted band gap in eV: how probable is it?")] = None,
     window: Annotated[

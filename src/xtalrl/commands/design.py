@@ -34,7 +34,7 @@ def design_crystals(
     only after an SCF.
 
     Args:
-        path: CIF, folder or .zip of CIFs, .xyz or .extxyz file, or ASE database (.db).
+        path: CIF, folder or .zip of CIFs, POSCAR, .xyz or .extxyz file, or ASE database (.db).
         gap_ev: wanted gap in eV.
         policy: name of a pretrained policy.
         settings: how elements are chosen, and how many designs each skeleton gets.

@@ -62,7 +62,7 @@ def predict_file(
     """Rows of `tables.PREDICTIONS` with formula and number of sites, the likeliest hits first, and a sentence for each entry left out.
 
     Args:
-        path: CIF, folder or .zip of CIFs, .xyz or .extxyz file, or ASE database (.db).
+        path: CIF, folder or .zip of CIFs, POSCAR, .xyz or .extxyz file, or ASE database (.db).
         wanted: gaps that are a hit.
         predictor: file of a trained predictor; None takes the one that ships with xtalrl.
         confidence: share of crystals whose value the intervals are to cover.

@@ -129,7 +129,7 @@ TABLES = (
         "The predictor's ν beside that of DFT.",
         "What the predictor said before any SCF, and whether ν by DFT lies in its interval. Rank correlation: Spearman's ρ between the two over the policies at a target, three or "
         "more: whether the predictor could have chosen the policy.",
-        "off_policy.prediction_check_table", ("evaluation", "predictions"), (*_DESIRED_RANGE, "family", "recovery"),
+        "off_policy.prediction_check_table", ("evaluation", "predictions"), (*_DESIRED_RANGE, "family", "recovery", "sample"),
         keys=("policy", "target_ev", "predicted_nu_pct", "predicted_nu_pct_low", "predicted_nu_pct_high", "nu_pct", "nu_pct_low", "nu_pct_high", "prediction",
               "rank_correlation", "rank_correlation_low", "rank_correlation_high"),
         needs_policies=True,

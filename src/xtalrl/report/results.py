@@ -44,18 +44,16 @@ class Results:
     def of(cls, config: Config, files: Files) -> Results:
         """The results of a run with this configuration."""
         policies: dict[str, PolicySpec | None] = {**config.policy_specs(), **dict.fromkeys(config.external)}
-        steps = tuple(config.training.snapshot_steps)
-        dft = config.dft
         return cls(
             files,
             policies,
-            config.training.steps,
-            steps,
-            config.campaign.wishes,
-            config.evaluation.sample,
-            dft.family,
-            dft.recovery,
-            config.campaign.baselines,
+            training_steps=config.training.steps,
+            snapshot_steps=tuple(config.training.snapshot_steps),
+            campaign=config.campaign.wishes,
+            sample=config.evaluation.sample,
+            family=config.dft.family,
+            recovery=config.dft.recovery,
+            baselines=config.campaign.baselines,
         )
 
     def file(self, name: str) -> Path | None:

@@ -180,7 +180,7 @@ def read_designs(path: str | Path, max_sites: int) -> tuple[list[ExternalDesign]
     with one id, the further ones have the path of their CIF, or a number after #.
 
     Args:
-        path: a CIF, a folder or .zip of CIFs, an .xyz or .extxyz file, or an ASE database (.db). Nothing is written there.
+        path: a CIF, a folder or .zip of CIFs, a POSCAR, an .xyz or .extxyz file, or an ASE database (.db). Nothing is written there.
         max_sites: largest number of sites in a cell. A larger one is reduced to its primitive cell first.
 
     Raises:

@@ -28,9 +28,11 @@ from xtalrl.structures.cif import split_blocks
 from xtalrl.structures.external_files import (
     CIF_SUFFIXES,
     EXTXYZ_SUFFIXES,
+    POSCAR_SUFFIXES,
     check_path,
     is_cif,
     is_hidden,
+    is_poscar,
     printable,
     walk,
 )
@@ -72,6 +74,8 @@ def read_entries(path: Path) -> Iterator[Entry]:
         yield from _cif_entries(path.name, partial(_file_content, path))
     elif suffix in EXTXYZ_SUFFIXES:
         yield from _extxyz_entries(path)
+    elif is_poscar(path):
+        yield _poscar_entry(path)
     elif suffix == ".zip":
         yield from _zip_entries(path)
     else:
@@ -133,6 +137,18 @@ def _cif_entries(name: str, load: Callable[[], bytes]) -> Iterator[Entry]:
     for row, (block, text) in enumerate(blocks):
         mark = f"#{printable(block)}" if len(blocks) > 1 else ""
         yield Entry(stem + mark, longer_id + mark, source, row, text)
+
+
+def _poscar_entry(path: Path) -> Entry:
+    """The crystal of a file of VASP's."""
+    name = printable(path.name)
+    content: Any
+    try:
+        content = ase.io.read(io.StringIO(_file_content(path).decode("utf-8", "replace")), format="vasp")
+    except Exception as error:  # ASE raises of many kinds on bad input.
+        content = error
+    stem = name.removesuffix(path.suffix) if path.suffix.lower() in POSCAR_SUFFIXES else name
+    return Entry(stem, stem, name, 0, content)
 
 
 def _zip_entries(path: Path) -> Iterator[Entry]:

@@ -11,7 +11,9 @@ from xtalrl.errors import XtalrlError
 
 CIF_SUFFIXES = (".cif", ".cif.gz")
 EXTXYZ_SUFFIXES = (".xyz", ".extxyz")
-KINDS = "a CIF, a folder or .zip of CIFs, an .xyz or .extxyz file, or an ASE database (.db)"
+POSCAR_NAMES = ("poscar", "contcar")
+POSCAR_SUFFIXES = (".vasp", ".poscar")
+KINDS = "a CIF, a folder or .zip of CIFs, a POSCAR (POSCAR*, CONTCAR*, .vasp), an .xyz or .extxyz file, or an ASE database (.db)"
 
 
 def check_sets(external: Mapping[str, str], policies: Iterable[str]) -> None:
@@ -43,7 +45,7 @@ def check_path(path: str | Path) -> None:
             )
     elif not path.exists():
         raise XtalrlError(f"{printable(path)} does not exist: name {KINDS}.")
-    elif not path.name.lower().endswith((*CIF_SUFFIXES, *EXTXYZ_SUFFIXES, ".db", ".zip")):
+    elif not is_poscar(path) and not path.name.lower().endswith((*CIF_SUFFIXES, *EXTXYZ_SUFFIXES, ".db", ".zip")):
         raise XtalrlError(f"{printable(path)} is of no known kind: name {KINDS}.")
 
 
@@ -85,6 +87,14 @@ def walk(folder: Path) -> Iterator[Path]:
 def is_cif(path: str | Path) -> bool:
     """Whether it has the name of a CIF, in any case."""
     return str(path).lower().endswith(CIF_SUFFIXES)
+
+
+def is_poscar(path: str | Path) -> bool:
+    """Whether it has the name of a file of VASP's with a crystal, in any case."""
+    name = Path(path).name.lower()
+    return name.endswith(POSCAR_SUFFIXES) or (
+        name.startswith(POSCAR_NAMES) and not name.endswith((*CIF_SUFFIXES, *EXTXYZ_SUFFIXES, ".db", ".zip"))
+    )
 
 
 def is_hidden(path: str | Path) -> bool:
