@@ -298,8 +298,8 @@ def test_wishes_that_leave_nothing_get_a_sentence(run: tuple[Path, Config], tmp_
 def test_a_budget_of_core_hours_is_spent_by_estimated_costs(run: tuple[Path, Config]) -> None:
     folder, _ = run
     skeletons = folder / "campaign/skeletons.parquet"
-    few = screen(*run, "few", budget=None, core_hours=3.0, skeletons=skeletons)
-    more = screen(*run, "more", budget=None, core_hours=6.0, skeletons=skeletons)
+    few = screen(*run, "few", budget=None, core_hours=0.6, skeletons=skeletons)
+    more = screen(*run, "more", budget=None, core_hours=1.2, skeletons=skeletons)
     counts = [Counter(row["verdict"] for row in rows) for rows in (few, more)]
     assert 1 < counts[0][CHOSEN] < counts[1][CHOSEN]
     assert 1 <= counts[0][AUDITED] < counts[1][AUDITED]
@@ -310,12 +310,12 @@ def test_a_budget_of_core_hours_is_spent_by_estimated_costs(run: tuple[Path, Con
         for row in more
         if row["verdict"] == CHOSEN
     ]
-    assert sum(costs) <= 6 * 3600 / 3 * 0.7
+    assert sum(costs) <= 1.2 * 3600 / 3 * 0.7
 
 
 def test_later_rounds_know_what_earlier_ones_took(run: tuple[Path, Config]) -> None:
     folder, config = run
-    second = {"round_number": 2, "budget": None, "skeletons": folder / "campaign/skeletons.parquet", "core_hours": 6.0}
+    second = {"round_number": 2, "budget": None, "skeletons": folder / "campaign/skeletons.parquet", "core_hours": 2.0}
     chosen = []
     for factor in (1, 3):
         outcomes = tables.read_rows(folder / "campaign-1/outcomes.parquet", tables.SCF_OUTCOMES)
