@@ -120,7 +120,7 @@ TABLES = (
         "predicted_range",
         "Designs in the desired range, by the predictor, before any SCF.",
         "ν is the mean probability of a gap within the window around the target; a design without an SCF (invalid, or dropped by the recovery in use) has none. The predictor is "
-        "the one that ships with xtalrl: it ranks designs better than it counts their hits.",
+        "the one that ships with xtalrl.",
         "off_policy.predicted_range_table", ("assessments", "predictions"), (*_DESIRED_RANGE, "family", "recovery"),
         keys=("policy", "target_ev"), estimates="PREDICTED_RANGE", needs_policies=True,
     ),
