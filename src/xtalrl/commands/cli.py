@@ -326,6 +326,26 @@ def predict(
     print_predictions(path, wanted, predictor, confidence, output)
 
 
+@_command
+def relax(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="Crystals: a CIF, a folder or .zip of CIFs (`campaign/designs`), POSCAR, .xyz or .extxyz file, or ASE database (.db)."
+        ),
+    ],
+    known: Annotated[
+        Path | None,
+        typer.Option(help="Crystals of a run (`structures/crystals.parquet`) for the hull; no hull if not given."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="CSV for all that is found.")] = None,
+) -> None:
+    """Relax crystals by a universal potential: do they stay the same, how far above its hull are they? Needs the extra `relax`."""
+    from xtalrl.commands.relax import print_relaxed
+
+    print_relaxed(path, known, output)
+
+
 @partial(_command, name="export")
 def export_run(
     output: Annotated[
