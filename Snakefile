@@ -88,7 +88,7 @@ rule rollout:
         settled(
             f"{RESULTS}/designs/assessments.parquet",
             rules.make_table1_composition.output,
-            rules.make_predicted_range.output,
+            rules.make_predicted_range.output if POLICIES else [],
         ),
     localrule: True
 
