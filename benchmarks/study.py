@@ -226,7 +226,7 @@ def page(config: Config, n_scfs: int, conclusions: str) -> str:
         [
             "# The paper's tables on the real data",
             "",
-            "<!-- written by benchmarks/study.py; what it says in words is docs/results/study/conclusions.md -->",
+            "<!-- written by benchmarks/study.py; what it says in words is docs/results/study/conclusions.txt -->",
             "",
             f"Made by xtalrl at {commit.stdout.strip()} from a run of `config/study.yaml`: MP-20, the released labels, "
             f"{training.steps:,} steps of {training.batch_size} transitions at a learning rate of {training.learning_rate:g} for the policies that are trained here, one seed, with the paper's inputs and the modern schedule (the paper made 250,000 "
@@ -257,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configfile", nargs="+", type=Path, help="config/study.yaml, and files laid over it")
     config = load(*parser.parse_args(arguments).configfile)
-    text = DATA / "conclusions.md"
+    text = DATA / "conclusions.txt"
     conclusions = text.read_text() if text.is_file() else ""
     write_text(PAGE, page(config, keep(config), conclusions))
     print(f"{PAGE.relative_to(PROJECT)} is written")
