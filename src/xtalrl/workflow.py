@@ -159,7 +159,9 @@ def check_folders(config: Config) -> None:
         probe = folder / f".write-test-{os.getpid()}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):  # another start has just removed the empty folder that it had made
+            with contextlib.suppress(
+                FileNotFoundError
+            ):  # another start has just removed the empty folder that it had made
                 probe.write_bytes(b"\0" * 4096)
         except OSError as error:
             if key == "cache" and error.errno in (errno.EACCES, errno.EROFS) and os.access(folder, os.R_OK | os.X_OK):
