@@ -196,6 +196,22 @@ def test_no_damaged_database_is_written_to_or_ends_in_a_traceback(tmp_path: Path
         assert state(tmp_path) == {"a.db": hashlib.sha256(flipped).hexdigest()}
 
 
+def test_a_database_whose_rows_come_again_ends(tmp_path: Path) -> None:
+    """The second cell of the page is made to be the first: SQLite would go on with whatever it is led to."""
+    path = database(tmp_path / "a.db", 3)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        page = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'systems'").fetchone()[0]
+        size = connection.execute("PRAGMA page_size").fetchone()[0]
+    content = bytearray(path.read_bytes())
+    header = (page - 1) * size
+    assert content[header] == 13, "a leaf of a table (SQLite's file format, section 1.6)"
+    content[header + 10 : header + 12] = content[header + 8 : header + 10]
+    path.write_bytes(content)
+    found, rejected = read_designs(path, 20)
+    assert len(found) == 1
+    assert [row["detail"] for row in rejected] == ["nothing from there on can be read: after row 1 comes row 1 again"]
+
+
 CELL = 'Lattice="0 2.82 2.82 2.82 0 2.82 2.82 2.82 0" Properties=species:S:1:pos:R:3 pbc="T T T"'
 FRAME = f"2\n{CELL}\nNa 0 0 0\nCl 2.82 0 0\n"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import warnings
 from collections import Counter
@@ -190,10 +189,11 @@ def read_designs(path: str | Path, max_sites: int) -> tuple[list[ExternalDesign]
     found: list[ExternalDesign] = []
     rejections: list[dict[str, Any]] = []
     ids: set[str] = set()
+    numbers: Counter[str] = Counter()
     renamed: list[str] = []
     primitive = 0
     for entry in read_entries(path):
-        entry_id = _unused(entry, ids)
+        entry_id = _unused(entry, ids, numbers)
         if entry_id != entry.id:
             renamed.append(entry_id)
         try:
@@ -213,10 +213,15 @@ def read_designs(path: str | Path, max_sites: int) -> tuple[list[ExternalDesign]
     return found, rejections
 
 
-def _unused(entry: Entry, ids: set[str]) -> str:
-    """The id of the entry, or another one that is not among `ids`; it is added there."""
-    numbered = (f"{entry.longer_id}#{number}" for number in itertools.count(2))
-    chosen = next(name for name in itertools.chain((entry.id, entry.longer_id), numbered) if name not in ids)
+def _unused(entry: Entry, ids: set[str], numbers: Counter[str]) -> str:
+    """The id of the entry, or another one that is not among `ids`; it is added there.
+
+    `numbers` holds the last number that was given to each name, so that many entries of one name take no longer than others.
+    """
+    chosen = entry.id if entry.id not in ids else entry.longer_id
+    while chosen in ids:
+        numbers[entry.longer_id] += 1
+        chosen = f"{entry.longer_id}#{numbers[entry.longer_id] + 1}"
     ids.add(chosen)
     return chosen
 

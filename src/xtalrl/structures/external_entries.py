@@ -279,13 +279,23 @@ def _database_entries(path: Path) -> Iterator[Entry]:
 
 
 def _ids(connection: sqlite3.Connection) -> Iterator[tuple[int, Any]]:
-    """The ids of the rows, followed by an error if the file is damaged and the rest cannot be found."""
-    last = 0
+    """The ids of the rows, followed by an error if the file is damaged and the rest cannot be found.
+
+    SQLite takes the order from the file: in a damaged one the same rows may come again tens of thousands of times.
+    """
+    last: int | None = None
     try:
-        for (last,) in connection.execute("SELECT id FROM systems ORDER BY id"):
-            yield last, None
+        for (row,) in connection.execute("SELECT id FROM systems ORDER BY id"):
+            if last is not None and row <= last:
+                yield (
+                    last + 1,
+                    _unreadable(f"nothing from there on can be read: after row {last} comes row {row} again"),
+                )
+                return
+            yield row, None
+            last = row
     except sqlite3.Error as error:
-        yield last + 1, _unreadable(f"nothing from there on can be read: {error}")
+        yield (last or 0) + 1, _unreadable(f"nothing from there on can be read: {error}")
 
 
 @contextlib.contextmanager
