@@ -79,6 +79,21 @@ def test_a_claim_of_another_node_is_dead_when_nobody_touches_it(
                 assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
+def test_claims_of_processes_that_are_gone_are_buried(tmp_path: Path) -> None:
+    """One killed after its run had ended, before its claim did: the result is there, so that nobody would ever take it over."""
+    (tmp_path / "claims").mkdir()
+    owners = {
+        "dead": claims._us() | {"started": "1"},
+        "elsewhere": claims._us() | {"machine": "n7"},
+        "ours": claims._us(),
+    }
+    for key, owner in owners.items():
+        (tmp_path / "claims" / key).write_text(json.dumps(owner))
+    Claims(tmp_path).bury_dead()
+    assert {path.name for path in (tmp_path / "claims").iterdir()} == {"elsewhere", "ours"}
+    Claims(tmp_path / "no_cache").bury_dead()
+
+
 def test_what_is_held_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "BEAT_S", 0.0)
     ours = Claims(tmp_path)

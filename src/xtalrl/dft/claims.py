@@ -66,6 +66,12 @@ class Claims:
                 if is_ours:
                     path.unlink(missing_ok=True)
 
+    def bury_dead(self) -> None:
+        """Remove the claims of processes that are gone: nobody else would, where one was killed between the end of its run and that of its claim."""
+        for path in self.folder.glob("[!.]*"):
+            with self._lock:
+                self._living_owner(path)
+
     def beat(self) -> None:
         """Touch what is held, so that other nodes see that this process lives; call it about once per second."""
         if time.monotonic() - self._beaten < BEAT_S:
@@ -135,7 +141,7 @@ class Claims:
             return "another run"
         finally:
             grave.unlink(missing_ok=True)
-        logger.info("%s is gone: its run of %s is done here", name, path.name[:16])
+        logger.info("%s is gone: its claim on %s is void", name, path.name[:16])
         return None
 
 

@@ -241,6 +241,7 @@ class _Settler:
         self.recovery, self.limits, self.accept_not_saved = recovery, limits, accept_not_saved
         self.command, self.cache_folder = command, cache
         self.cache, self.claims, self.unfinished = Cache(cache, given), Claims(cache), Unfinished(cache)
+        self.claims.bury_dead()
         self.end = end
         self.runs = 0
         """Number of runs of pw.x that have ended."""
