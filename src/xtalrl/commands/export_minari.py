@@ -50,7 +50,7 @@ def write_minari(config: Config, folder: Path) -> dict[str, int]:
         import minari
         from minari.data_collector import EpisodeBuffer
     except ImportError as error:
-        raise XtalrlError(f'a .minari needs Minari and h5py ({error}): `pip install "xtalrl[minari]"`.') from None
+        raise XtalrlError(f'a .minari needs Minari and h5py ({error}): `pip install "minari>=0.5.3" h5py`.') from None
     results = Path(config.results)
     crystals = {
         row["material_id"]: row for row in tables.read_rows(results / "structures/crystals.parquet", tables.CRYSTALS)

@@ -51,7 +51,7 @@ class Potential:
                 from chgnet.model import CHGNet, StructOptimizer
         except ImportError:
             raise XtalrlError(
-                "Relaxation needs the package chgnet, which is not installed: run `pip install 'xtalrl[relax]'`, best in an environment of its own."
+                "Relaxation needs the package chgnet, which is not installed: run `pip install chgnet==0.4.2`, best in an environment of its own."
             ) from None
         self._model = CHGNet.load(use_device="cpu", verbose=False)
         self._optimizer = StructOptimizer(model=self._model, use_device="cpu")
