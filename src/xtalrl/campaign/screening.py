@@ -17,7 +17,7 @@ from xtalrl import tables
 from xtalrl.campaign.learning import warn_where_labels_are_far
 from xtalrl.campaign.wishes import Wishes
 from xtalrl.cells import Cell
-from xtalrl.dft.pseudopotentials import load_family
+from xtalrl.dft.pseudopotentials import Family, load_family
 from xtalrl.dft.recovery import Recovery
 from xtalrl.dft.requests import cost_of, will_run
 from xtalrl.errors import XtalrlError
@@ -85,6 +85,12 @@ def split_hours(share_s: float, audit: float, costs_s: Sequence[float]) -> tuple
     if not audit or not dropped:
         return n_chosen, 0
     return n_chosen, min(len(dropped), max(1, int(share_s * audit / float(np.mean(dropped)))))
+
+
+def share_of_hours(core_hours: float, outcomes: Sequence[Mapping[str, Any]], rounds_left: int) -> float:
+    """The equal share, in s, of what the SCFs of earlier rounds have left of the budget in core-hours."""
+    spent_s = sum(float(row["wall_s"]) for row in outcomes if row["kind"] == "design")
+    return max(0.0, 3600 * core_hours - spent_s) / rounds_left
 
 
 def seconds_per_cost(designs: Mapping[str, float], outcomes: Sequence[Mapping[str, Any]]) -> float:
@@ -170,14 +176,10 @@ def screen_designs(
     rows = tables.read_rows(assessments, tables.ASSESSMENTS)
     pseudopotentials = load_family(str(family))[0]
     known = {row["request_id"] for row in before if row["request_id"]}
-    entries: list[dict[str, Any]] = []
-    for row, why in zip(rows, _left_out(rows, known, wanted), strict=True):
-        if not why and not will_run(row["species"], pseudopotentials, recovery):
-            why = "no SCF: a pseudopotential is missing, or the number of electrons is odd"
-        said = predicted.get(row["request_id"])
-        if not why and said is None:
-            why = "no graph: CrystalNN finds no bonds"
-        entries.append(_entry(row, round_number, why, said, wanted))
+    entries = [
+        _entry(row, round_number, why, predicted.get(row["request_id"]), wanted)
+        for row, why in zip(rows, _left_out(rows, known, wanted, pseudopotentials, recovery, predicted), strict=True)
+    ]
     _leave_out_twins(entries)
     candidates = [
         Candidate(entry["request_id"], entry["material_id"], entry["formula"], entry["p_hit"])
@@ -195,22 +197,15 @@ def screen_designs(
     rounds_left = rounds - round_number + 1
     if core_hours is not None:
         assert skeletons is not None
-        cells = {row["material_id"]: row for row in tables.read_rows(skeletons, tables.CRYSTALS)}
-        costs = {
-            row["request_id"]: cost_of(
-                Cell.from_row({**cells[row["material_id"]], "species": row["species"]}), pseudopotentials
-            )
-            for row in (*spent, *(entry for entry in entries if not entry["why"]))
-        }
         outcomes = [row for path in earlier_outcomes or () for row in tables.read_rows(path, tables.SCF_OUTCOMES)]
+        costs = _costs([*spent, *(entry for entry in entries if not entry["why"])], skeletons, pseudopotentials)
         price = seconds_per_cost({row["request_id"]: costs[row["request_id"]] for row in spent}, outcomes)
-        spent_s = sum(row["wall_s"] for row in outcomes if row["kind"] == "design")
-        share_s = max(0.0, 3600 * core_hours - spent_s) / rounds_left
-        n_chosen, n_audited = split_hours(share_s, audit, [price * costs[one.request_id] for one in order])
+        share_s = share_of_hours(core_hours, outcomes, rounds_left)
         logger.info(
-            "Round %d: %.2f of %g core-hours are spent; its share is %.2f, at an estimated %.3g s per valence electron and Å³",
-            round_number, spent_s / 3600, core_hours, share_s / 3600, price,
+            "Round %d: its share of %g core-hours is %.2f, at an estimated %.3g s per valence electron and Å³",
+            round_number, core_hours, share_s / 3600, price,
         )  # fmt: skip
+        n_chosen, n_audited = split_hours(share_s, audit, [price * costs[one.request_id] for one in order])
     else:
         assert budget is not None
         n_chosen, n_audited = split_share(share_of_round(budget, len(spent), rounds_left), audit, len(candidates))
@@ -236,8 +231,15 @@ def screen_designs(
     )
 
 
-def _left_out(rows: Sequence[Mapping[str, Any]], known: Collection[str], wishes: Wishes) -> Iterator[str]:
-    """Why each design is not up for choice, so far as its composition tells; empty where it is."""
+def _left_out(
+    rows: Sequence[Mapping[str, Any]],
+    known: Collection[str],
+    wishes: Wishes,
+    family: Family,
+    recovery: Recovery,
+    predicted: Collection[str],
+) -> Iterator[str]:
+    """Why each design is not up for choice; empty where it is."""
     seen = set(known)
     for row in rows:
         if row["request_id"] is None:
@@ -246,9 +248,22 @@ def _left_out(rows: Sequence[Mapping[str, Any]], known: Collection[str], wishes:
             yield "proposed before"
         elif wishes.novel and not row["novel"]:
             yield "a known composition"
+        elif not will_run(row["species"], family, recovery):
+            yield "no SCF: a pseudopotential is missing, or the number of electrons is odd"
+        elif row["request_id"] not in predicted:
+            yield "no graph: CrystalNN finds no bonds"
         else:
             yield ""
         seen.add(row["request_id"])
+
+
+def _costs(designs: Sequence[Mapping[str, Any]], skeletons: str | Path, family: Family) -> dict[str, float]:
+    """`cost_of` of rows with `material_id`, `species` and `request_id`, by the last."""
+    cells = {row["material_id"]: row for row in tables.read_rows(skeletons, tables.CRYSTALS)}
+    return {
+        row["request_id"]: cost_of(Cell.from_row(cells[row["material_id"]] | {"species": row["species"]}), family)
+        for row in designs
+    }
 
 
 def _entry(
