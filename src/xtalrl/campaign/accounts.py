@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Computed:
-    """A design that got an SCF, in the order of spending: by round, the likeliest first, the audited at the end of each."""
+    """A design that got an SCF. Their order is that of spending: by round, within a round the likeliest first and the audited last."""
 
     request_id: str
     round: int
@@ -28,16 +28,16 @@ class Computed:
     cpu_s: float
     """Wall time of its single-core SCF, all attempts."""
     confirmation_cpu_s: float
-    """The same of its finer SCF."""
+    """Wall time of its finer SCF, if it had one."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """Of one round, or of several together."""
+    """What one round, or several together, proposed and computed."""
 
     proposed: int
     candidates: int
-    """Designs that were up for choice."""
+    """Designs that the screen could choose from."""
     strata: tuple[Stratum, ...]
     computed: tuple[Computed, ...]
 
@@ -55,12 +55,12 @@ class Account:
 
     @property
     def cpu_s(self) -> float:
-        """Wall time in s of all single-core SCFs of designs, the finer ones of hits included."""
+        """Wall time in s of all single-core SCFs of designs, including the finer ones of hits."""
         return sum(one.cpu_s + one.confirmation_cpu_s for one in self.computed)
 
     @property
     def unscreened_cpu_s(self) -> float | None:
-        """Wall time in s that the single-core SCF of a design drawn from all candidates takes in the mean; None where the audit cannot tell."""
+        """Mean wall time in s of the single-core SCF of a design drawn from all candidates; None where the audit cannot tell."""
         if any(stratum.dropped and not stratum.audited for stratum in self.strata) or not self.candidates:
             return None
         total = sum(
@@ -82,10 +82,10 @@ def accounts(
 
     Args:
         screenings: rows of `SCREENING`, one table for each round.
-        outcomes: `SCF_OUTCOMES` of all designs.
-        hits: `HITS` of the campaign.
-        confirmation, confirmation_outcomes: `CONFIRMATION` of them, and the `SCF_OUTCOMES` behind it.
-        confirmed: the verdict of a confirmed hit.
+        outcomes: rows of `SCF_OUTCOMES` of all designs.
+        hits: rows of `HITS` of the campaign.
+        confirmation, confirmation_outcomes: rows of `CONFIRMATION` of the hits, and of the `SCF_OUTCOMES` behind it.
+        confirmed: the verdict that a confirmed hit has.
     """
     scfs = {row["request_id"]: row for row in outcomes}
     hit_ids = {row["request_id"] for row in hits}
@@ -126,7 +126,7 @@ def accounts(
 
 
 def together(parts: Sequence[Account]) -> Account:
-    """The account of several rounds."""
+    """The account of several rounds together."""
     return Account(
         sum(part.proposed for part in parts),
         sum(part.candidates for part in parts),

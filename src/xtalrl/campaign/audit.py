@@ -1,9 +1,10 @@
-"""What the audit tells: recall of the screen, hits per SCF with and without it, and how sure that is.
+"""What the audit tells: recall of the screen, hits per SCF with and without the screen, and how certain these numbers are.
 
-Every round is a stratum: the screen chose some of its designs, all of which were computed, and dropped the others, of which a random sample
-was. The hits among the chosen are counted, those among the dropped estimated: each audited design stands for as many as were dropped for
-one audited. The interval is that of a beta-binomial posterior of the hits among the dropped that were not audited, with Jeffreys' prior for
-their rate in each round (Brown, Cai and DasGupta, Statist. Sci. 16, 101 (2001), doi:10.1214/ss/1009213286); it is there even where no audited design was a hit.
+Every round is a stratum. The screen chose some of its designs, all of which were computed, and dropped the others, only a random sample of
+which (the audited) was computed. Hits among the chosen are counted; hits among the dropped are estimated, where each audited design represents
+dropped / audited designs. The interval comes from a beta-binomial posterior of the hits among the dropped designs that were not audited, with
+Jeffreys' prior for their rate in each round (Brown, Cai and DasGupta, Statist. Sci. 16, 101 (2001), doi:10.1214/ss/1009213286); there is one
+even where no audited design was a hit.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ class Stratum:
     audited: int
     hits_audited: int
     cpu_chosen_s: float = 0.0
-    """Wall time in s of the single-core SCFs of the chosen."""
+    """Wall time in s of the single-core SCFs of the chosen designs."""
     cpu_audited_s: float = 0.0
 
 
 def missed(strata: Sequence[Stratum], samples: int) -> tuple[float, Floats] | None:
-    """Hits among the dropped designs: the estimate, and (samples,) draws of the posterior; None where a round dropped designs and audited none."""
+    """Estimated hits among the dropped designs, and (samples,) draws from their posterior; None where a round dropped designs but audited none."""
     if any(round_.dropped and not round_.audited for round_ in strata):
         return None
     generator = np.random.default_rng(_RANDOM_SEED)
@@ -51,27 +52,27 @@ def missed(strata: Sequence[Stratum], samples: int) -> tuple[float, Floats] | No
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a screen is worth, over one round or several; shares, not percent."""
+    """What a screen is worth over one round or several, as fractions rather than percent."""
 
     screened: Estimate
-    """Hits per SCF of the designs that the screen chose."""
+    """Hits per SCF among the designs that the screen chose."""
     unscreened: Estimate
-    """Hits per SCF of a design drawn from all that were up for choice."""
+    """Hits per SCF among designs drawn at random from all candidates."""
     acceleration: Estimate
-    """The first over the second: matbench-discovery's discovery acceleration factor, precision over prevalence."""
+    """`screened` divided by `unscreened`: matbench-discovery's discovery acceleration factor, precision over prevalence."""
     recall: Estimate
-    """Share of the hits among all that were up for choice which the screen chose."""
+    """Fraction of the hits among all candidates that the screen chose."""
     recall_at_most: float | None
-    """The largest recall that so few SCFs could have had, by the estimate of the hits there are."""
+    """The largest recall that this number of SCFs could have reached, given the estimated number of hits."""
 
 
 def judge(strata: Sequence[Stratum], samples: int, confidence: float) -> Verdict:
     """Judge the screen of these rounds.
 
     Args:
-        strata: one for each round.
-        samples: draws behind an interval.
-        confidence: its level.
+        strata: the stratum of each round.
+        samples: number of posterior draws behind an interval.
+        confidence: confidence level of the intervals.
     """
     chosen = sum(round_.chosen for round_ in strata)
     hits = sum(round_.hits_chosen for round_ in strata)
@@ -87,7 +88,7 @@ def judge(strata: Sequence[Stratum], samples: int, confidence: float) -> Verdict
         known = resamples[np.isfinite(resamples)]
         if value is None or not known.size:
             return NOTHING
-        if not n_audited:  # Nothing was dropped: there is nothing that is not known.
+        if not n_audited:  # Nothing was dropped, so that every hit is known.
             return Estimate(value, value, value, there, "complete")
         tail = (1 - confidence) / 2
         low, high = np.quantile(known, [tail, 1 - tail])
@@ -107,7 +108,7 @@ def judge(strata: Sequence[Stratum], samples: int, confidence: float) -> Verdict
 
 
 def wilson(successes: int, trials: int, confidence: float) -> Estimate:
-    """A share with Wilson's interval."""
+    """The share successes / trials with its Wilson interval."""
     if not trials:
         return NOTHING
     interval = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")

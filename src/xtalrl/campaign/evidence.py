@@ -1,7 +1,7 @@
-"""What a campaign hands over: its hits as a ranked table with their crystals, and one record of evidence for every computed design.
+"""What a campaign hands over: its hits as a ranked table with their crystals, and a record of evidence for every computed design.
 
-A record is JSON by `resources/schemas/evidence.schema.json`: where the design comes from, what was predicted of it, and every run of pw.x with its
-settings, its key in the cache and the input that reproduces it.
+A record is JSON that follows `resources/schemas/evidence.schema.json`. It says where the design comes from, what was predicted for it, and, for
+every run of pw.x, the settings, the key in the cache and the input that reproduces the run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ HIT_COLUMNS = (
     "rank", "formula", "skeleton", "skeleton_formula", "band_gap", "verdict", "confirmed_band_gap", "formation_energy_per_atom", "energy_above_hull",
     "hull_flag", "novel", "nearest_crystal", "nearest_formula", "composition_distance", "same_structure", "outcome", "round", "screening", "p_hit", "predicted_band_gap", "cpu_s", "request_id", "cif", "evidence",
 )  # fmt: skip
-"""Of hits.csv. Energies in eV/atom, gaps in eV; `composition_distance` as in `xtalrl.campaign.nearest`; `cpu_s` is the wall time of all single-core SCFs of the design, the finer one included."""
+"""Columns of hits.csv. Energies are in eV/atom, gaps in eV; `composition_distance` is that of `xtalrl.campaign.nearest`; `cpu_s` is the wall time in s of all
+single-core SCFs of the design, including the finer one."""
 
 Row = Mapping[str, Any]
 
@@ -59,19 +60,19 @@ def hand_over(
     wishes: Mapping[str, Any],
     cache: str | Path,
 ) -> None:
-    """Write hits.csv, and a folder with the evidence of every computed design and the CIF of every hit.
+    """Write hits.csv, and a folder that holds the evidence for every computed design and the CIF of every hit.
 
     Args:
         screenings, predictions: `SCREENING` and `PREDICTIONS` of each round.
-        evaluation, outcomes, stability: of all rounds.
+        evaluation, outcomes, stability: `EVALUATION`, `SCF_OUTCOMES` and `STABILITY` of all rounds.
         confirmation, finer_outcomes: `CONFIRMATION` of the hits and the `SCF_OUTCOMES` behind it.
-        skeletons: `CRYSTALS`.
-        crystals: `CRYSTALS` of the run, among which the nearest known crystal is looked for.
-        family: family.json.
+        skeletons: `CRYSTALS` of the campaign's skeletons.
+        crystals: `CRYSTALS` of the run, in which the nearest known crystal is looked up.
+        family: family.json of the pseudopotentials.
         hits: CSV to write.
         designs: folder to make.
         wishes: fields of `Wishes`.
-        cache: folder of finished runs; an attempt that it does not hold any more has no settings and no input in its record.
+        cache: folder of finished runs; an attempt that is no longer there has no settings and no input in its record.
 
     Raises:
         XtalrlError: a table cannot be read.
@@ -119,13 +120,13 @@ def _by_request(path: str | Path, schema: Any) -> dict[str, Row]:
 
 
 class _Runs:
-    """Finished runs of pw.x, told in full."""
+    """Finished runs of pw.x, described in full."""
 
     def __init__(self, family: Family, cache: Cache) -> None:
         self.family, self.cache = family, cache
 
     def described(self, cell: Cell, outcome: Row) -> dict[str, Any]:
-        """An SCF of `SCF_OUTCOMES` with all of its attempts."""
+        """The SCF in a row of `SCF_OUTCOMES`, with all of its attempts."""
         names = (
             "outcome",
             "detail",
@@ -204,7 +205,7 @@ def _record(
 
 
 def _hit(record: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """A row of hits.csv but for its rank."""
+    """A row of hits.csv without its rank."""
     result, confirmation, screening = record["result"], record["confirmation"], record["screening"]
     nearest = record["nearest"] or {}
     return {
@@ -236,7 +237,7 @@ def _hit(record: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Confirmed hits first; among equals those lowest above the hull, where it is known without a flag, then of lowest formation energy."""
+    """Sort key: confirmed hits first, then by energy above the hull (where it is known and has no flag), then by formation energy, lowest first."""
     above, energy = row["energy_above_hull"], row["formation_energy_per_atom"]
     is_known = above is not None and not row["hull_flag"]
     return (
@@ -248,7 +249,7 @@ def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _cif(cell: Cell, formula: str) -> str:
-    """A CIF without symmetry, every site listed."""
+    """A CIF without symmetry that lists every site."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         (block,) = CifWriter(cell.to_structure(), significant_figures=10).cif_file.data.values()

@@ -1,4 +1,4 @@
-"""The rounds of a campaign together, and which of their designs are hits."""
+"""Gathering the rounds of a campaign, and finding which of their designs are hits."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ logger = logging.getLogger(__name__)
 def gather_rounds(
     evaluations: Sequence[str | Path], outcomes: Sequence[str | Path], evaluation: str | Path, all_outcomes: str | Path
 ) -> None:
-    """Write the `EVALUATION` and the `SCF_OUTCOMES` of all rounds as one table each. An element that several rounds asked for is there once.
+    """Write the `EVALUATION` and the `SCF_OUTCOMES` of all rounds as one table each. An element that several rounds asked for appears once.
 
     Args:
-        evaluations, outcomes: of each round.
+        evaluations, outcomes: `EVALUATION` and `SCF_OUTCOMES` of each round.
         evaluation, all_outcomes: tables to write.
     """
     tables.write_rows(

@@ -12,11 +12,11 @@ from xtalrl import tables
 logger = logging.getLogger(__name__)
 
 NEAR_EV = 1.0
-"""Labels within this of the wanted range say something of it."""
+"""Labels whose gap is at most this far (eV) from the wanted range are informative about it."""
 
 
 def label_designs(evaluation: str | Path, outcomes: str | Path, labels: str | Path) -> None:
-    """Write the computed designs of a round as `LABELS`, with their request_id as material_id; failures and metals included.
+    """Write the computed designs of a round as `LABELS`, including failures and metals, with their request_id as material_id.
 
     Args:
         evaluation: `EVALUATION` of the round.
@@ -40,11 +40,11 @@ def label_designs(evaluation: str | Path, outcomes: str | Path, labels: str | Pa
 
 
 def warn_where_labels_are_far(labels: str | Path, wanted_ev: Sequence[float | None]) -> None:
-    """Log a warning where no label lies in or near the wanted range of gaps, from which neither policy nor predictor can have learned it.
+    """Log a warning where no label lies in or near the wanted range of gaps: then neither policy nor predictor can have learned about it.
 
     Args:
         labels: `LABELS` of the run.
-        wanted_ev: lower and upper end in eV; None: no upper end.
+        wanted_ev: lower and upper end in eV; None means no upper end.
     """
     counts = labels_near(tables.read_rows(labels, tables.LABELS), wanted_ev)
     low, high = wanted_ev
@@ -63,11 +63,11 @@ def warn_where_labels_are_far(labels: str | Path, wanted_ev: Sequence[float | No
 
 
 def labels_near(labels: Sequence[Mapping[str, Any]], wanted_ev: Sequence[float | None]) -> dict[str, Any]:
-    """Count rows of `LABELS`.
+    """Count the labels in and near the wanted range.
 
     Returns:
-        Numbers of labels with a gap (`known`), with one in the wanted range (`inside`) and at most `NEAR_EV` from it (`near`), and the `lowest`
-        and `highest` gap in eV (NaN where there is none).
+        Number of rows of `LABELS` with a gap (`known`), with a gap in the wanted range (`inside`) and with one at most `NEAR_EV` from it (`near`); the
+        `lowest` and `highest` gap in eV (NaN where there is none).
     """
     gaps = [row["band_gap"] for row in labels if row["band_gap"] is not None]
     low = wanted_ev[0] or 0.0

@@ -1,8 +1,8 @@
-"""The known crystal that a design is nearest to, by composition; where the composition is known, whether it is the same crystal.
+"""The known crystal whose composition is nearest to a design's and, where the composition is the same, whether the crystal is too.
 
 The distance is ElMD (Hargreaves et al., Chem. Mater. 32, 10610 (2020), doi:10.1021/acs.chemmater.0c03381): the earth mover's distance between two
-compositions, with elements as far apart as their Mendeleev numbers (Pettifor, Solid State Commun. 51, 31 (1984), doi:10.1016/0038-1098(84)90765-8). 0 is the same
-composition, and 1 every atom one place further in Pettifor's order.
+compositions, where the distance of two elements is the difference of their Mendeleev numbers (Pettifor, Solid State Commun. 51, 31 (1984),
+doi:10.1016/0038-1098(84)90765-8). A distance of 0 is the same composition; at 1 every atom has moved by one place in Pettifor's order.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from xtalrl.metrics.intervals import Floats
 PLACE = {element: round(float(Element(element).mendeleev_no)) for element in ELEMENTS}
 """Mendeleev number of each element."""
 SAME = 1e-6
-"""Distances that differ by less are equal."""
+"""Distances that differ by less than this count as equal."""
 
 
 def cumulative(compositions: Sequence[Sequence[str]]) -> Floats:
-    """Share of the atoms of each composition whose Mendeleev number is at most 0, 1, …: (n, 1 + the largest number)."""
+    """Cumulative distribution of each composition, (n, 1 + largest Mendeleev number): share of the atoms whose number is at most 0, 1, …"""
     shares = np.zeros((len(compositions), 1 + max(PLACE.values())))
     for row, species in zip(shares, compositions, strict=True):
         np.add.at(row, [PLACE[element] for element in species], 1 / len(species))
@@ -33,21 +33,22 @@ def cumulative(compositions: Sequence[Sequence[str]]) -> Floats:
 
 
 class KnownCrystals:
-    """Crystals among which the nearest is looked for."""
+    """Crystals in which the nearest one to a design is looked up."""
 
     def __init__(self, crystals: Sequence[Mapping[str, Any]]) -> None:
-        """`crystals`: rows of `CRYSTALS`."""
+        """Take the crystals from rows of `CRYSTALS`."""
         self.crystals = crystals
         self._cumulative = cumulative([row["species"] for row in crystals])
         self._matcher = StructureMatcher()
 
     def nearest(self, cell: Cell) -> dict[str, Any] | None:
-        """The known crystal nearest to a design; None where there is none.
+        """The known crystal nearest to a design; None where no crystal is known.
 
-        Of several at the same distance, one that pymatgen's StructureMatcher takes for the same crystal comes first, then by material_id.
+        Among several at the same distance, one that pymatgen's StructureMatcher finds to be the same crystal is preferred, then the one with the
+        lowest material_id.
 
         Returns:
-            `material_id`, `formula` and `spacegroup_number` of the crystal, `composition_distance` from it, and `same_structure`.
+            `material_id`, `formula` and `spacegroup_number` of the crystal, `composition_distance` from the design, and `same_structure`.
         """
         if not self.crystals:
             return None

@@ -1,4 +1,4 @@
-"""What Snakemake asks of a campaign's configuration at every start: light."""
+"""What Snakemake needs to know about a campaign's configuration at every start; quick to import."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from xtalrl.structures.external_files import check_path
 
 
 def campaign_stages(config: Config) -> list[str]:
-    """The stages of SCFs of a campaign: its rounds, and the confirmation of its hits."""
+    """The SCF stages of a campaign: its rounds, and the confirmation of its hits."""
     if not config.campaign.is_on:
         return []
     return [*(f"campaign-{number}" for number in range(1, config.campaign.rounds + 1)), "campaign-confirmation"]
 
 
 def check_campaign(config: Config) -> None:
-    """Check that the policy and the skeletons of a campaign are there.
+    """Check that the policy and the skeletons of a campaign exist.
 
     Raises:
-        XtalrlError: they are not; the sentence says what may stand there.
+        XtalrlError: they do not; the message says what is allowed.
     """
     campaign = config.campaign
     if not campaign.is_on:

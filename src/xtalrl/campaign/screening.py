@@ -1,4 +1,4 @@
-"""The screen of a round: which of its designs get an SCF for their predicted probability of a hit, and which by lot, as an audit."""
+"""The screen of a round: which of its designs get an SCF because of their predicted probability of a hit, and which by lot, as an audit."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ CHOSEN, AUDITED, DROPPED, LEFT_OUT = "chosen", "audited", "dropped", "left out"
 COMPUTED = (CHOSEN, AUDITED)
 """Verdicts of designs that get an SCF."""
 FIRST_S_PER_COST = 0.02
-"""Wall time in s per valence electron and Å³ before anything is measured, of `paper-fast` with SSSP on a busy core: 0.021 of the 61 crystals of docs/results/dft_validation.md
-(embedded pw.x), 0.017 of the 41 designs of docs/results/design_recovery.md (pw.x 6.7, all rungs of the extended ladder)."""
+"""Wall time in s per valence electron and Å³, used until a campaign has measured its own. Measured with `paper-fast` and SSSP on a busy core:
+0.021 for the 61 crystals of docs/results/dft_validation.md (embedded pw.x), 0.017 for the 41 designs of docs/results/design_recovery.md
+(pw.x 6.7, all rungs of the extended ladder)."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A design that is up for choice; `probability` is that of a hit."""
+    """A design that the screen can choose; `probability` is its predicted probability of being a hit."""
 
     request_id: str
     skeleton: str
@@ -43,20 +44,20 @@ class Candidate:
 
 
 def share_of_round(budget: int, spent: int, rounds_left: int) -> int:
-    """SCFs of the next of `rounds_left` rounds: an equal share of what is left, rounded up, so that all rounds together take the budget."""
+    """Number of SCFs of the next of `rounds_left` rounds: an equal share of what is left, rounded up, so that all rounds together spend the budget."""
     return max(0, math.ceil((budget - spent) / rounds_left))
 
 
 def split_share(share: int, audit: float, n_candidates: int) -> tuple[int, int]:
-    """How many of a round's SCFs are chosen, and how many drawn from those that would have been dropped.
+    """How many of a round's SCFs go to designs that the screen chooses, and how many to designs drawn from those it would have dropped.
 
-    Where a round has two SCFs and the audit a share at all, both kinds get one. Where there are no more candidates than SCFs nothing is
-    dropped, and there is nothing to audit.
+    Where a round has at least two SCFs and the audit's share is neither 0 nor 1, both kinds get at least one. Where there are no more candidates than
+    SCFs, nothing is dropped, and there is nothing to audit.
 
     Args:
         share: SCFs of the round.
-        audit: share of them that the audit gets, 0 to 1.
-        n_candidates: designs that are up for choice.
+        audit: share of these SCFs that the audit gets, 0 to 1.
+        n_candidates: number of designs that the screen can choose from.
     """
     if n_candidates <= share:
         return n_candidates, 0
@@ -67,14 +68,15 @@ def split_share(share: int, audit: float, n_candidates: int) -> tuple[int, int]:
 
 
 def split_hours(share_s: float, audit: float, costs_s: Sequence[float]) -> tuple[int, int]:
-    """How many of a round's SCFs are chosen, and how many drawn from those that would have been dropped, where the budget is in core-hours.
+    """How many designs the screen chooses, and how many are drawn from those it would have dropped, where the budget is in core-hours.
 
-    The chosen are the first whose estimated costs together stay within their part of the share. How many are drawn follows from the mean cost of the dropped: to draw
-    until the hours are spent would favour cheap designs. Both kinds get at least one SCF where there is one to get.
+    Designs are chosen in order for as long as their estimated costs together stay within their part of the share. The number drawn follows from
+    the mean cost of the dropped designs, because drawing until the hours are spent would favour cheap designs. Each kind whose share is not 0
+    gets at least one SCF if there is a design for it.
 
     Args:
         share_s: single-core wall time of the round in s.
-        audit: share of it that the audit gets, 0 to 1.
+        audit: share of this time that the audit gets, 0 to 1.
         costs_s: estimated wall time in s of each candidate, in the order in which the screen takes them.
     """
     if not costs_s or sum(costs_s) <= share_s:
@@ -88,17 +90,17 @@ def split_hours(share_s: float, audit: float, costs_s: Sequence[float]) -> tuple
 
 
 def share_of_hours(core_hours: float, outcomes: Sequence[Mapping[str, Any]], rounds_left: int) -> float:
-    """The equal share, in s, of what the SCFs of earlier rounds have left of the budget in core-hours."""
+    """Wall time in s of the next of `rounds_left` rounds: an equal share of what the SCFs of earlier rounds left of the budget in core-hours."""
     spent_s = sum(float(row["wall_s"]) for row in outcomes if row["kind"] == "design")
     return max(0.0, 3600 * core_hours - spent_s) / rounds_left
 
 
 def seconds_per_cost(designs: Mapping[str, float], outcomes: Sequence[Mapping[str, Any]]) -> float:
-    """Wall time in s of a single-core SCF per unit of `cost_of`: of the SCFs of earlier rounds all together, else `FIRST_S_PER_COST`.
+    """Wall time in s of a single-core SCF per unit of `cost_of`, over all SCFs of earlier rounds; `FIRST_S_PER_COST` if there are none.
 
     Args:
         designs: `cost_of` of each computed design, by request_id.
-        outcomes: `SCF_OUTCOMES` of them.
+        outcomes: rows of `SCF_OUTCOMES` of these designs.
     """
     ran = [(row["wall_s"], designs[row["request_id"]]) for row in outcomes if row["request_id"] in designs]
     total_s, total_cost = (sum(numbers) for numbers in zip(*ran, strict=True)) if ran else (0.0, 0.0)
@@ -108,8 +110,8 @@ def seconds_per_cost(designs: Mapping[str, float], outcomes: Sequence[Mapping[st
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Candidates in the order in which the screen takes them.
 
-    The most probable come first, but the second of a skeleton or of a formula only after the first of all others, and so on: so that
-    a round does not spend its SCFs on variants of one crystal.
+    The most probable come first. However, the second design of a skeleton or of a formula comes only after the first of every other, and so
+    on, so that a round does not spend its SCFs on variants of one crystal.
     """
     by_probability = sorted(candidates, key=lambda one: (-one.probability, one.request_id))
     taken: Counter[tuple[str, str]] = Counter()
@@ -122,7 +124,7 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def drawn(request_ids: Collection[str], n: int, seed: int, round_number: int) -> set[str]:
-    """n of the designs, each as likely as any other; the same for the same seed and round, whatever their order."""
+    """n designs drawn uniformly; the same for the same seed and round, whatever the order of the designs."""
     generator = np.random.default_rng([seed, round_number])
     return set(generator.choice(sorted(request_ids), size=n, replace=False).tolist()) if n else set()
 
@@ -146,24 +148,25 @@ def screen_designs(
     skeletons: str | Path | None = None,
     earlier_outcomes: Sequence[str | Path] | None = None,
 ) -> None:
-    """Decide which designs of a round get an SCF, and write `SCREENING` of all and `ASSESSMENTS` of these.
+    """Decide which designs of a round get an SCF; write the `SCREENING` of all designs and the `ASSESSMENTS` of those that get one.
 
     Args:
         assessments: `ASSESSMENTS` of the round's designs.
-        predictions: `PREDICTIONS` of the valid ones, by request_id.
-        labels: `LABELS` of the run; the first round warns where none is near the wanted gaps.
+        predictions: `PREDICTIONS` of the valid designs, by request_id.
+        labels: `LABELS` of the run; the first round warns if none of them is near the wanted gaps.
         family: family.json of the pseudopotentials.
-        earlier: `SCREENING` of the rounds before; None in the first.
+        earlier: `SCREENING` of the earlier rounds; None in the first.
         screening, chosen: tables to write.
         wishes: fields of `Wishes`.
-        recovery: whether odd numbers of electrons are computed.
-        round_number: from 1 to `rounds`.
-        rounds: of the whole campaign.
-        budget: SCFs of the whole campaign; None with `core_hours`.
-        audit: share of the round's SCFs that are drawn from what the screen drops.
-        seed: of that draw.
-        core_hours: of the whole campaign, instead of `budget`.
-        skeletons, earlier_outcomes: `CRYSTALS`, and `SCF_OUTCOMES` of the rounds before, from which the costs are estimated; with `core_hours` only.
+        recovery: recovery of failed SCFs, which says whether cells with an odd number of electrons are computed.
+        round_number: number of this round, from 1 to `rounds`.
+        rounds: number of rounds of the campaign.
+        budget: number of SCFs of the whole campaign; None if `core_hours` is given.
+        audit: share of the round's SCFs that goes to designs drawn from those the screen drops.
+        seed: seed of that draw.
+        core_hours: core-hours of the whole campaign, instead of `budget`.
+        skeletons, earlier_outcomes: `CRYSTALS` of the skeletons and `SCF_OUTCOMES` of the earlier rounds, from which costs are estimated; only with
+            `core_hours`.
 
     Raises:
         XtalrlError: a file cannot be read, or the first round has nothing that could be computed.
@@ -239,7 +242,7 @@ def _left_out(
     recovery: Recovery,
     predicted: Collection[str],
 ) -> Iterator[str]:
-    """Why each design is not up for choice; empty where it is."""
+    """The reason why the screen cannot choose a design, for each design; empty where it can."""
     seen = set(known)
     for row in rows:
         if row["request_id"] is None:
@@ -273,7 +276,7 @@ def _entry(
     said: Mapping[str, Any] | None,
     wishes: Wishes,
 ) -> dict[str, Any]:
-    """A row of `SCREENING` but for its verdict among those that are up for choice."""
+    """A row of `SCREENING`; a design that the screen can choose has no verdict yet."""
     shared = ("material_id", "policy", "seed", "sample", "species", "formula", "request_id", "novel")
     return {name: row[name] for name in shared} | {
         "round": round_number,
@@ -287,7 +290,7 @@ def _entry(
 
 
 def _leave_out_twins(entries: Sequence[dict[str, Any]]) -> None:
-    """Of designs with the same formula on the same skeleton, only the most probable is up for choice."""
+    """Leave out all but the most probable of the designs with the same formula on the same skeleton."""
     best: dict[tuple[str, str], dict[str, Any]] = {}
     for entry in entries:
         if entry["why"]:
@@ -305,9 +308,9 @@ def _leave_out_twins(entries: Sequence[dict[str, Any]]) -> None:
 
 
 def probability(said: Mapping[str, Any], wishes: Wishes) -> float:
-    """Probability of a hit by a row of `PREDICTIONS`: a gap in the range and, where it is wished for, a formation energy that is low enough.
+    """Probability of a hit by a row of `PREDICTIONS`: that the gap is in the range and, if this is wished for, the formation energy low enough.
 
-    The two are taken for independent, and the formation energy for normally distributed.
+    The two are taken to be independent, and the formation energy to be normally distributed.
     """
     p = float(said["p_hit"])
     if wishes.highest_formation_energy is not None:

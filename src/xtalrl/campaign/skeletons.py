@@ -15,24 +15,24 @@ from xtalrl.structures.external_graphs import read_with_graphs
 logger = logging.getLogger(__name__)
 
 OWN = "own"
-"""Begins the material_id of a skeleton of the user's: `own/my_crystal`. No crystal of a data set is named so."""
+"""Prefix of the material_id of the user's own skeletons: `own/my_crystal`. No crystal of a data set has it."""
 
 
 def read_skeletons(
     path: str | Path, max_sites: int, prefix: str = ""
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
-    """Read crystals that can be skeletons.
+    """Read crystals that can serve as skeletons.
 
     Args:
         path: CIF, folder or .zip of CIFs, POSCAR, .xyz or .extxyz file, or ASE database (.db).
         max_sites: largest number of sites in a cell; a larger one is reduced to its primitive cell first.
-        prefix: begins every material_id.
+        prefix: prefix of every material_id.
 
     Returns:
-        Rows of `CRYSTALS`, rows of `GRAPHS` of the same crystals, and a sentence for each entry that can be no skeleton.
+        Rows of `CRYSTALS`, rows of `GRAPHS` of the same crystals, and a sentence for each entry that cannot be a skeleton.
 
     Raises:
-        XtalrlError: the path does not exist or is of no known kind, or nothing there can be a skeleton.
+        XtalrlError: the path does not exist or is of an unknown kind, or nothing there can be a skeleton.
     """
     crystals, graphs, problems = read_with_graphs(path, max_sites, prefix)
     if not crystals:
@@ -55,8 +55,8 @@ def take_skeletons(
     Args:
         wanted: a split of the crystals, or a path as `read_skeletons` takes it.
         max_sites: largest number of sites of a skeleton.
-        limit: most skeletons, drawn by lot; None takes all.
-        seed: of that draw.
+        limit: maximum number of skeletons, drawn by lot; None takes all.
+        seed: seed of that draw.
         skeletons, skeleton_graphs: tables to write.
         crystals, graphs: `CRYSTALS` and `GRAPHS` of the run, for a split.
 

@@ -12,24 +12,24 @@ from xtalrl.tables import GAP_RANGE_EV
 
 @dataclass(frozen=True)
 class Wishes:
-    """The wanted range of gaps in eV (`gap_to` None: no upper end), and what else a hit must be; None is no wish."""
+    """The wanted range of gaps in eV (no upper end where `gap_to` is None), and further conditions on a hit; None means no such condition."""
 
     gap_from: float
     gap_to: float | None
     novel: bool = False
     highest_formation_energy: float | None = None
-    """eV/atom."""
+    """Largest formation energy in eV/atom."""
     highest_above_hull: float | None = None
-    """eV/atom."""
+    """Largest energy above the hull in eV/atom."""
 
     @property
     def middle_ev(self) -> float:
-        """Middle of the range; one without an upper end reaches to the widest gap that a label may have."""
+        """Middle of the range in eV; a range without an upper end extends to the largest gap that a label may have."""
         return (self.gap_from + self._top) / 2
 
     @property
     def half_width_ev(self) -> float:
-        """Half the width of the range."""
+        """Half the width of the range in eV."""
         return (self._top - self.gap_from) / 2
 
     @property
@@ -38,7 +38,7 @@ class Wishes:
 
     @property
     def in_words(self) -> str:
-        """`0.87 to 1.37 eV` or `at least 3 eV`."""
+        """The range in words: `0.87 to 1.37 eV` or `at least 3 eV`."""
         if self.gap_to is None:
             return f"at least {self.gap_from:g} eV"
         return f"{self.gap_from:g} to {self.gap_to:g} eV"
@@ -48,7 +48,7 @@ class Wishes:
 
         Args:
             design: row of `EVALUATION`.
-            energy_above_hull: eV/atom; None where it cannot be known, which is no objection.
+            energy_above_hull: energy above the hull in eV/atom; None where it cannot be known, which does not rule the design out.
         """
         gap, energy = design["band_gap"], design["formation_energy_per_atom"]
         if gap is None or not in_window(gap, self.middle_ev, self.half_width_ev):
