@@ -1,4 +1,4 @@
-"""Files out of zip and tar archives that may be damaged or hostile: found by name, read in memory, of bounded size; nothing is unpacked."""
+"""Files from zip and tar archives that may be damaged or hostile: found by name and read into memory, up to a limit; nothing is unpacked."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from xtalrl.errors import XtalrlError
 SUFFIXES = (".zip", ".whl", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 MAX_FILE_BYTES = 100_000_000
 MAX_BYTES = 4_000_000_000
-"""Largest number of bytes read from an archive, or decompressed on the way there."""
+"""Maximum number of bytes that are read from an archive, or decompressed to get there."""
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is an archive, by its name."""
+    """Whether a file is an archive, judged by its name."""
     return path.name.lower().endswith(SUFFIXES) and path.is_file()
 
 
 def files_in(source: Path, names: Container[str]) -> Iterator[tuple[str, bytes]]:
-    """Name (without its folder) and content of the files of these names in an archive, at any depth.
+    """Name (without folder) and content of the files with these names in an archive, in any of its folders.
 
-    A link leads to another file of the archive, never out of it.
+    A link is followed to another file of the archive, never out of it.
 
     Raises:
-        XtalrlError: it is no archive, is damaged or encrypted, or holds more than any of ours could.
+        XtalrlError: the file is no archive, is damaged or encrypted, or exceeds the limits on size.
     """
     read = 0
     try:
@@ -39,7 +39,7 @@ def files_in(source: Path, names: Container[str]) -> Iterator[tuple[str, bytes]]
             if len(content) > MAX_FILE_BYTES or read > MAX_BYTES:
                 raise _TooLarge(f"{name} or the files before it are too large")
             yield name, content
-    except Exception as error:  # Besides their own, zipfile and tarfile raise whatever the data lead to: RuntimeError, KeyError, zlib.error …
+    except Exception as error:  # Besides their own errors, zipfile and tarfile raise whatever the data cause: RuntimeError, KeyError, zlib.error …
         reason = str(error) or type(error).__name__
         raise XtalrlError(f"The archive {source} is damaged or cannot be read ({reason}): get it again.") from None
 
@@ -70,7 +70,7 @@ def _tar_files(source: Path, names: Container[str]) -> Iterator[tuple[str, bytes
 
 
 class _Bounded:
-    """A file for tarfile, which otherwise takes any size that a header states into memory, and follows the data wherever they end."""
+    """A file for tarfile, which would otherwise read any size that a header states into memory, and seek to wherever the data point."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file

@@ -1,4 +1,4 @@
-"""The cell of a crystal: from and to a table's row, pymatgen and ASE; its formula; which of its atoms are bonded."""
+"""The cell of a crystal: conversion from and to table rows, pymatgen and ASE; formulas; which atoms are bonded."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
 BOND_REACH = 1.15
-"""Bonded atoms are nearer to each other than this times the sum of their covalent radii."""
+"""Bonded atoms are closer to each other than this times the sum of their covalent radii."""
 BOND_LEAST = 0.4
-"""Å; what is nearer is one atom drawn twice."""
+"""Smallest distance of bonded atoms in Å; anything closer is one atom drawn twice."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A periodic cell: element of each site, lattice vectors as rows (9 numbers, Å), fractional coordinates (3 per site)."""
+    """A periodic cell: the element of each site, lattice vectors as rows (9 numbers, Å), fractional coordinates (3 per site)."""
 
     species: tuple[str, ...]
     lattice: tuple[float, ...]
@@ -34,12 +34,12 @@ class Cell:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Cell:
-        """The cell of a table's row with `species`, `lattice` and `frac_coords`."""
+        """The cell in a row of a table with `species`, `lattice` and `frac_coords`."""
         return cls(tuple(row["species"]), tuple(row["lattice"]), tuple(row["frac_coords"]))
 
     @classmethod
     def from_structure(cls, structure: Structure) -> Cell:
-        """The cell of pymatgen's structure, which must be ordered."""
+        """The cell of a pymatgen structure, which must be ordered."""
         return cls(
             tuple(site.specie.symbol for site in structure),
             tuple(structure.lattice.matrix.ravel().tolist()),
@@ -48,7 +48,7 @@ class Cell:
 
     @classmethod
     def from_atoms(cls, atoms: Any) -> Cell:
-        """The cell of `ase.Atoms`, with the positions as they are, inside the cell or not."""
+        """The cell of `ase.Atoms`; positions outside the cell are kept as they are."""
         return cls(
             tuple(atoms.get_chemical_symbols()),
             tuple(atoms.cell.array.ravel().tolist()),
@@ -57,7 +57,7 @@ class Cell:
 
     @property
     def row(self) -> dict[str, Any]:
-        """Columns of a table: the inverse of `from_row`."""
+        """The cell as columns of a table: the inverse of `from_row`."""
         return asdict(self)
 
     @property
@@ -72,7 +72,7 @@ class Cell:
 
     @property
     def volume(self) -> float:
-        """Å³."""
+        """Volume in Å³."""
         return abs(float(np.linalg.det(self.vectors)))
 
     @property
@@ -81,21 +81,21 @@ class Cell:
         return np.asarray(2 * np.pi * np.linalg.inv(self.vectors).T, dtype=np.float64)
 
     def to_structure(self) -> Structure:
-        """pymatgen's structure, with the sites in the same order."""
+        """The cell as a pymatgen structure, with the sites in the same order."""
         from pymatgen.core.lattice import Lattice
         from pymatgen.core.structure import Structure
 
         return Structure(Lattice(self.vectors), self.species, self.positions)
 
     def to_atoms(self) -> Atoms:
-        """ASE's atoms, with the sites in the same order."""
+        """The cell as `ase.Atoms`, with the sites in the same order."""
         from ase import Atoms
 
         return Atoms(self.species, cell=self.vectors, scaled_positions=self.positions, pbc=True)
 
 
 def write_formula(counts: Mapping[str, int]) -> str:
-    """Na2O: the elements in the order of `counts`, each with its number where that is not 1."""
+    """A formula such as Na2O: the elements in the order of `counts`, each followed by its number unless that is 1."""
     return "".join(f"{element}{n if n != 1 else ''}" for element, n in counts.items())
 
 
@@ -109,7 +109,7 @@ def _reduced_formula(items: tuple[tuple[str, int], ...]) -> str:
     from pymatgen.core.composition import Composition
 
     with warnings.catch_warnings():
-        # Sorting by electronegativity, pymatgen warns of noble gases, which have none.
+        # pymatgen sorts by electronegativity and warns about noble gases, which have none.
         warnings.filterwarnings("ignore", message="No Pauling electronegativity")
         return Composition(dict(items)).reduced_formula
 
@@ -128,10 +128,10 @@ def is_metal(element: str) -> bool:
 
 
 def bonds(species: Sequence[str], points: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
-    """Pairs of atoms that a drawing joins.
+    """Pairs of atoms that a drawing joins by a bond.
 
     Atoms are bonded from `BOND_LEAST` up to `BOND_REACH` times the sum of their covalent radii. Metals are bonded to each other only
-    where there is nothing but metals: cations that touch are not. viewer.js follows the same rule with the same numbers
+    where there are only metals: cations that touch are not. viewer.js follows the same rule with the same numbers
     (`report.viewer_data`).
 
     Args:

@@ -1,4 +1,4 @@
-"""CSV files, of people and of our own: one way to read them, one to write them."""
+"""CSV files, written by people and by us: one way to read them and one to write them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from xtalrl.files import write_whole
 
 @dataclass(frozen=True)
 class Csv:
-    """What a CSV holds.
+    """The content of a CSV.
 
-    A row is a dictionary by column; a field that it lacks is None, fields beyond the header are under the key None. A file without a
+    A row is a dictionary by column, in which a missing field is None and fields beyond the header are under the key None. A file without a
     header has no columns.
     """
 
@@ -31,7 +31,7 @@ def read_csv(path: str | Path, needed: Sequence[str] = (), setting: str = "") ->
     """Read a CSV or .csv.gz in UTF-8.
 
     Args:
-        path: file; one that ends in .gz is gzipped.
+        path: file to read; a name that ends in .gz means gzip.
         needed: columns that must be there.
         setting: key of the configuration that names the file, for messages.
 
@@ -77,12 +77,12 @@ def read_csv(path: str | Path, needed: Sequence[str] = (), setting: str = "") ->
 
 
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
-    """Write rows as CSV, whole or not at all (see `csv_text`)."""
+    """Write rows as CSV (see `csv_text`), completely or not at all."""
     write_whole(path, csv_text(columns, rows).encode())
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
-    """Rows as CSV; None and what a row lacks are empty cells, a float keeps six significant digits."""
+    """Rows as CSV text; None and missing values are empty cells, a float keeps six significant digits."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()

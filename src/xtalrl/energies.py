@@ -1,4 +1,4 @@
-"""Formation energies (eq. 15 of the paper) and the table of reference energies; knows no DFT code."""
+"""Formation energies (eq. 15 of the paper) and the table of reference energies, independent of the DFT code."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from xtalrl.errors import XtalrlError
 
 RYDBERG_EV_PAPER = 13.6057039763
-"""1 Ry in eV as in eq. 15 of the paper; CODATA 2018 has 13.605693122994."""
+"""One Rydberg in eV as in eq. 15 of the paper; CODATA 2018 has 13.605693122994."""
 
 CHECKED_ELEMENTS = ("Al", "Ne", "Si")
-"""Elements whose imported energies are compared with SCFs of the stated protocol: a metal, a rare gas and a covalent crystal, all quick."""
+"""Elements whose imported energies are compared with SCFs of the stated protocol: a metal, a rare gas and a covalent crystal, all fast."""
 
 MISSING_REFERENCE = "missing_reference"
 """Outcome of a crystal whose energy is known but whose formation energy is not."""
@@ -25,7 +25,7 @@ def formation_energy_per_atom(
 
     Args:
         total_energy_ry: E_tot of the cell in Ry.
-        species: element of each of its N sites.
+        species: element of each of the cell's N sites.
         reference_energies_ry: E_i/n_i, energy per atom of each element's reference form in Ry.
 
     Raises:
@@ -61,13 +61,13 @@ class ReferenceTable:
                 "Compute or import all of them with one."
             )
         self.origin = origins.pop() if origins else None
-        """protocol_hash, family and protocol of all energies; None where there is no energy."""
+        """The protocol_hash, family and protocol of all energies; None where there is no energy."""
 
     def formation_energy(self, row: Mapping[str, Any]) -> tuple[float | None, str]:
         """Formation energy in eV/atom of a row with total_energy_ry, species, protocol, protocol_hash and family.
 
         Returns:
-            The energy and an empty string, or None and a sentence on the references that are missing or failed.
+            The energy and an empty string, or None and a sentence about the references that are missing or failed.
 
         Raises:
             XtalrlError: the row and the references differ in protocol or family.

@@ -1,4 +1,4 @@
-"""Errors whose message is the whole answer: what is wrong, where, what is allowed, what to run next."""
+"""Errors whose message says everything: what is wrong and where, what is allowed, and what to run next."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class XtalrlError(Exception):
 
 
 def explain_os_error(error: OSError) -> XtalrlError | None:
-    """The sentence for an operating-system failure a user can fix, or None for any other."""
+    """The error with a sentence for an operating-system failure that a user can fix; None for any other failure."""
     where = f" while writing {error.filename!r}" if error.filename else ""
     which = f" for {error.filename!r}" if error.filename else ""
     if error.errno == errno.ENOSPC:
@@ -31,6 +31,6 @@ _IMPOSSIBLE = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno
 
 
 def without_secrets(text: str) -> str:
-    """A text in which no address shows its user, password or query: `https://***@host/path?***`."""
+    """The text with user, password and query of every address hidden: `https://***@host/path?***`."""
     without_users = re.sub(r"(?<=//)[^\s'\"]*@|(?<![^\s'\"(])(?!\w+://)[^\s'\"/(]+:[^\s'\"]*@", "***@", text)
     return re.sub(r"\?[^\s'\")>]+", "?***", without_users)

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, on the disk before they have their name; JSON that says whether it was changed."""
+"""Writing files completely or not at all, synced before they get their name; JSON with a checksum that shows later changes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _CHECKSUM = "record_sha256"
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path to write to; when the block ends without an error, the file is synced and gets its name.
+    """Give a temporary path to write to; when the block ends without an error, the file is synced and gets its final name.
 
-    A reader sees the old file or the whole new one, also after a crash of the machine. The folder is made where it is missing.
+    A reader sees either the old file or the complete new one, even after a crash of the machine. A missing folder is made.
 
     Raises:
-        OSError: it cannot be written, or the disk is full; it names the file where the system did not.
+        OSError: the file cannot be written, or the disk is full; the error names the file even where the system did not.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}.tmp")
@@ -38,18 +38,18 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_whole(path: str | Path, content: bytes) -> None:
-    """Write a file by `whole_file`."""
+    """Write a file with `whole_file`."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: str | Path, content: str) -> None:
-    """Write UTF-8 text by `whole_file`."""
+    """Write UTF-8 text with `whole_file`."""
     write_whole(path, content.encode())
 
 
 def put(written: Path, path: Path) -> None:
-    """Give a finished file its name once its content is on the disk.
+    """Give a finished file its final name once its content is on the disk.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
@@ -69,7 +69,7 @@ def _sync(path: Path) -> None:
 
 
 def seal_json(record: Mapping[str, Any]) -> str:
-    """A record as JSON text with a SHA-256 of what it says."""
+    """A record as JSON text that includes a SHA-256 of the content."""
     return json.dumps({**record, _CHECKSUM: _digest(record)}, indent=2) + "\n"
 
 
@@ -77,8 +77,8 @@ def unseal_json(content: bytes) -> dict[str, Any]:
     """The record in JSON text written by `seal_json`, or by an older version that gave it no checksum.
 
     Raises:
-        ValueError: it is no JSON object in UTF-8, or not as it was written.
-        RecursionError: it is nested too deep to be ours.
+        ValueError: the text is no JSON object in UTF-8, or was changed after it was written.
+        RecursionError: the text is nested too deeply to be ours.
     """
     record = json.loads(content.decode())
     if not isinstance(record, dict):

@@ -1,7 +1,7 @@
-"""The foot of the terminal that Snakemake runs in: one line for each running job with its rate and the time left, below all that is printed.
+"""The foot of the terminal that Snakemake runs in: one line per running job with its rate and the time left, below everything that is printed.
 
-Snakemake and its jobs are processes that write to one terminal. So the Snakemake process puts a pipe in the terminal's place, and a thread of it
-shows what comes through: whoever writes, no line gets into another.
+Snakemake and its jobs are processes that write to the same terminal. The Snakemake process therefore replaces the terminal with a pipe, and one of its
+threads shows what comes through, so that lines of different processes never mix.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ STDOUT, STDERR = 1, 2
 
 
 class Foot:
-    """The lines of the running jobs, and what else is printed above them."""
+    """The lines of the running jobs, and everything else, which is printed above them."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.lines: dict[int, str] = {}
-        """What each job said last of its progress, by the id of its process."""
+        """Last progress line of each job, by the id of its process."""
         self._decoder = AnsiDecoder()
         self._rest = b""
         self.live = Live(
@@ -40,13 +40,13 @@ class Foot:
         )
 
     def feed(self, data: bytes) -> None:
-        """Show what was written, as far as its lines are whole."""
+        """Show the complete lines of what was written, and keep the rest."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._show(line.decode(errors="replace"))
 
     def end(self) -> None:
-        """Show the rest, although its line is not whole."""
+        """Show the rest, although its line is incomplete."""
         if self._rest:
             self.feed(b"\n")
 
@@ -58,7 +58,7 @@ class Foot:
             self.console.print(self._decoder.decode_line(line.rstrip("\r")), soft_wrap=True)
 
     def render(self) -> RenderableType:
-        """A line for each job that still runs and has something to say, as many as there is room for."""
+        """A line for each job that still runs and has reported progress, as many as there is room for."""
         for pid in tuple(self.lines):
             if not _runs(pid):
                 self.lines.pop(pid, None)
@@ -70,7 +70,7 @@ class Foot:
 
 
 class _Terminal(Console):
-    """A console whose size is that of its own file: stdout and stderr are pipes now."""
+    """A console that takes its size from its own file, because stdout and stderr are now pipes."""
 
     @property
     def size(self) -> ConsoleDimensions:
@@ -83,7 +83,7 @@ class _Terminal(Console):
 
 
 def show_running_jobs() -> None:
-    """Show the progress of the jobs of this process at the foot of its terminal, if it has one, until it ends."""
+    """Show the progress of this process's jobs at the foot of its terminal, if it has one, until the process ends."""
     if not os.isatty(STDERR) or os.environ.get("TERM", "dumb") == "dumb":
         return
     places = {number: os.dup(number) for number in (STDOUT, STDERR) if os.isatty(number)}
@@ -110,10 +110,10 @@ def show_running_jobs() -> None:
 
 
 def _show_what_is_written(read: int, foot: Foot, ending: threading.Event) -> None:
-    """Show all that comes through a pipe, until nothing more is to come."""
+    """Show everything that comes through a pipe, until nothing more can come."""
     try:
         with foot.live:
-            foot.console.show_cursor()  # A kill would leave the terminal without one.
+            foot.console.show_cursor()  # If this process is killed, the terminal must not be left without a cursor.
             while True:
                 if select.select([read], [], [], 0.1)[0]:
                     if not (data := os.read(read, 65536)):
@@ -122,7 +122,7 @@ def _show_what_is_written(read: int, foot: Foot, ending: threading.Event) -> Non
                 elif ending.is_set():
                     break
             foot.end()
-    except Exception as error:  # No display is worth a run: jobs wait where nobody reads what they write.
+    except Exception as error:  # The run must not stop with its display: jobs block unless their output is read.
         terminal = foot.console.file.fileno()
         os.write(terminal, f"The display of the running jobs ended: {error!r}\n".encode())
         while data := os.read(read, 65536):

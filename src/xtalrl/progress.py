@@ -1,4 +1,4 @@
-"""Progress of a job: lines in its log for people, the same as data beside the log for `xtalrl status`, and a live line where Snakemake has a terminal."""
+"""Progress of a job: lines in its log for people, the same as data beside the log for `xtalrl status`, and a live line if Snakemake has a terminal."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from xtalrl.sharing import share
 logger = logging.getLogger(__name__)
 
 LIVE = "XTALRL_LIVE"
-"""Environment variable with the address of the pipe that leads to the foot of a terminal (`xtalrl.live`)."""
+"""Environment variable with the address of the pipe to the foot of the terminal (`xtalrl.live`)."""
 LIVE_MARK = "\x1e"
-"""Begins a line that stands in place of the last one of the same process, whose id follows."""
+"""First character of a line that replaces the last one of the same process; the id of the process follows."""
 
 
 def format_seconds(seconds: float) -> str:
-    """42 s, 3 min 10 s, 2 h 05 min."""
+    """A duration for people: 42 s, 3 min 10 s, 2 h 05 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -33,10 +33,10 @@ def format_seconds(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Pace:
-    """How far a job is."""
+    """How far a job has come, and how fast."""
 
     done: int = 0
-    """Units that are finished: SCFs, crystals, or steps summed over the policies that take them together."""
+    """Number of finished units: SCFs, crystals, or steps summed over the policies that are trained together."""
     per_s: float = 0.0
     """Units per second; 0 where that is not known yet."""
     failed: bool = False
@@ -44,12 +44,12 @@ class Pace:
 
 
 def pace_file(log: Path) -> Path:
-    """Where the pace of the job with this log is kept."""
+    """The file that holds the pace of the job with this log."""
     return log.with_suffix(".json")
 
 
 def read_pace(log: Path) -> Pace:
-    """The pace of the job with this log; none that is known where the file is missing, cut off or of another kind."""
+    """The pace of the job with this log; an empty `Pace` where the file is missing, truncated or of another kind."""
     try:
         said = json.loads(pace_file(log).read_bytes())
         pace = Pace(int(said["done"]), float(said["per_s"]), said["failed"] is True)
@@ -59,37 +59,37 @@ def read_pace(log: Path) -> Pace:
 
 
 class PaceHandler(logging.Handler):
-    """Keeps `pace_file` up to date with what `Progress` and errors say."""
+    """Keeps `pace_file` up to date with what `Progress` and errors report."""
 
     def __init__(self, log: Path) -> None:
         super().__init__()
         self.path = pace_file(log)
         self.pace = Pace()
         with suppress(OSError):
-            self.path.unlink(missing_ok=True)  # that of an earlier attempt
+            self.path.unlink(missing_ok=True)  # left by an earlier attempt
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the pace that a record has; an error is the end."""
+        """Write the pace of a record; an error means that the job has failed."""
         pace: Pace = getattr(record, "pace", self.pace)
         if record.levelno >= logging.ERROR:
             pace = Pace(pace.done, 0.0, failed=True)
         if pace != self.pace:
             self.pace = pace
             temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-            with suppress(OSError):  # A full disk is told by what the job itself writes.
+            with suppress(OSError):  # The job itself reports a full disk when it writes its outputs.
                 temporary.write_text(json.dumps(asdict(pace)))
                 share(temporary)
                 temporary.replace(self.path)
 
 
 def address_of(number: int) -> str:
-    """What tells the file behind a descriptor from any other on this machine."""
+    """A text that identifies the file behind a descriptor on this machine."""
     status = os.fstat(number)
     return f"{status.st_dev}:{status.st_ino}"
 
 
 class TerminalFormatter(logging.Formatter):
-    """The lines of a job for stderr: a progress that is not complete stands in place of the one before, where stderr leads to a `xtalrl.live`."""
+    """The lines of a job for stderr; where stderr leads to `xtalrl.live`, an incomplete progress replaces the one before."""
 
     def __init__(self, fmt: str, datefmt: str) -> None:
         super().__init__(fmt, datefmt)
@@ -108,8 +108,8 @@ class TerminalFormatter(logging.Formatter):
 class Progress:
     """Counts finished items and logs a line at most every `every_s` seconds, and at the end.
 
-    Where items take unequal time, `work` says how much all are together, in any unit, and `advance` how much of it is done: the time left
-    goes by that. `side_by_side` is the number of policies that take each step together.
+    Where items take unequal time, `work` is the work of all items together, in any unit, and `advance` says how much of it is done; the time left
+    is estimated from that. `side_by_side` is the number of policies that are trained together, so that each takes every step.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Progress:
         self.start = self.last = time.monotonic()
 
     def advance(self, n: int = 1, note: str = "", at_once: bool = False, work: float | None = None) -> None:
-        """Count n more items; `note` is shown on the line if one is due. Those that were there `at_once` say nothing about the pace."""
+        """Count n more items; `note` is shown on the line if one is due. Items that were finished `at_once` do not count for the pace."""
         self.done += n
         self.first += n if at_once else 0
         work = n if work is None else work
@@ -140,7 +140,7 @@ class Progress:
             self.show(note)
 
     def beat(self, note: str = "") -> None:
-        """Show a line if one is due although nothing finished."""
+        """Show a line if one is due, although nothing has finished."""
         if time.monotonic() - self.last >= self.every_s:
             self.show(note)
 

@@ -1,4 +1,4 @@
-"""The configuration that a folder of results was made with, beside the one at hand."""
+"""The configuration that a folder of results was made with, compared with the current one."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _IN_REPORT = re.compile(r"<summary>Configuration</summary><pre[^>]*>(.*?)</pre>"
 
 
 def write_record(config: Config) -> None:
-    """Note that what is made now is made with this configuration."""
+    """Record that the results of this run are made with this configuration."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_whole(Path(config.results) / RECORD, f"# What these results were made with.\n{text}".encode())
 
 
 def read_record(results: str | Path) -> dict[str, Any] | None:
-    """The configuration that results were made with, by their record, or their report if there is none; None where neither tells.
+    """The configuration that results were made with, from their record or, without one, from their report; None if there is neither.
 
     Raises:
         XtalrlError: the record is damaged.
@@ -52,10 +52,10 @@ def read_record(results: str | Path) -> dict[str, Any] | None:
 
 
 def differences(config: Config) -> list[str]:
-    """How the configuration differs from the one that its results were made with: `training.steps` is 1000 there and 2000 here.
+    """How the configuration differs from the one that its results were made with, as in "`training.steps` is 1000 there and 2000 here".
 
-    Keys that change no result do not count; a key that an older version did not have counts with its default. Empty also where nothing
-    tells what the results were made with.
+    Keys that change no result are ignored; a key that an older version did not have counts as its default. The list is also empty where
+    nothing tells what the results were made with.
     """
     recorded = read_record(config.results)
     if recorded is None:
@@ -70,7 +70,7 @@ def differences(config: Config) -> list[str]:
 
 
 def note_differences(config: Config) -> str:
-    """A sentence where results were made with another configuration, else nothing."""
+    """A sentence if results were made with another configuration, else an empty string."""
     try:
         found = differences(config)
     except XtalrlError as error:
@@ -79,7 +79,7 @@ def note_differences(config: Config) -> str:
 
 
 def refuse_unknown(config: Config, unknown: Sequence[str]) -> None:
-    """Refuse to go on with files of which Snakemake does not know how they were made, if it was with another configuration.
+    """Refuse to use files that were made with another configuration and of which Snakemake does not know how they were made.
 
     Args:
         unknown: the files.
@@ -110,7 +110,7 @@ def _in_brief(value: Any) -> str:
 
 
 def _leaves(model: type[BaseModel], data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Key and value of all that changes a result."""
+    """Key and value of every setting that changes a result."""
     for name, field in model.model_fields.items():
         if name not in data or field.json_schema_extra == CHANGES_NO_RESULT:
             continue

@@ -1,4 +1,4 @@
-"""Where the facts the project owns are kept, and how rules and commands name its files."""
+"""Where the project's own files are, and how rules and commands name them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ DEFAULTS = "config/config.yaml"
 
 
 def of_project(path: str) -> str:
-    """The path of a file that the project owns: as it stands where the working directory is the checkout, so that results move with it."""
+    """Path of one of the project's own files: relative where the working directory is the checkout, so that results can be moved together with it."""
     return path if Path.cwd() == PROJECT else str(PROJECT / path)
 
 
 def here_or_of_project(path: str) -> str:
-    """The path as it stands where the working directory has such a file or folder, else that of the project's own."""
+    """The path unchanged if the working directory has such a file or folder, else the path of the project's own."""
     return path if Path(path).exists() else of_project(path)

@@ -1,4 +1,4 @@
-"""Files in a folder that many share: they take the folder's group and mode, whatever the umask of who writes them."""
+"""Files in a shared folder: they take the folder's group and mode, whatever the umask of the user who writes them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xtalrl.files import whole_file
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder as `mkdir -p` does; what is made takes group and mode (setgid included) of the folder it is in."""
+    """Make a folder as `mkdir -p` does; every new folder takes the group and mode (including setgid) of the folder that it is in."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -20,16 +20,16 @@ def make_folder(folder: Path) -> None:
 
 
 def share_tree(folder: Path) -> None:
-    """`share` for a new folder of ours and all that is in it, from above."""
+    """Apply `share` to a new folder of ours and everything in it, from the top down."""
     for path in (folder, *sorted(folder.rglob("*"))):
         share(path)
 
 
 def share(path: Path) -> None:
-    """Give a new file or folder of ours the group and the mode of the folder it is in; files are never made executable."""
+    """Give a new file or folder of ours the group and mode of the folder that it is in; files are never made executable."""
     parent = path.parent.stat()
     mode = stat.S_IMODE(parent.st_mode) & ~stat.S_ISVTX
-    with contextlib.suppress(OSError):  # Somebody else's, not a member of the group, or a file system without modes.
+    with contextlib.suppress(OSError):  # Not our file, not a member of the group, or a file system without modes.
         if path.stat().st_gid != parent.st_gid:
             os.chown(path, -1, parent.st_gid)
     with contextlib.suppress(OSError):
@@ -37,7 +37,7 @@ def share(path: Path) -> None:
 
 
 def write_shared(path: Path, content: bytes) -> None:
-    """Write a file as `whole_file` does, with group and mode of its folder.
+    """Write a file as `whole_file` does, with the group and mode of its folder.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.

@@ -1,7 +1,8 @@
-"""Snakemake's SLURM executor without the waits that never end, and without the failures that are none.
+"""Snakemake's SLURM executor without waits that never end and without false failures.
 
-The plugin (2.8.0) takes a preempted job for a running one, `CANCELLED by 1000` of sacct too; it forgets its jobs when squeue fails for long;
-it counts a submission that SLURM refuses for the moment as a failed attempt; and it knows nothing of the jobs of a Snakemake that is gone.
+The plugin (2.8.0) takes a preempted job for a running one, and also a job that sacct reports as `CANCELLED by 1000`; it forgets its jobs when
+squeue fails for long; it counts a submission that SLURM refuses only for the moment as a failed attempt; and it does not know the jobs of a
+Snakemake that is gone.
 """
 
 from __future__ import annotations
@@ -28,24 +29,24 @@ ALIVE = frozenset({
     "PENDING", "CONFIGURING", "POWER_UP_NODE", "EXPEDITING", "RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING",
     "STAGE_OUT", "COMPLETING", "UPDATE_DB", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD",
 })  # fmt: skip
-"""The states that a job leaves again (squeue(1), sacct(1), the page "Job State Codes" of SLURM 25.05). Any other is an end."""
+"""States of a job that has not ended (squeue(1), sacct(1), the page "Job State Codes" of SLURM 25.05). Any other state is final."""
 HELD_BY_SLURM = re.compile("requeued held", re.IGNORECASE)
-"""The reason of a job that SLURM could not launch and puts back for an administrator to release: it would wait forever."""
+"""Reason that SLURM gives for a job that it could not launch and holds until an administrator releases it: the job would wait forever."""
 REFUSED_FOR_NOW = re.compile(
     r"(Assoc|QOS)\w*SubmitJob|Unable to contact|Socket timed out|temporarily|standby|Zero Bytes|Unexpected message", re.IGNORECASE
 )  # fmt: skip
-"""What sbatch says when it would take the same job later: too many of them, or a controller that is away or busy."""
+"""What sbatch says when it would accept the same job later: too many jobs, or a controller that is away or busy."""
 LONGEST_PAUSE_S = 180
-"""Longest pause between two looks at the queue, as in the plugin. squeue must remember finished jobs for longer."""
+"""Longest pause in s between two queries of the queue, as in the plugin. squeue must remember finished jobs for longer."""
 PAUSE_AFTER_REFUSAL_S = 30
 LATE_S = 600
 LOST = "forgotten by SLURM"
 SUBMITTED = Path(".snakemake/slurm_jobs")
-"""What was submitted and is not known to have ended: a file per job."""
+"""Folder of the jobs that were submitted and are not known to have ended: one file per job."""
 
 
 class PatientExecutor(Executor):  # type: ignore[misc]
-    """Submits jobs as the plugin does. Whatever becomes of them ends in a success, a failure or another submission."""
+    """Submits jobs as the plugin does. Whatever happens to a job, it ends in a success, a failure or another submission."""
 
     def __post_init__(self, test_mode: bool = False) -> None:
         """Called by the plugin's constructor."""
@@ -61,11 +62,11 @@ class PatientExecutor(Executor):  # type: ignore[misc]
         self._last_remark_s = float("-inf")
 
     async def check_active_jobs(self, active_jobs: list[SubmittedJobInfo]) -> AsyncIterator[SubmittedJobInfo]:
-        """Yields the jobs that are not at their end, and reports the others."""
+        """Yield the jobs that have not ended, and report the others."""
         first_pause_s = self.workflow.executor_settings.init_seconds_before_status_checks
         if not active_jobs:
-            # Called so by a thread that starts before the constructor has ended: whatever is read here must be there by then, or the
-            # thread dies without a word, and Snakemake waits forever.
+            # A thread that starts before the constructor has ended calls this without jobs: whatever is read here must exist by then, or the
+            # thread dies silently, and Snakemake waits forever.
             self.next_seconds_between_status_checks = first_pause_s
             return
         async with self.status_rate_limiter:
@@ -83,7 +84,7 @@ class PatientExecutor(Executor):  # type: ignore[misc]
         self.next_seconds_between_status_checks = first_pause_s if some_ended else min(longer_s, LONGEST_PAUSE_S)
 
     def _must_be_known(self, job: SubmittedJobInfo) -> bool:
-        """Whether squeue, asked for a job that it never named, is too late: it names at once what sbatch took on this cluster."""
+        """Whether a job that squeue never listed has been missing for too long: on a single cluster, squeue lists at once what sbatch accepted."""
         if self.get_status_command() == "sacct" or self._submitted_job_clusters:
             return False
         with contextlib.suppress(OSError):
@@ -116,12 +117,12 @@ class PatientExecutor(Executor):  # type: ignore[misc]
             states[number] = (
                 "LAUNCH_FAILED" if reason and HELD_BY_SLURM.search(reason[0]) else state.split()[0].rstrip("+")
             )
-        if self.get_status_command() != "sacct":  # which looks back for two days only
+        if self.get_status_command() != "sacct":  # sacct looks back for two days only
             self._seen |= states.keys()
         return states
 
     def _end(self, job: SubmittedJobInfo, state: str) -> None:
-        """Report a job that is at its end, or submit it again if it was only preempted."""
+        """Report a job that has ended, or submit it again if it was only preempted."""
         if state == LOST and _has_made_its_outputs(job.job):
             state = "COMPLETED"
         self._watched.pop(job.external_jobid, None)
@@ -133,7 +134,7 @@ class PatientExecutor(Executor):  # type: ignore[misc]
                 with contextlib.suppress(OSError):
                     log.unlink()
             return
-        # SLURM may be about to requeue the job (with sacct one sees it end first): it must not run beside its repetition.
+        # SLURM may be about to requeue the job (sacct shows it as ended first), and it must not run beside its repetition.
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(["scancel", job.external_jobid], capture_output=True, timeout=60)
         if state == "PREEMPTED":
@@ -146,7 +147,7 @@ class PatientExecutor(Executor):  # type: ignore[misc]
             self.report_job_error(job, msg=message, aux_logs=[str(log)])
 
     def _report_job_error_threadsafe(self, job_info: SubmittedJobInfo, msg: str) -> None:
-        """Called by the plugin, in a thread that submits, when a job could not be submitted."""
+        """Called by the plugin, in a submitting thread, when a job could not be submitted."""
         if not self._is_temporary(msg):
             super()._report_job_error_threadsafe(job_info, msg)
             return
@@ -157,7 +158,7 @@ class PatientExecutor(Executor):  # type: ignore[misc]
                 f"SLURM takes no more jobs for now ({' '.join(said[1].split()) if said else msg}): "
                 f"asked again every {PAUSE_AFTER_REFUSAL_S} s. `xtalrl doctor --profile` says what the limits are."
             )
-        # The thread is kept for so long: with the plugin's two threads, that is how often SLURM is asked.
+        # The thread waits that long; as the plugin has two such threads, this limits how often SLURM is asked.
         self._stopping.wait(PAUSE_AFTER_REFUSAL_S)
         if self._stopping.is_set():
             super()._report_job_error_threadsafe(job_info, msg)
@@ -167,16 +168,16 @@ class PatientExecutor(Executor):  # type: ignore[misc]
     def _is_temporary(self, refusal: str) -> bool:
         if REFUSED_FOR_NOW.search(refusal):
             return True
-        # Without a name of the limit, this may as well be about the size of the job.
+        # Unless the limit is named, the refusal may also be about the size of the job.
         unnamed = "job submit limit" in refusal and not re.search(r"\b(Assoc|QOS)\w+", refusal)
         return unnamed and bool(self.active_jobs)
 
     def _submit_again(self, job: JobExecutorInterface) -> None:
-        with contextlib.suppress(RuntimeError):  # at Ctrl-C nothing is submitted any more
+        with contextlib.suppress(RuntimeError):  # after Ctrl-C nothing more is submitted
             self._job_submission_executor.submit(self.run_job, job)
 
     def run_job(self, job: JobExecutorInterface) -> None:
-        """Called in a thread that submits. A job that an earlier Snakemake left in the queue is waited for, not submitted again."""
+        """Called in a submitting thread. A job that an earlier Snakemake left in the queue is waited for, not submitted again."""
         try:
             if earlier := self._left_in_the_queue(job):
                 self._names.add(earlier["name"])
@@ -192,7 +193,7 @@ class PatientExecutor(Executor):  # type: ignore[misc]
         super().run_job(job)
 
     def _left_in_the_queue(self, job: JobExecutorInterface) -> dict[str, str] | None:
-        """The record of this very job of an earlier Snakemake, if it is still in the queue. One that has changed since is cancelled.
+        """The record of this very job of an earlier Snakemake, if it is still in the queue. A job that has changed since is cancelled.
 
         Raises:
             SubprocessError: squeue does not answer.
@@ -217,7 +218,7 @@ class PatientExecutor(Executor):  # type: ignore[misc]
         return None
 
     def report_job_submission(self, job_info: SubmittedJobInfo, register_job: bool = True) -> None:
-        """Called when SLURM has taken a job, or had it already."""
+        """Called when SLURM has accepted a job, or had it already."""
         record = _record_of(job_info.job)
         content = {
             "number": str(job_info.external_jobid),
@@ -227,7 +228,7 @@ class PatientExecutor(Executor):  # type: ignore[misc]
         }
         with contextlib.suppress(OSError, ValueError):
             if json.loads(record.read_text())["number"] == content["number"]:
-                content = {}  # of an earlier Snakemake, whose name it has in SLURM
+                content = {}  # A job of an earlier Snakemake, whose name it has in SLURM.
         if content:
             record.parent.mkdir(parents=True, exist_ok=True)
             record.write_text(json.dumps(content))
@@ -240,7 +241,7 @@ class PatientExecutor(Executor):  # type: ignore[misc]
         raise KeyboardInterrupt
 
     def cancel(self) -> None:
-        """Called on Ctrl-C. What is about to be submitted is not, and what is being submitted is waited for, to be cancelled too."""
+        """Called on Ctrl-C. Jobs that are not submitted yet never are; those being submitted are waited for, and cancelled too."""
         self._stopping.set()
         self._job_submission_executor.shutdown(cancel_futures=True)
         super().cancel()
@@ -258,8 +259,8 @@ class PatientExecutor(Executor):  # type: ignore[misc]
         if not self._leaving:
             super().shutdown()
             return
-        # What the plugin and Snakemake would delete now, the jobs in the queue need: a folder that they wait for when they start, and
-        # those of their outputs, which are empty yet.
+        # The jobs in the queue need what the plugin and Snakemake would delete now: a folder that they wait for when they start, and the
+        # folders of their outputs, which are still empty.
         self.workflow.dag.cleanup_workdir = lambda: None
         with self.lock:
             self.wait = False
@@ -285,7 +286,7 @@ def _is_in_the_queue(earlier: dict[str, str]) -> bool:
 
 
 def _what_it_asks_for(job: JobExecutorInterface) -> str:
-    """A digest of what makes a job another one: its inputs, outputs and parameters."""
+    """A digest of what identifies a job: its inputs, outputs and parameters."""
     members = job.jobs if job.is_group() else [job]
     params = [repr(item) for member in members for item in sorted(member.params.items())]
     parts = [[str(path) for path in job.input], [str(path) for path in job.output], params]
@@ -293,7 +294,7 @@ def _what_it_asks_for(job: JobExecutorInterface) -> str:
 
 
 def _has_made_its_outputs(job: JobExecutorInterface) -> bool:
-    """Whether all outputs are younger than the submission. A job that fails or is killed leaves none that is whole."""
+    """Whether all outputs are newer than the submission. A job that fails or is killed leaves no complete output."""
     try:
         since = _record_of(job).stat().st_mtime
         return all(Path(str(path)).stat().st_mtime >= since for path in job.output)
@@ -307,5 +308,5 @@ def _has_newer_input(job: JobExecutorInterface, since: float) -> bool:
 
 
 def install() -> None:
-    """Let `executor: slurm` mean this one."""
+    """Make `executor: slurm` mean this executor."""
     ExecutorPluginRegistry().get_plugin("slurm").executor = PatientExecutor

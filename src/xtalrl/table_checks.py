@@ -1,4 +1,4 @@
-"""What is checked of every stage table that is read: its values, its key, and a digest of its contents."""
+"""What is checked in every stage table that is read: its values, its key, and a digest of its contents."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 
 
 class TableCheck:
-    """The check of one table, which may come in parts."""
+    """The check of one table, which may be given in parts."""
 
     def __init__(self, schema: pa.Schema) -> None:
-        """Begin; the metadata of the schema and of its fields say what is allowed (`xtalrl.tables`)."""
+        """Begin the check of a table whose schema says, in its metadata and that of its fields, what is allowed (`xtalrl.tables`)."""
         self.schema = schema
         metadata = schema.metadata or {}
         self._key = metadata[b"key"].decode().split() if b"key" in metadata else []
@@ -24,9 +24,9 @@ class TableCheck:
         self._rows = 0
 
     def fault(self, part: pa.Table) -> str | None:
-        """A clause on the first value of the next part that is not allowed, or on a row whose key is there twice; None for neither.
+        """A clause about the first value of the next part that is not allowed, or about a row whose key occurs twice; None if all is well.
 
-        Not allowed are null where the schema has none, NaN, infinity, and what is outside the range of a field.
+        Values that are not allowed: null where the schema has none, NaN, infinity, and numbers outside the range of a field.
         """
         for field in self.schema:
             if not (pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type)):
@@ -48,7 +48,7 @@ class TableCheck:
 
 
 def _bad_value(column: pa.ChunkedArray, field: pa.Field) -> tuple[int, str] | None:
-    """Row of the first value of a column that its field does not allow, and a clause on it."""
+    """Row of the first value of a column that its field does not allow, and a clause about the value."""
     values = column.combine_chunks()
     if not field.nullable and values.null_count:
         return pc.index(pc.is_null(values), True).as_py(), "is null"
@@ -60,7 +60,7 @@ def _bad_value(column: pa.ChunkedArray, field: pa.Field) -> tuple[int, str] | No
         bad = pc.is_null(values)
     elif pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
         low, high = allowed_range(field)
-        bad = pc.invert(pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high)))  # NaN is neither
+        bad = pc.invert(pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high)))  # NaN fails both
         bad = pc.fill_null(bad, False)
     if bad is None or (first := pc.index(bad, True).as_py()) < 0:
         return None
@@ -70,7 +70,7 @@ def _bad_value(column: pa.ChunkedArray, field: pa.Field) -> tuple[int, str] | No
 
 
 def _bad_length(part: pa.Table, field: pa.Field) -> tuple[int, str] | None:
-    """The first row whose list has not as many entries as its field says (`items`), and a clause on it."""
+    """The first row whose list does not have as many entries as its field says (`items`), and a clause about it."""
     items = (field.metadata or {}).get(b"items", b"").decode()
     if not items:
         return None
@@ -87,7 +87,7 @@ def _bad_length(part: pa.Table, field: pa.Field) -> tuple[int, str] | None:
 
 
 def allowed_range(field: pa.Field) -> tuple[float, float]:
-    """The least and the greatest value of a field of numbers; all finite ones where the field names no range."""
+    """The smallest and the largest allowed value of a numeric field; those of all finite numbers where the field names no range."""
     metadata = field.metadata or {}
     if b"range" in metadata:
         low, high = map(float, metadata[b"range"].split())
@@ -107,7 +107,7 @@ def _allowed(field: pa.Field) -> str:
 
 
 class ContentDigest:
-    """A SHA-256 of the values in each column, whatever the row groups, the encoding and the order of the columns."""
+    """A SHA-256 of the values of each column, independent of row groups, encoding and order of the columns."""
 
     def __init__(self) -> None:
         self._hashes: dict[str, dict[str, Any]] = defaultdict(lambda: defaultdict(hashlib.sha256))
@@ -131,7 +131,7 @@ class ContentDigest:
 
 
 def _contents(array: pa.Array, path: str) -> Iterator[tuple[str, bytes]]:
-    """The bytes of an array's values, and of which of them are null; those of nested values under paths of their own."""
+    """Paths and bytes of an array's values and of the mask of its nulls; nested values have paths of their own."""
     yield f"{path}?", array.is_valid().cast(pa.uint8()).to_numpy().tobytes()
     if pa.types.is_list(array.type):
         yield f"{path}#", pc.fill_null(pc.list_value_length(array), 0).to_numpy().tobytes()

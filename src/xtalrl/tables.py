@@ -1,11 +1,11 @@
-"""Arrow schemas of every file that passes between stages, and the one way to write and read them.
+"""Arrow schemas of every file that stages exchange, and the one way to write and read these files.
 
-Every field carries a description, a unit where it has one, and the range of its values where there is one. A failed quantity is null,
+Every field has a description and, where they apply, a unit and a range of values. A quantity that could not be computed is null,
 never 0. Coordinates are row-major flat lists: `lattice` is 9 numbers (rows are the lattice vectors, Å), `frac_coords` 3 per site.
 
-A file says what it holds: the name of its schema, units, and a SHA-256 of each column. All are compared when it is read, and the values are
-checked (`xtalrl.table_checks`), so that a file that was changed or damaged is refused. Files of older versions have no digest; files of other
-programs may lack name and units, too.
+A file describes itself: it holds the name of its schema, the units, and a SHA-256 of each column. All of these are compared when the file is
+read, and the values are checked (`xtalrl.table_checks`), so that a changed or damaged file is refused. Files of older versions have no digests;
+files of other programs may also lack the name and the units.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from xtalrl.files import whole_file
 from xtalrl.table_checks import ContentDigest, TableCheck
 
 ROW_GROUP_ROWS = 8192
-"""Rows of a row group: a reader holds this many, and can skip the others."""
+"""Number of rows in a row group: a reader holds one group in memory, and can skip the others."""
 
 METALS = "metals"
-"""Split of the metals of the training split (`structures.metals: train`): crystals to learn from that need no SCF, because their gap of 0
-is known."""
+"""Split that holds the metals of the training split (`structures.metals: train`): crystals to learn from that need no SCF, because their gap
+is known to be 0."""
 
 DESIGN_SPLIT = "design"
-"""Split of designs that stand as crystals of their own (`structures.filled`)."""
+"""Split of designs that are treated as crystals of their own (`structures.filled`)."""
 
 GAP_RANGE_EV = (-20.0, 30.0)
-"""Band gaps that a label may have, before clipping. No solid has a wider one; a negative gap says by how much bands overlap."""
+"""Band gaps in eV that a label may have, before clipping. No solid has a larger one; a negative gap says by how much bands overlap."""
 FORMATION_ENERGY_RANGE_EV = (-20.0, 20.0)
-"""Formation energies per atom that a label may have. What lies outside comes from a wrong unit, or from references of other pseudopotentials."""
+"""Formation energies in eV/atom that a label may have. A value outside means a wrong unit, or references of other pseudopotentials."""
 
 _DIGESTS = b"xtalrl_sha256"
-"""Key in the footer of a file: the digest of each column."""
+"""Key in the footer of a file, under which the digest of each column is stored."""
 _HAS_DIGESTS = {b"xtalrl_digests": b"1"}
-"""Entry in the schema of a file that must have digests: what writes the table again with other software keeps this, and loses them."""
+"""Entry in the schema of a file that must have digests: other software that rewrites the table keeps this entry but loses the digests."""
 
 
 def _field(
@@ -54,7 +54,9 @@ def _field(
     within: tuple[float, float] | None = None,
     items: str = "",
 ) -> pa.Field:
-    """A field; `within` is the range of its values, `items` how many a list has: `9`, `1+` for one or more, `3 species` for 3 per entry of that column."""
+    """A field; `within` is the range of its values, `items` the number of entries of a list: `9`, `1+` for one or more, or `3 species` for 3 per entry
+    of the column `species`.
+    """
     metadata = {"description": description} | ({"unit": unit} if unit else {}) | ({"items": items} if items else {})
     if within is not None:
         metadata["range"] = f"{within[0]:g} {within[1]:g}"
@@ -532,7 +534,11 @@ def table_name(schema: pa.Schema) -> str:
 
 
 def from_rows(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows as a table of this schema. A key the schema lacks, or a null where none is allowed, is a bug: ValueError."""
+    """Rows as a table of this schema.
+
+    Raises:
+        ValueError: a key is not in the schema, or a value is null where the schema allows none; this is a bug.
+    """
     rows = list(rows)
     for row in rows:
         if unknown := set(row) - set(schema.names):
@@ -547,12 +553,16 @@ def from_rows(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
 
 
 def write(table: pa.Table, schema: pa.Schema, path: str | Path) -> None:
-    """Write a stage table as zstd Parquet, all or nothing: the final name appears only when the file is complete."""
+    """Write a stage table as zstd Parquet, completely or not at all: the final name appears only when the file is complete."""
     _write_all([table], schema, path)
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, path: str | Path) -> None:
-    """`from_rows`, then `write`, a row group at a time: an iterator is never in memory as a whole."""
+    """Write rows as a stage table, one row group at a time, so that an iterator is never in memory as a whole.
+
+    Raises:
+        ValueError: as in `from_rows`.
+    """
     iterator = iter(rows)
     parts = iter(lambda: list(islice(iterator, ROW_GROUP_ROWS)), [])
     _write_all((from_rows(part, schema) for part in parts), schema, path)
@@ -572,17 +582,17 @@ def _write_all(parts: Iterable[pa.Table], schema: pa.Schema, path: str | Path) -
 
 
 def read(path: str | Path, schema: pa.Schema) -> pa.Table:
-    """Read a stage table and check all that it says of itself.
+    """Read a stage table, and check its values and all that the file says about itself.
 
     Raises:
-        XtalrlError: the file is missing or not readable, is another table or of other units, lacks a column of the schema, holds a value that the
+        XtalrlError: the file is missing or not readable, is another table or has other units, lacks a column of the schema, holds a value that the
             schema does not allow, or was changed after it was written.
     """
     return pa.concat_tables([schema.empty_table(), *read_parts(path, schema)])
 
 
 def read_parts(path: str | Path, schema: pa.Schema) -> Iterator[pa.Table]:
-    """Read and check a table as `read` does, a row group at a time; that the file was changed may be found only after the last."""
+    """Read and check a table as `read` does, one row group at a time; a changed file may be noticed only after the last group."""
     check, digest = TableCheck(schema), ContentDigest()
     with _open(path, schema) as file:
         for number in range(file.num_row_groups):
@@ -596,13 +606,17 @@ def read_parts(path: str | Path, schema: pa.Schema) -> Iterator[pa.Table]:
 
 
 def n_rows(path: str | Path, schema: pa.Schema) -> int:
-    """Rows of a stage table, without reading them."""
+    """Number of rows of a stage table, without reading them."""
     with _open(path, schema) as file:
         return int(file.metadata.num_rows)
 
 
 def metadata_of(path: str | Path) -> dict[str, str]:
-    """What the schema of a table says of itself; raises as `read` does where the file is missing or not readable."""
+    """The metadata of a table's schema.
+
+    Raises:
+        XtalrlError: the file is missing or not readable.
+    """
     with _reading(Path(path)) as path:
         return {name.decode(): value.decode() for name, value in (pq.read_schema(path).metadata or {}).items()}
 
@@ -613,7 +627,7 @@ def _conforming(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 @contextmanager
 def _open(path: str | Path, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
-    """The file, once its schema has been compared with ours."""
+    """The open file, after its schema was compared with ours."""
     with _reading(Path(path)) as path, pq.ParquetFile(path, page_checksum_verification=True) as file:
         _compare_schemas(file.schema_arrow, schema, path)
         yield file
@@ -621,7 +635,7 @@ def _open(path: str | Path, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[Path]:
-    """Make one sentence of what the library raises while the file is read."""
+    """Turn whatever Arrow raises while the file is read into one sentence."""
     try:
         yield path
     except XtalrlError:
@@ -638,7 +652,7 @@ def _reading(path: Path) -> Iterator[Path]:
         ) from None
     except (
         Exception
-    ) as error:  # Of a damaged file, Arrow raises nearly anything: OSError, MemoryError, UnicodeDecodeError, ...
+    ) as error:  # For a damaged file, Arrow raises nearly anything: OSError, MemoryError, UnicodeDecodeError, ...
         what = " ".join(str(error).split())[:200] or type(error).__name__
         raise XtalrlError(
             f"{path} is not a readable Parquet file ({what}): delete it and run `snakemake {path}` again."
@@ -646,7 +660,7 @@ def _reading(path: Path) -> Iterator[Path]:
 
 
 def _compare_schemas(theirs: pa.Schema, ours: pa.Schema, path: Path) -> None:
-    """Raise where a file is another table, lacks columns, or has other units."""
+    """Raise XtalrlError if a file is another table, lacks columns, or has other units."""
     again = f"delete it and run `snakemake {path}` again."
     name = (theirs.metadata or {}).get(b"xtalrl_table")
     if name is not None and name != ours.metadata[b"xtalrl_table"]:
@@ -665,7 +679,7 @@ def _compare_schemas(theirs: pa.Schema, ours: pa.Schema, path: Path) -> None:
 
 
 def _compare(digest: ContentDigest, file: pq.ParquetFile, path: str | Path) -> None:
-    """Raise where the values are not those that were written."""
+    """Raise XtalrlError if the values are not those that were written."""
     if not _HAS_DIGESTS.items() <= (file.schema_arrow.metadata or {}).items():
         return  # written by an older version, or by another program
     written = json.loads((file.metadata.metadata or {}).get(_DIGESTS, b"{}"))
@@ -677,6 +691,6 @@ def _compare(digest: ContentDigest, file: pq.ParquetFile, path: str | Path) -> N
 
 
 def read_rows(path: str | Path, schema: pa.Schema) -> list[dict[str, Any]]:
-    """`read`, as a list of rows."""
+    """Read and check a table as `read` does, and return its rows as dictionaries."""
     rows: list[dict[str, Any]] = read(path, schema).to_pylist()
     return rows

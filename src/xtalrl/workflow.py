@@ -1,6 +1,6 @@
-"""What every job shares: calling the function of its rule, logging, and answering a user's mistake with a sentence.
+"""What every job shares: calling the function of its rule, logging, and turning a user's mistake into one sentence.
 
-Imports nothing but the standard library, so that a GPU node can train.
+This module needs only the standard library when it is imported, so that a GPU node can train.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ def run_job(snakemake: Any) -> None:
 
 
 def call_of(snakemake: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """The function that a rule names in its parameter `call`, and its keywords: the rule's named files and parameters.
+    """The function that a rule names in its parameter `call`, and its keyword arguments: the rule's named files and parameters.
 
-    An empty list of input files, which stands for what a run does not have, becomes None.
+    An empty list of input files, which means a file that the run does not have, becomes None.
 
     Args:
         snakemake: the object that Snakemake gives to a script, or a job of its plan.
 
     Raises:
-        TypeError: the rule gives one name to two of them.
+        TypeError: the rule gives the same name to two of them.
     """
     params = dict(snakemake.params.items())
     module, _, name = params.pop("call").rpartition(".")
@@ -59,7 +59,7 @@ def call_of(snakemake: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
 
 @contextlib.contextmanager
 def job(log: str) -> Iterator[None]:
-    """Run one job: log to its file and to stderr; a mistake the user can fix ends it with one sentence and exit code 1."""
+    """Run a job that logs to its file and to stderr; a mistake that the user can fix ends it with one sentence and exit code 1."""
     style = "%(asctime)s  %(message)s", "%H:%M:%S"
     logger = logging.getLogger("xtalrl")
     logger.setLevel(logging.INFO)
@@ -92,10 +92,10 @@ def job(log: str) -> Iterator[None]:
 
 
 def end_with_snakemake() -> None:
-    """Send this process SIGTERM, within a second, when a Snakemake that it is a descendant of is gone, even by SIGKILL.
+    """Send this process SIGTERM within a second after any Snakemake among its ancestors is gone, even if that was killed by SIGKILL.
 
-    The kernel's PR_SET_PDEATHSIG would not do: between a job and the Snakemake that was killed there are a second one and a shell. Of the
-    Snakemake that submitted a cluster job this one is no descendant, so that the job outlives it.
+    The kernel's PR_SET_PDEATHSIG is not enough: between a job and the Snakemake that was killed there are a second Snakemake and a shell.
+    A cluster job is no descendant of the Snakemake that submitted it, and therefore outlives it.
     """
     if not (watched := _snakemakes_above()):
         return
@@ -110,7 +110,7 @@ def end_with_snakemake() -> None:
 
 
 def _snakemakes_above() -> dict[int, str]:
-    """Those of our ancestors that are a Snakemake, and when each started; none where there is no /proc (proc(5))."""
+    """Start time, by process id, of each ancestor that is a Snakemake; empty where there is no /proc (proc(5))."""
     found = {}
     pid = os.getppid()
     while pid > 1:
@@ -119,7 +119,7 @@ def _snakemakes_above() -> dict[int, str]:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             break
-        # Not a shell with that word in its script: it may end before the Snakemake that it started.
+        # A shell with that word in its script does not count: it may end before the Snakemake that it started.
         if "python" in Path(command[0]).name and "snakemake" in (Path(word).name for word in command[1:4]):
             found[pid] = start
         pid = parent
@@ -127,7 +127,7 @@ def _snakemakes_above() -> dict[int, str]:
 
 
 def _parent_and_start(pid: int) -> tuple[int, str]:
-    """The parent of a process and when it started, in ticks since the boot; (0, "") for one that is gone."""
+    """Parent of a process, and its start time in ticks since boot; (0, "") for a process that is gone."""
     try:
         after = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -136,12 +136,12 @@ def _parent_and_start(pid: int) -> tuple[int, str]:
 
 
 def check_folders(config: Config) -> None:
-    """Check, before anything runs, that the folders of a run can be written and keep what is in them apart.
+    """Check, before anything runs, that the folders of a run can be written and are separate.
 
-    A cache that is there may be one to read only. A folder of results that is not there yet is not left behind: this may be a dry run.
+    An existing cache may be read-only. A folder of results that did not exist is removed again, because this may be a dry run.
 
     Raises:
-        XtalrlError: a folder cannot be made or written, holds the checkout, or results and cache are one.
+        XtalrlError: a folder cannot be made or written, or holds the checkout, or results and cache are the same folder.
     """
     results, cache = (Path(os.path.realpath(folder)) for folder in (config.results, config.cache))
     for key, folder in (("results", results), ("cache", cache)):
@@ -161,7 +161,7 @@ def check_folders(config: Config) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(
                 FileNotFoundError
-            ):  # another start has just removed the empty folder that it had made
+            ):  # another Snakemake that starts has just removed the empty folder that it had made
                 probe.write_bytes(b"\0" * 4096)
         except OSError as error:
             if key == "cache" and error.errno in (errno.EACCES, errno.EROFS) and os.access(folder, os.R_OK | os.X_OK):
@@ -178,7 +178,7 @@ def check_folders(config: Config) -> None:
 
 
 def make_cache_folders(config: Config) -> None:
-    """Make the folders of the cache that Snakemake would make, with the umask of who happens to be the first."""
+    """Make the folders of the cache, which Snakemake would otherwise make with the umask of whoever comes first."""
     names = ["benchmarks", "engine", f"families/{config.dft.family}", "logs"]
     if config.structures.source == "mp20" and not config.structures.path:
         names.append("mp20")
@@ -188,15 +188,15 @@ def make_cache_folders(config: Config) -> None:
         config.structures.magnetizations,
     ):
         names.append("materials_project")
-    with contextlib.suppress(OSError):  # A cache that can only be read.
+    with contextlib.suppress(OSError):  # The cache is read-only.
         for name in names:
             make_folder(Path(config.cache) / name)
 
 
 def trains_together(config: Config) -> bool:
-    """Whether a job trains all policies of a seed. On a CPU one policy fills a core, and jobs side by side are quicker.
+    """Whether one job trains all policies of a seed. On a CPU, one policy fills a core, so that separate jobs in parallel are faster.
 
-    A cluster's login node has no GPU: there, and on any machine that only submits, `training.device: cuda` tells.
+    A cluster's login node has no GPU: there, and on any machine that only submits jobs, `training.device: cuda` decides.
     """
     training = config.training
     if training.policies_per_pass != "auto":
@@ -205,9 +205,9 @@ def trains_together(config: Config) -> bool:
 
 
 def as_typed(command: str, configfiles: Sequence[Path]) -> str:
-    """A command with the configuration files that the user gave, as snakemake or xtalrl takes them.
+    """A command for the user, with the configuration files that were given, in the form that snakemake or xtalrl accepts.
 
-    Where there is no Snakefile, `xtalrl init` comes first: it brings one, and the profiles.
+    Where there is no Snakefile, `xtalrl init` comes first: it creates one, together with the profiles.
     """
     if command.startswith("snakemake ") and not Path("Snakefile").exists():
         command = f"xtalrl init && {command}"

@@ -1,4 +1,4 @@
-"""YAML files that people write, the configuration above all: read strictly, and laid over each other as Snakemake does."""
+"""YAML files that people write, above all the configuration: read strictly, and merged as Snakemake merges them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from xtalrl.errors import XtalrlError
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
 MAX_VALUES = 100_000
-"""Aliases (`*a`) let a small file hold itself, or more values than any machine has memory for."""
+"""Maximum number of values in a file: aliases (`*a`) let a small file hold itself, or more values than any machine has memory for."""
 
 
 _NOT_YET_KEYS = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")
-"""`<<` and `=`, which PyYAML replaces later."""
+"""Tags of the keys `<<` and `=`, which PyYAML replaces later."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key stands once. PyYAML takes the last of several and says nothing."""
+    """A loader that refuses a key that occurs twice, where PyYAML silently takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[Hashable, int] = {}
@@ -39,7 +39,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_yaml_number(self, node: yaml.ScalarNode) -> float:
-        """A number, if it says in decimals what it is: to YAML, 017 is 15 and 1:30 is 90."""
+        """A number, refused unless YAML reads it as it looks in decimal: to YAML, 017 is 15 and 1:30 is 90."""
         is_whole = node.tag.endswith(":int")
         value: float = self.construct_yaml_int(node) if is_whole else self.construct_yaml_float(node)
         if ":" in node.value or (re.match(r"[-+]?0[_0-7]*[1-7]", node.value) and is_whole):
@@ -55,7 +55,7 @@ for _kind in ("int", "float"):
 
 
 class _Misleading(Exception):
-    """A key that stands twice, or a number that is another than it seems."""
+    """A key that occurs twice, or a number that is not what it seems."""
 
 
 def read_mapping(path: str | Path, kind: str = "configuration file") -> dict[str, Any]:
@@ -63,11 +63,11 @@ def read_mapping(path: str | Path, kind: str = "configuration file") -> dict[str
 
     Args:
         path: path of the file.
-        kind: what it is, for messages.
+        kind: what the file is, for messages.
 
     Raises:
-        XtalrlError: it is missing, no file, unreadable, not UTF-8, not YAML, empty, no mapping, or holds itself, a key twice, or
-            a number in octal or sexagesimal digits.
+        XtalrlError: the file is missing, no file, unreadable, not UTF-8, not YAML, empty or no mapping, or it contains itself, the
+            same key twice, or a number in octal or sexagesimal digits.
     """
     text = _read_text(Path(path), f"The {kind} {path}")
     try:
@@ -89,10 +89,10 @@ def read_mapping(path: str | Path, kind: str = "configuration file") -> dict[str
 
 
 def read_merged(paths: Iterable[str | Path]) -> dict[str, Any]:
-    """The content of configuration files, later ones laid over earlier ones.
+    """The merged content of configuration files, where later files override earlier ones.
 
     Raises:
-        XtalrlError: as `read_mapping`.
+        XtalrlError: as in `read_mapping`.
     """
     merged: dict[str, Any] = {}
     for path in paths:
@@ -104,7 +104,7 @@ def read_merged(paths: Iterable[str | Path]) -> dict[str, Any]:
 
 
 def update(base: dict[str, Any], over: Mapping[str, Any]) -> None:
-    """Lay `over` over `base`, section by section, as `snakemake.utils.update_config` does (which is not installed with the library)."""
+    """Merge `over` into `base`, section by section, as `snakemake.utils.update_config` does (Snakemake is not installed with the library)."""
     for key, value in over.items():
         if isinstance(value, Mapping):
             section = base.get(key, {})
@@ -118,7 +118,7 @@ def update(base: dict[str, Any], over: Mapping[str, Any]) -> None:
 
 
 def refuse_second_options(arguments: Sequence[str]) -> None:
-    """Refuse a command of snakemake or xtalrl in which one part silently replaces another.
+    """Refuse a snakemake or xtalrl command in which one option would silently replace another.
 
     Raises:
         XtalrlError: `--configfile` or `--config` is given twice, or a key of `--config`.
@@ -153,7 +153,7 @@ def _read_text(path: Path, what: str) -> str:
         raise XtalrlError(
             f"{what} is not valid YAML: line {line} has the byte 0x{error.object[error.start]:02x}, which is not UTF-8. Save it as UTF-8."
         ) from None
-    except (OSError, ValueError) as error:  # ValueError: a path with NUL
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL byte
         raise XtalrlError(f"{what} cannot be read ({getattr(error, 'strerror', None) or error}).") from None
 
 

@@ -1,1 +1,1 @@
-"""Files from elsewhere: downloads with checksums, and packages from the Python package index."""
+"""Files from elsewhere: downloads with checksums, and packages from the Python Package Index."""

@@ -1,4 +1,4 @@
-"""Files from the network: resumed, retried, checked as a whole, never half under their final name, and by one run at a time.
+"""Downloads: resumed, retried, checked as a whole, never incomplete under their final name, and made by one run at a time.
 
 `resources/downloads.yaml` is the manifest: name, url, checksum, description and licence of each file. The environment variable
 XTALRL_MIRROR, the URL of a folder that holds the files under their names in the manifest, replaces the published locations.
@@ -29,22 +29,20 @@ from xtalrl.resources import RESOURCES
 from xtalrl.sharing import make_folder, share
 
 logger = logging.getLogger(__name__)
-logging.getLogger("urllib3.connection").setLevel(
-    logging.ERROR
-)  # Its warnings show addresses with what is secret in them.
+logging.getLogger("urllib3.connection").setLevel(logging.ERROR)  # Its warnings show addresses with their secrets.
 
 MIRROR_VARIABLE = "XTALRL_MIRROR"
 ATTEMPTS = 6
 FIRST_WAIT_S = 1.0
-"""Wait after the first failure; doubled after each further one, with jitter."""
+"""Seconds to wait after the first failure; doubled after each further one, with jitter."""
 TIMEOUT_S = (15.0, 60.0)
-"""Longest wait for a connection, and between two pieces of the answer."""
+"""Longest wait in s for a connection, and between two pieces of the answer."""
 CHUNK_BYTES = 1 << 16
-"""What a broken connection loses at most."""
+"""Maximum number of bytes that a broken connection loses."""
 MAX_BYTES = 1_000_000_000
-"""No file of ours has a tenth of it: what is larger is another file, or has no end."""
+"""Maximum size of a download. None of our files has a tenth of it: anything larger is the wrong file, or never ends."""
 SLOW_S, SLOW_BYTES = 300.0, 300_000
-"""A connection that brings less than this in this time counts as broken."""
+"""A connection that brings fewer than `SLOW_BYTES` in `SLOW_S` seconds counts as broken."""
 TRANSIENT_STATUS = frozenset((408, 425, 429, 500, 502, 503, 504))
 
 
@@ -76,7 +74,7 @@ def checksum_of(path: str | Path, kind: str) -> str:
     """`<kind>:<hex digest>` of a file. Kinds: sha256, md5, sha1, and git-blob-sha1 (what `git hash-object` prints).
 
     Raises:
-        ValueError: another kind.
+        ValueError: the kind is none of these.
     """
     match kind:
         case "sha256" | "md5" | "sha1":
@@ -92,18 +90,18 @@ def checksum_of(path: str | Path, kind: str) -> str:
 
 
 def download(url: str, path: str | Path, checksum: str) -> None:
-    """Download `url` to `path` unless it is there already; `path` appears only when its checksum is right.
+    """Download `url` to `path` unless the file is there already; `path` appears only when its checksum is right.
 
-    What arrived is kept beside it (`.<name>.part`), so that a later call goes on where this one was cut off. While one run writes there,
-    others that want the same file wait for it. Redirects to any http or https address are followed: the checksum tells what is right.
+    What has arrived is kept beside it (`.<name>.part`), so that a later call resumes where this one was interrupted. While one run writes there,
+    others that want the same file wait. Redirects to any http or https address are followed, since the checksum tells whether the file is right.
 
     Args:
-        url: address of the file; its password and query are part of no message.
-        path: path of the file here.
+        url: address of the file; no message shows its password or query.
+        path: file to write.
         checksum: `<kind>:<hex digest>`, kinds as in `checksum_of`.
 
     Raises:
-        XtalrlError: the server refuses, cannot be reached in `ATTEMPTS` attempts, or sends another file.
+        XtalrlError: the server refuses, cannot be reached in `ATTEMPTS` attempts, or sends a different file.
     """
     path = Path(path)
     if path.is_dir():
@@ -128,7 +126,7 @@ def _is_there(path: Path, checksum: str) -> bool:
 
 @contextmanager
 def _locked_part(path: Path) -> Iterator[Path | None]:
-    """The file beside `path` that collects it, for this process alone; None if it is no longer there once we have the lock."""
+    """The file beside `path` that collects the download, locked for this process; None if it is gone once we have the lock."""
     part = path.with_name(f".{path.name}.part")
     with open(part, "ab") as file:
         try:
@@ -138,7 +136,7 @@ def _locked_part(path: Path) -> Iterator[Path | None]:
                 logger.info("Another run is downloading %s: waiting for it", path)
                 fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
-            # Then each run has a part of its own.
+            # Without locks, each run has a part of its own.
             logger.info("%s has no locks (%s)", path.parent, error.strerror)
             if not part.stat().st_size:
                 part.unlink()
@@ -156,7 +154,7 @@ def _locked_part(path: Path) -> Iterator[Path | None]:
 
 
 def _complete(url: str, part: Path, path: Path, checksum: str) -> None:
-    """Bring the whole file into `part`, going on with what is in it."""
+    """Download the rest of the file into `part`, resuming from what is already there."""
     kind = checksum.partition(":")[0]
     resumed = part.stat().st_size > 0
     _retrieve(url, part)
@@ -174,11 +172,11 @@ def _complete(url: str, part: Path, path: Path, checksum: str) -> None:
 
 
 class _Interrupted(Exception):
-    """A failure that may pass; its text says what happened."""
+    """A failure that may be temporary; the message says what happened."""
 
 
 def _retrieve(url: str, part: Path) -> None:
-    """Fetch all of `url` into `part`, appending to what is there."""
+    """Fetch all of `url` into `part`, appending to what is already there."""
     shown = without_secrets(url)
     attempts = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(_Interrupted),
@@ -204,21 +202,21 @@ def _retrieve(url: str, part: Path) -> None:
 
 def _attempt(url: str, part: Path) -> None:
     shown, offset = without_secrets(url), part.stat().st_size
-    # Content codings and byte ranges do not go together.
+    # Content encodings and byte ranges cannot be combined.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
             if response.status_code in TRANSIENT_STATUS:
                 raise _Interrupted(f"the server answered {response.status_code} {response.reason}")
             if offset and response.status_code == requests.codes.requested_range_not_satisfiable:
-                return  # Nothing is missing; the checksum tells whether what is there is right.
+                return  # Nothing is missing; the checksum tells whether the file is right.
             if response.status_code not in (requests.codes.ok, requests.codes.partial_content):
                 raise XtalrlError(
                     f"{shown}: the server answered {response.status_code} {response.reason}. The file was moved or is not public: "
                     f"name a mirror in the environment variable {MIRROR_VARIABLE}, or get the file by other means."
                 )
             if response.headers.get("Content-Range", "").partition("-")[0] != f"bytes {offset}":
-                offset = 0  # The whole file, not the range that was asked for.
+                offset = 0  # The server sends the whole file, not the range that was requested.
             announced = response.headers.get("Content-Length", "")
             _save(response, part, offset, int(announced) if announced.isdecimal() and len(announced) < 20 else 0, shown)
     except requests.exceptions.SSLError as error:
@@ -234,7 +232,7 @@ def _attempt(url: str, part: Path) -> None:
         raise _Interrupted(f"a header of the answer is invalid: {without_secrets(str(error))}") from None
     except (
         ValueError
-    ) as error:  # InvalidURL, MissingSchema, InvalidSchema, and what urllib makes of an address that is none.
+    ) as error:  # InvalidURL, MissingSchema, InvalidSchema, and what urllib raises for what is not an address.
         raise XtalrlError(
             f"{shown!r} is not a URL that can be downloaded, or redirects to one ({without_secrets(str(error))}): check {MIRROR_VARIABLE} "
             "and the proxy settings (HTTPS_PROXY)."
@@ -244,7 +242,7 @@ def _attempt(url: str, part: Path) -> None:
 
 
 def _save(response: requests.Response, part: Path, offset: int, announced: int, shown: str) -> None:
-    """Write the body of an answer into `part`, from `offset` on."""
+    """Write the body of a response into `part`, starting at `offset`."""
     progress = Progress(f"Downloading {part.name[1:].partition('.part')[0]}", offset + announced, "bytes", done=offset)
     size, since, came = offset, time.monotonic(), 0
     with open(part, "r+b") as file:
@@ -266,5 +264,5 @@ def _save(response: requests.Response, part: Path, offset: int, announced: int, 
                         raise _Interrupted(f"only {came:,} bytes came in {SLOW_S:.0f} s")
                     since, came = time.monotonic(), 0
         finally:
-            if size == offset:  # What an earlier run left may be too long: nothing fits behind it.
+            if size == offset:  # What an earlier run left may be too long: then nothing can follow it.
                 file.truncate(0)

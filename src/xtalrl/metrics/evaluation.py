@@ -15,11 +15,11 @@ from xtalrl.errors import XtalrlError
 logger = logging.getLogger(__name__)
 
 INVALID_COMPOSITION = "invalid_composition"
+"""Outcome of a design whose composition is invalid, so that no SCF was asked for."""
 UNUSABLE_ENTRY = "unusable_entry"
-"""Of an entry of an external set that is no crystal that can be used. It stays among the designs, so that a set does not gain by it."""
-"""Outcome of a design that no SCF was asked for."""
+"""Outcome of an entry of an external set that is not a usable crystal. It counts among the designs, so that a set does not gain from it."""
 UNKNOWN = "unknown"
-"""Outcome of a valid design of a snapshot that no finished policy makes: no SCF is run for snapshots."""
+"""Outcome of a valid design of a snapshot that no finished policy makes too: no SCF is run for snapshots."""
 
 
 def evaluate_designs(
@@ -30,7 +30,7 @@ def evaluate_designs(
     evaluation: str | Path,
     of_snapshot: bool = False,
 ) -> None:
-    """Write the `EVALUATION` table: one row for every row of `ASSESSMENTS`, in its order.
+    """Write the `EVALUATION` table: one row per row of `ASSESSMENTS`, in the same order.
 
     Args:
         assessments: `ASSESSMENTS` of all policies.
@@ -38,11 +38,11 @@ def evaluate_designs(
         references: `REFERENCES` of the labels; None where `outcomes` holds all that the designs need.
         labels: `LABELS`, for the true gap and formation energy; None leaves them null.
         evaluation: `EVALUATION` table to write.
-        of_snapshot: the designs are those of policies in training, for which no SCF was run: a valid one that is no design of a
-            finished policy is `UNKNOWN`.
+        of_snapshot: the designs are those of policies in training, for which no SCF was run: a valid design that no
+            finished policy makes too is `UNKNOWN`.
 
     Raises:
-        XtalrlError: a file cannot be read, a valid design has no outcome (but `of_snapshot`), or the protocols of designs and references differ.
+        XtalrlError: a file cannot be read, a valid design has no outcome (unless `of_snapshot`), or the protocols of designs and references differ.
     """
     by_request = {row["request_id"]: row for row in tables.read_rows(outcomes, tables.SCF_OUTCOMES)}
     truth = {row["material_id"]: row for row in (tables.read_rows(labels, tables.LABELS) if labels else ())}

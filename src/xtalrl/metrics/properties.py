@@ -1,7 +1,7 @@
-"""What the SCFs of a policy's designs tell: success, energies, gaps, desired range (appendix A.1.2).
+"""Metrics of the SCFs of a policy's designs: success, energies, gaps, desired range (appendix A.1.2).
 
-Every metric takes the designs of one policy and the `Scoring`, and gives an `Estimate`; fractions, eV and eV/atom. The paper divides ν and κ
-by all M designs; `of="successes"` divides by the designs whose SCF converged.
+Every metric takes the designs of one policy and the `Scoring`, and returns an `Estimate`: a fraction, eV or eV/atom. The paper divides ν and κ
+by the number M of all designs; `of="successes"` divides by the designs whose SCF converged.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from xtalrl.metrics.scoring import Scoring
 
 Denominator = Literal["all", "successes"]
 Gaps = Literal["clipped", "raw"]
-"""Whether a negative gap (overlapping bands) is taken as 0, as in the labels the policies learn from, or as it is."""
+"""Whether a negative gap (overlapping bands) is set to 0, as in the labels that the policies learn from, or kept as it is."""
 
 
 def in_window(gaps: Floats, target_ev: float, window_ev: float) -> Bools:
-    """Whether gaps lie in the open interval (p̂ - w, p̂ + w), eV; NaN lies nowhere.
+    """Whether gaps lie in the open interval (p̂ - w, p̂ + w), eV; NaN does not.
 
-    Open, as A.1.2.4 prints it. A gap within 1e-9 eV of a bound counts as on it, hence outside.
+    The interval is open, as A.1.2.4 prints it. A gap within 1e-9 eV of a bound counts as on the bound, hence as outside.
     """
     return np.abs(gaps - target_ev) < window_ev - 1e-9
 
@@ -47,12 +47,12 @@ def dft_success_of_all(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
 
 
 def dft_success_by_the_papers_rules(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
-    """`dft_success` without designs that only an extended recovery made converge (Table 2)."""
+    """`dft_success`, where a design that only an extended recovery made converge counts as a failure (Table 2)."""
     return dft_success(designs.by_the_papers_rules(), scoring)
 
 
 def dft_success_of_all_by_the_papers_rules(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
-    """`dft_success_of_all` without designs that only an extended recovery made converge."""
+    """`dft_success_of_all`, where a design that only an extended recovery made converge counts as a failure."""
     return dft_success_of_all(designs.by_the_papers_rules(), scoring)
 
 
@@ -73,7 +73,7 @@ def desired_range(designs: PolicyDesigns, scoring: Scoring, of: Denominator = "a
 
 
 def desired_range_at_most(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
-    """ν of all were every design without an outcome in the desired range; `desired_range` counts it as outside."""
+    """Upper bound of ν of all: designs without an outcome count as inside the desired range, whereas `desired_range` counts them as outside."""
     hits = _hits(designs.band_gap, scoring)
     return designs.bootstrap(scoring).proportion(
         hits | (designs.designed & ~designs.outcome_is_known), designs.designed
@@ -81,9 +81,9 @@ def desired_range_at_most(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
 
 
 def predicted_range(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
-    """ν before any SCF: the mean probability of a hit over all designs, with the interval in which ν lies if the probabilities are right.
+    """ν predicted before any SCF: the mean probability of a hit over all designs, with the interval in which ν lies if the probabilities are right.
 
-    Equal designs of a skeleton share their SCF, and their probability: they are hits together.
+    Equal designs of a skeleton share an SCF and a probability, so that either all or none of them are hits.
     """
     probabilities, counts = [], []
     for column in designs.p_hit.T:
@@ -94,7 +94,7 @@ def predicted_range(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
     if not n or np.isnan(designs.p_hit[designs.designed]).any():
         return NOTHING
     promised = expected_hits([*probabilities, 0.0], scoring.confidence, [*counts, 1]).scaled(1 / n)
-    # Its resamples are those of the crystals, as of ν by DFT.
+    # Its resamples are those of the crystals, as for ν by DFT.
     mean = designs.bootstrap(scoring).mean(np.where(designs.designed, designs.p_hit, np.nan))
     return replace(promised, n=n, resamples=mean.resamples, terms=mean.terms)
 
@@ -113,12 +113,12 @@ def out_of_distribution(designs: PolicyDesigns, scoring: Scoring, of: Denominato
 
 
 def desired_range_by_the_papers_rules(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
-    """ν of all without designs that only an extended recovery made converge."""
+    """ν of all, where a design that only an extended recovery made converge counts as a failure."""
     return desired_range(designs.by_the_papers_rules(), scoring)
 
 
 def out_of_distribution_by_the_papers_rules(designs: PolicyDesigns, scoring: Scoring) -> Estimate:
-    """κ of all without designs that only an extended recovery made converge."""
+    """κ of all, where a design that only an extended recovery made converge counts as a failure."""
     return out_of_distribution(designs.by_the_papers_rules(), scoring)
 
 
@@ -135,7 +135,7 @@ def formation_energy_distance(designs: PolicyDesigns, scoring: Scoring) -> Estim
 
 
 def _distance(designs: PolicyDesigns, values: Floats, scoring: Scoring, reference: Mapping[str, float]) -> Estimate:
-    """The crystals of the designs first, then reference crystals that no design was made for."""
+    """Distance of values from a reference; resampled crystals are those of the designs, then the reference crystals without a design."""
     crystals = [*designs.material_ids, *sorted(set(reference) - set(designs.material_ids))]
     padded = np.pad(values, ((0, 0), (0, len(crystals) - values.shape[1])), constant_values=np.nan)
     bootstrap = Bootstrap(len(designs.seeds), len(crystals), scoring.bootstrap_samples, scoring.confidence)
@@ -160,7 +160,7 @@ def mean_absolute_gap_error(gaps: GapPairs, scoring: Scoring) -> Estimate:
 
 
 def mean_gap_error(gaps: GapPairs, scoring: Scoring) -> Estimate:
-    """Mean of gap here less gap in the source, eV."""
+    """Mean of the gap here minus the gap in the source, eV."""
     return gaps.bootstrap(scoring).mean((gaps.here - gaps.source)[None])
 
 
