@@ -123,7 +123,7 @@ checkpoint train_campaign_predictor:
         f"{RESULTS}/benchmarks/train_campaign_predictor.{{round}}.tsv"
     conda:
         "../envs/train.yaml"
-    # Small networks: more threads only wait for each other.
+    # The networks are small: more threads would only wait for each other.
     threads: 1
     params:
         call=unrecorded("xtalrl.rl.predictor_training.train_with_designs"),

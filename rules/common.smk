@@ -38,7 +38,7 @@ from xtalrl.yaml_files import read_merged, refuse_second_options
 
 CONFIG_FILE = here_or_of_project(DEFAULTS)
 
-# Snakemake takes the last of two keys or options and says nothing: its files are read again, strictly.
+# Snakemake silently takes the last of two equal keys or options: its files are therefore read again, strictly.
 try:
     refuse_second_options(sys.argv)
     read_merged([CONFIG_FILE, *workflow.overwrite_configfiles])
@@ -79,7 +79,7 @@ POLICIES = cfg.policy_specs()
 TRAINED_POLICIES = cfg.trained_specs()
 LEARNED_POLICIES = {name: spec for name, spec in POLICIES.items() if spec.is_learned}
 TRAIN_TOGETHER = trains_together(cfg)
-# What tables and figures depend on beside their files.
+# What tables and figures depend on besides their files.
 SETTINGS = settings_of(cfg)
 PREDICTIONS_AT_TARGETS = [
     f"{RESULTS}/designs/predictions-{target:g}ev.parquet"
@@ -104,14 +104,14 @@ wildcard_constraints:
     step=r"\d+",
 
 
-# A rule runs the function of the library that its parameter `call` names. Named files and parameters are the keywords of the function,
-# where an empty list of input files is None; files and parameters without a name are for Snakemake alone. A changed parameter runs a job
-# again, so that what changes no result is one of those below: Snakemake records no parameter that comes from a function with an argument
-# beside the wildcards.
+# A rule runs the function of the library that its parameter `call` names. Named files and parameters are the function's keyword arguments,
+# where an empty list of input files becomes None; files and parameters without a name are for Snakemake alone. A changed parameter runs a job
+# again. A parameter that changes no result must therefore come from one of the functions below: Snakemake does not record a parameter that
+# comes from a function with an argument besides the wildcards.
 
 
 def unrecorded(value):
-    """A parameter that changes no result."""
+    """A parameter whose value changes no result."""
 
     def parameter(wildcards, input):
         return value
@@ -120,7 +120,7 @@ def unrecorded(value):
 
 
 def of_wildcard(name, convert=str):
-    """The value of a wildcard, which the paths of the outputs hold anyway."""
+    """The value of a wildcard, which need not be recorded because it is part of the outputs' paths."""
 
     def parameter(wildcards, input):
         return convert(wildcards[name])
@@ -139,12 +139,12 @@ def runtime_of_job(wildcards, resources):
 
 
 def csvs_by_split(wildcards, output):
-    """The CSV files that a rule writes, by split."""
+    """The CSV files that a rule writes, by name of the split."""
     return dict(zip(SPLITS, output))
 
 
 def magnetizations(wildcards):
-    """The table of total magnetizations, if any: the user's, or what the Materials Project answered."""
+    """The table of total magnetizations, if any: the user's, or that of the Materials Project."""
     if cfg.structures.magnetizations == MATERIALS_PROJECT:
         return f"{RESULTS}/materials_project/magnetizations.parquet"
     return cfg.structures.magnetizations or []
@@ -160,7 +160,7 @@ def campaign_results(wildcards):
 
 
 def refuse_now(check, *arguments):
-    """Make a check of the library while Snakemake plans: what cannot be used is refused before anything runs."""
+    """Run a check of the library while Snakemake plans, so that what cannot be used is refused before anything runs."""
     try:
         check(*arguments)
     except XtalrlError as error:
@@ -172,7 +172,7 @@ def elemental_crystals(wildcards):
     if cfg.references.crystals == MATERIALS_PROJECT:
         return f"{CACHE}/materials_project/elements.csv"
     if cfg.references.crystals:
-        # Imported only now, as in the functions below: pymatgen and pyarrow take time, which most starts of Snakemake do without.
+        # Imported here, as in the functions below, because pymatgen and pyarrow load slowly and most starts of Snakemake do not need them.
         from xtalrl.dft.requests import check_elemental_crystals
 
         refuse_now(check_elemental_crystals, cfg.references.crystals)
@@ -189,7 +189,7 @@ def known_formulas(wildcards):
 
 
 def shard_outcomes(wildcards):
-    """The outcomes of every shard of a stage. Their number is fixed by the config, so no checkpoint is needed."""
+    """The outcomes of every shard of a stage. The config fixes the number of shards, so that no checkpoint is needed."""
     count = cfg.dft.shards.of_stage(wildcards.stage)
     return [
         f"{RESULTS}/{wildcards.stage}/shards/{shard:04d}.parquet"
@@ -198,25 +198,25 @@ def shard_outcomes(wildcards):
 
 
 def stage_protocol(wildcards):
-    """The protocol of a stage's SCFs: the run's, or the finer one that hits are confirmed with."""
+    """The protocol of a stage's SCFs: the run's, or the finer one that confirms hits."""
     finer = CONFIRMING if wildcards.stage.endswith("confirmation") else ""
     return finer + cfg.dft.protocol
 
 
 def stage_time_limits(wildcards):
-    """Minutes by kind of cell, for the kinds that the stage runs: the limit of another stage plans nothing here."""
+    """Time limits in minutes by kind of cell, only for the kinds that the stage runs, so that a change of another limit plans nothing here."""
     return cfg.dft.time_limits.of_stage(wildcards.stage)
 
 
 def rerun_mark(wildcards):
-    """The mark of a shard that `xtalrl rerun` wants made again, if it was ever asked."""
+    """The mark that `xtalrl rerun` left for a shard, if it was ever asked to run it again."""
     if (wildcards.stage, wildcards.shard) in MARKS:
         return f"{RESULTS}/{wildcards.stage}/reruns/{wildcards.shard}.json"
     return []
 
 
 def computed_designs(folder):
-    """The designs of a folder that SCFs are spent on: all, or a sample."""
+    """The designs in a folder for which SCFs are run: all of them, or a sample."""
     name = "sample" if cfg.evaluation.is_sampled else "assessments"
     return f"{folder}/{name}.parquet"
 
@@ -232,7 +232,7 @@ def figure_files(kind):
 
 
 def of_rounds(name):
-    """A file of every round."""
+    """The file with this name in the folder of every round."""
     return [
         f"{RESULTS}/campaign-{number}/{name}"
         for number in range(1, CAMPAIGN.rounds + 1)
@@ -240,7 +240,7 @@ def of_rounds(name):
 
 
 def of_earlier_rounds(name):
-    """Input function: a file of every round before the one of the wildcard."""
+    """Input function for the file with this name in the folder of every round before the wildcard's."""
 
     def files(wildcards):
         return [
@@ -252,7 +252,7 @@ def of_earlier_rounds(name):
 
 
 def predictor_before(wildcards):
-    """The predictor that one of a round goes on from, if any: that of the round before, or the shipped one."""
+    """The predictor from which a round's predictor continues to learn, if any: that of the previous round, or the shipped one."""
     number = int(wildcards.round)
     if number > 1:
         return f"{RESULTS}/campaign-{number - 1}/predictor.safetensors"
@@ -264,14 +264,14 @@ def predictor_before(wildcards):
 
 
 def campaign_policy():
-    """The folder of the policy that designs."""
+    """The folder of the campaign's policy."""
     shipped = CAMPAIGN.policy not in TRAINED_POLICIES
     name = f"rvs-{CAMPAIGN.policy}" if shipped else CAMPAIGN.policy
     return f"{RESULTS}/policies/{name}/seed{cfg.policies.seeds[0]}"
 
 
 def audit_share(wildcards):
-    """The share of a round's SCFs that is drawn from what its screen drops."""
+    """The share of a round's SCFs that goes to designs drawn from those its screen drops."""
     return CAMPAIGN.explore if wildcards.round == "1" else CAMPAIGN.audit
 
 
@@ -303,7 +303,7 @@ def sweep_results(wildcards):
 
 
 def of_trained(name):
-    """A file of every policy of a training job: of all policies, or of the one of the wildcard."""
+    """The file with this name for every policy of a training job: all policies, or that of the wildcard."""
     return expand(
         f"{RESULTS}/policies/{{policy}}/seed{{seed}}/{name}",
         policy=TRAINED_POLICIES if TRAIN_TOGETHER else "{policy}",
@@ -312,19 +312,19 @@ def of_trained(name):
 
 
 def trained_specs(wildcards):
-    """The policies of a training job as plain data: all, or the one of the wildcard."""
+    """The policies of a training job as plain data: all policies, or that of the wildcard."""
     names = [wildcards.policy] if "policy" in wildcards.keys() else TRAINED_POLICIES
     return [TRAINED_POLICIES[name].to_dict() for name in names]
 
 
 def training_settings(wildcards):
-    """For each policy of a training job, the settings whose change trains it again."""
+    """For each policy of a training job, the settings that it depends on: a change of one trains it again."""
     names = [wildcards.policy] if "policy" in wildcards.keys() else TRAINED_POLICIES
     return [cfg.training_of(TRAINED_POLICIES[name]) for name in names]
 
 
 def policy_folder(wildcards, input=()):
-    """The folder of the policy that designs: that of the same name, or the one that serves all targets."""
+    """The folder of the trained policy that makes the designs: that with the same name, or the one that serves all targets."""
     return f"{RESULTS}/policies/{POLICIES[wildcards.policy].trained.name}/seed{wildcards.seed}"
 
 
@@ -335,13 +335,13 @@ def trained_policy(wildcards):
 
 
 def snapshot_of_policy(wildcards):
-    """The record of a policy, and its weights as they were at a step of its training."""
+    """The record of a policy, and its weights at a step of its training."""
     folder = policy_folder(wildcards)
     return [f"{folder}/policy.json", f"{folder}/snapshots/{wildcards.step}.safetensors"]
 
 
 def rollout_settings(wildcards):
-    """How the policy designs."""
+    """The settings with which the policy designs."""
     return cfg.rollout_of(POLICIES[wildcards.policy])
 
 
@@ -366,12 +366,12 @@ def of_snapshots(pattern):
 
 
 def external_state(wildcards):
-    """What changes whenever a file of a set of external crystals does."""
+    """A value that changes whenever a file of a set of external crystals changes."""
     return fingerprint(cfg.external[wildcards.set])
 
 
 def external_path(wildcards):
-    """What the config names: a folder, an archive, a file or a database."""
+    """The path of a set of external crystals in the config: a folder, an archive, a file or a database."""
     return cfg.external[wildcards.set]
 
 
@@ -381,7 +381,7 @@ def external_sets(pattern):
 
 
 def reference_energies(wildcards):
-    """The table of reference energies. Where no policy is trained, external crystals ask for the elements they need themselves."""
+    """The table of reference energies, if any. Where the run has no policies, external crystals ask for the elements that they need themselves."""
     if (
         POLICIES
         or cfg.references.energies
@@ -392,7 +392,7 @@ def reference_energies(wildcards):
 
 
 def matching_references(wildcards):
-    """`reference_energies` for energies computed here; imported ones that do not fit are refused."""
+    """The table of reference energies, for energies computed here; imported reference energies that do not fit them are refused."""
     if cfg.references.energies:
         from xtalrl.dft.references import check_energies_fit
 
@@ -407,7 +407,7 @@ def matching_references(wildcards):
 
 
 def compared_references(wildcards):
-    """Imported energies with a stated protocol: three elements are computed and compared before the crystals are."""
+    """The table of imported energies if their protocol is stated: then three elements are computed and compared before the crystals."""
     return f"{RESULTS}/references.parquet" if cfg.references.protocol else []
 
 
@@ -420,18 +420,18 @@ def label_tables(wildcards):
 
 
 def reference_elements(wildcards):
-    """Elements whose reference energies are computed: where energies are imported, those that are compared with them."""
+    """Elements whose reference energies are computed; where energies are imported, these are the elements that check them."""
     return CHECKED_ELEMENTS if cfg.references.energies else cfg.references.elements
 
 
 def true_labels(wildcards):
-    """Labels of the true crystals. Where no policy is trained, no SCF of the data set is run for them."""
+    """Labels of the true crystals, if any. Where the run has no policies, no SCF of the data set is run for them."""
     if POLICIES or cfg.labels.path or cfg.campaign.is_on:
         return f"{RESULTS}/labels.parquet"
     return []
 
 
-# What tables and figures are made from, by the names of `Content.inputs`.
+# Files that tables and figures are made from, by the names in `Content.inputs`.
 RESULT_FILES = {
     "crystals": f"{RESULTS}/structures/crystals.parquet",
     "assessments": f"{RESULTS}/designs/assessments.parquet",

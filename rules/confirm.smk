@@ -1,4 +1,4 @@
-"""Finer SCFs of the designs that hit their target, and what they say of the hits."""
+"""Finer SCFs of the designs that hit their target, and the verdict on these hits."""
 
 
 checkpoint find_hits:

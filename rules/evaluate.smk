@@ -1,4 +1,4 @@
-"""SCFs of the distinct valid designs, and their properties beside the true crystals'."""
+"""SCFs of the distinct valid designs, and their properties next to those of the true crystals."""
 
 
 rule sample_designs:

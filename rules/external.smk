@@ -1,4 +1,4 @@
-"""Crystals that others designed, as sets of designs beside the policies' (`external` in the config)."""
+"""Crystals that others designed, as sets of designs next to those of the policies (`external` in the config)."""
 
 
 checkpoint import_designs:

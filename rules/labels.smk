@@ -77,7 +77,7 @@ elif cfg.labels.path:
         input:
             crystals=f"{RESULTS}/structures/crystals.parquet",
             tables=label_tables,
-            # For tables with total energies but without formation energies.
+            # Needed for tables with total energies but without formation energies.
             references=(
                 f"{RESULTS}/references.parquet" if cfg.references.energies else []
             ),

@@ -1,6 +1,6 @@
-"""What the Materials Project knows: magnetizations, elemental ground states, formulas (docs/materials-project.md).
+"""Data of the Materials Project: magnetizations, elemental ground states, formulas (docs/materials-project.md).
 
-They need the network and MP_API_KEY, which compute nodes seldom have: they run where Snakemake runs.
+These rules need the network and MP_API_KEY, which compute nodes seldom have, so they run where Snakemake runs.
 """
 
 

@@ -1,4 +1,4 @@
-"""What the predictor says of the policies' designs, before any SCF."""
+"""The predictor's predictions for the policies' designs, before any SCF."""
 
 
 checkpoint fill_designs:

@@ -1,4 +1,4 @@
-"""The report, from result files alone."""
+"""The report, made from result files alone."""
 
 
 rule make_report:

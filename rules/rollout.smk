@@ -1,4 +1,4 @@
-"""Designs on the validation skeletons, and what their compositions tell."""
+"""Designs on the validation skeletons, and the assessment of their compositions."""
 
 
 rule rollout_policy:

@@ -1,7 +1,8 @@
-"""Every SCF of the workflow: of the crystals (stage `scf`), the elements (`references`), the designs (`evaluation`) and their hits again (`confirmation`)."""
+"""All SCFs of the workflow: for the crystals (stage `scf`), the elements (`references`), the designs (`evaluation`) and, again, the hits (`confirmation`)."""
 
-# The plan of a stage waits for a pw.x, its shards for the plan: another pw.x that leaves the plan the same runs no shard again.
-# What takes minutes at most on a few Parquet files, or needs a network that compute nodes may lack, is a `localrule`: it runs where Snakemake runs.
+# The plan of a stage depends on pw.x, its shards on the plan: another pw.x that leaves the plan unchanged runs no shard again.
+# A rule that takes minutes at most on a few Parquet files, or needs a network that compute nodes may lack, is a `localrule`, which runs where
+# Snakemake runs.
 
 
 checkpoint fetch_pseudopotentials:
@@ -103,7 +104,7 @@ rule run_scf_shard:
         family=FAMILY,
     output:
         outcomes=f"{RESULTS}/{{stage}}/shards/{{shard}}.parquet",
-    # No benchmark: the outcomes hold the times of every SCF, and a file less for each of a thousand shards counts.
+    # No benchmark: the outcomes hold the times of every SCF, which saves one file for each of a thousand shards.
     log:
         f"{RESULTS}/logs/run_scf_shard.{{stage}}.{{shard}}.log",
     conda:

@@ -1,4 +1,4 @@
-"""How jobs reach SLURM, where its plugin is installed: a machine alone does without."""
+"""How jobs reach SLURM if the SLURM plugin is installed; a single machine does not need it."""
 
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 

@@ -1,4 +1,4 @@
-"""The tables, from result files alone: one rule for each entry of xtalrl.report.contents, all of them alike."""
+"""The tables, made from result files alone; one rule per entry of xtalrl.report.contents, all of the same form."""
 
 for entry in TABLES:
 
@@ -24,7 +24,7 @@ for entry in TABLES:
         conda:
             "../envs/workflow.yaml"
         params:
-            # Those of `config` that the entry depends on.
+            # The settings in `config` that the entry depends on.
             {name: SETTINGS[name] for name in entry.settings},
             call=unrecorded("xtalrl.report.contents.make_table"),
             name=entry.name,

@@ -1,4 +1,4 @@
-"""Training: a job per policy and seed, or a job per seed that trains all policies together where that pays; and the shipped policies."""
+"""Training: one job per policy and seed or, where that is faster, one job per seed for all policies together; also the shipped policies."""
 
 TRAINED = "all" if TRAIN_TOGETHER else "{policy}"
 
@@ -22,7 +22,7 @@ rule train_policy:
         "../envs/train.yaml"
     threads: 4
     params:
-        # Those that change what is learned.
+        # The settings that change what is learned.
         training_settings,
         call=unrecorded("xtalrl.rl.training.train_job"),
         specs=trained_specs,

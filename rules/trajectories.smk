@@ -1,4 +1,4 @@
-"""Breadth-first orders of the labelled crystals."""
+"""Trajectories: the labelled crystals, filled in breadth-first order."""
 
 
 checkpoint build_trajectories:

@@ -1,9 +1,9 @@
-"""What is below a table that comes out byte for byte the same is not made again.
+"""Nothing is made again that depends only on tables whose content has not changed.
 
-Snakemake plans whatever is below a job that runs, before it can know what the job will write. So the targets first ask for the tables on
-the way to their files that are there already (their rules are checkpoints), from the first to the last; only what depends on a table of
-another content, or with parameters of its own that changed, comes into the plan. In a folder without results nothing can be saved, and
-the whole plan is known at once.
+When a job runs, Snakemake plans everything that depends on its output, before it can know what the job will write. The targets therefore first
+ask for the existing tables from which their files are made (the rules of these tables are checkpoints), from the first to the last. The plan
+then contains only jobs that depend on a table whose content has changed, or whose own parameters have changed. In a folder without results
+there is nothing to save, and the whole plan is known at once.
 """
 
 import os
@@ -15,7 +15,7 @@ from xtalrl.provenance import differences, refuse_unknown, write_record
 
 
 def makers_above(path, known):
-    """What makes the checkpoint tables that a file is made from, directly or not, itself included: rule and wildcards by path."""
+    """Rule and wildcards, by path, of the checkpoint tables that a file is made from, directly or indirectly; the file itself is included."""
     if path not in known:
         known[path] = {}
         maker = next((r for r in workflow.rules if r.is_producer(path)), None)
@@ -29,7 +29,7 @@ def makers_above(path, known):
 
 
 def without_record(paths):
-    """The results among files that are there without Snakemake's record of how they were made, as those copied from elsewhere are."""
+    """The files that are existing results without Snakemake's record of how they were made, such as results copied from elsewhere."""
     return [
         path
         for path in paths
@@ -40,7 +40,7 @@ def without_record(paths):
 
 
 def settled(*files):
-    """Input function of a target: its files, once the tables on the way to them are as the configuration wants them."""
+    """Input function of a target: its files, once the tables that they are made from are up to date with the configuration."""
     wanted = list(collect(files))
     known = {}
 
@@ -61,7 +61,7 @@ def settled(*files):
                 try:
                     getattr(checkpoints, name).get(**its_wildcards)
                 except IncompleteCheckpointException as error:
-                    # Those below another one come in a later round: Snakemake keeps a job that is planned once.
+                    # Tables that depend on another outdated one come in a later round, because Snakemake never drops a planned job.
                     if open_tables.keys().isdisjoint(known[path]):
                         open_tables[path] = error.targetfile
         return list(open_tables.values()) or wanted
@@ -79,7 +79,7 @@ def collect(files):
 
 
 def tables_of_run():
-    """The checkpoint tables of the run; up to the trajectories where the rest would be refused, so that none of it can be there."""
+    """The checkpoint tables of the run; only those up to the trajectories if later ones would be refused, since none of these can exist."""
     try:
         return makers_above(f"{RESULTS}/report.html", {})
     except WorkflowError:
@@ -87,10 +87,10 @@ def tables_of_run():
 
 
 onstart:
-    # Results that were made with another configuration keep their record, where a file was asked for that does not depend on them.
+    # If results were made with another configuration and the target does not depend on them, they keep their record.
     if not (without_record(tables_of_run()) and differences(cfg)):
         write_record(cfg)
-    # Imported only now: a dry run does without.
+    # Imported here because a dry run does not need it.
     from xtalrl.live import show_running_jobs
 
     show_running_jobs()

@@ -1,4 +1,4 @@
-"""What hits cost a campaign, beside what they cost policies whose designs were computed without a screen."""
+"""The cost of hits in a campaign, compared with that of policies whose designs were computed without a screen."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _PER_SCF = "percentile bootstrap over SCFs"
 
 @dataclass(frozen=True)
 class Spending:
-    """SCFs of designs, and which of them gave a hit."""
+    """SCFs of designs, and which of them led to a hit."""
 
     name: str
     hits: Sequence[bool]
     cpu_s: Sequence[float]
-    """Wall time of each single-core SCF, all attempts; no finer SCF of a hit."""
+    """Wall time in s of each single-core SCF, all attempts; finer SCFs of hits are not included."""
 
     def per_scf(self, confidence: float) -> Estimate:
         """Hits per SCF."""
         return wilson(sum(self.hits), len(self.hits), confidence)
 
     def cpu_per_hit(self, samples: int, confidence: float) -> Estimate:
-        """Wall time in s of single-core SCFs per hit. The interval has no ends where a resample of the tail has no hit."""
+        """Wall time in s of single-core SCFs per hit. The interval has no ends where a resample in its tail has no hit."""
         n, found = len(self.hits), sum(self.hits)
         if not found:
             return NOTHING
@@ -52,7 +52,7 @@ class Spending:
 
 
 def baselines_table(results: Results, scoring: Scoring) -> Table:
-    """Hits per SCF and CPU per hit of the campaign, of what its screen chose, of a design drawn from all up for choice, and of each baseline."""
+    """Hits per SCF and CPU time per hit: of the campaign, of the designs that its screen chose, of a design drawn from all candidates, and of each baseline."""
     entry = content("campaign_baselines")
     account = together(campaign_accounts(results))
     computed = account.computed
@@ -97,7 +97,7 @@ def baselines_table(results: Results, scoring: Scoring) -> Table:
 
 
 def _baselines(results: Results) -> list[Spending]:
-    """The distinct designs of each baseline on skeletons of the campaign for which pw.x was run."""
+    """SCFs of the distinct designs of each baseline that are on skeletons of the campaign and for which pw.x was run."""
     wishes = Wishes(**results.campaign)
     skeletons = {row["material_id"] for row in tables.read_rows(results.path("campaign_skeletons"), tables.CRYSTALS)}
     scfs = {row["request_id"]: row for row in tables.read_rows(results.path("design_scf"), tables.SCF_OUTCOMES)}

@@ -1,4 +1,4 @@
-"""The campaign in the report: what was known before, what every round spent and found, and hits over SCFs."""
+"""The campaign in the report: what was known in advance, what every round spent and found, and hits over SCFs."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def campaign_accounts(results: Results) -> list[Account]:
 
 
 def readiness_table(results: Results, scoring: Scoring) -> Table:
-    """What labels and the first screen say of a campaign before anything is spent.
+    """What the labels and the first screen say about a campaign before anything is spent.
 
-    A row has what it is about, a number with its interval where it has one, its unit and a note.
+    A row says what it is about, and has a number (with an interval if there is one), its unit and a note.
     """
     wishes = Wishes(**results.campaign)
     labels = labels_near(tables.read_rows(results.path("labels"), tables.LABELS), (wishes.gap_from, wishes.gap_to))
@@ -110,7 +110,7 @@ def _number(value: object) -> str:
 
 
 def campaign_table(results: Results, scoring: Scoring) -> Table:
-    """Every round and all together: designs, SCFs, hits, what was promised, what the screen was worth, and the price of a hit."""
+    """Each round and all together: designs, SCFs, hits, the hits that were expected, what the screen was worth, and the cost of a hit."""
     found = campaign_accounts(results)
     rows, lines = [], []
     for name, account in [*((str(number), each) for number, each in enumerate(found, 1)), ("all", together(found))]:
@@ -185,7 +185,7 @@ def campaign_table(results: Results, scoring: Scoring) -> Table:
 
 
 def hits_table(results: Results, scoring: Scoring) -> Table:
-    """The hits as they are handed over, the best first."""
+    """The hits in the order in which they are handed over, the best first."""
     entry = content("campaign_found")
     rows = read_csv(results.path("campaign_found")).rows
     lines = []
@@ -218,7 +218,7 @@ def _seconds(value: object) -> str:
 
 
 def campaign_figure(results: Results, scoring: Scoring) -> Drawing:
-    """Cumulative hits over SCFs, beside what was promised and what the same SCFs without a screen would have found."""
+    """Cumulative hits over SCFs, together with the expected hits and those that the same SCFs would have found without a screen."""
     found = campaign_accounts(results)
     account = together(found)
     hits = np.cumsum([one.hit for one in account.computed])

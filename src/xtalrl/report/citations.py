@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Citation:
-    """What was used, who made it, where it was published."""
+    """What was used, who made it, and where it was published."""
 
     what: str
     text: str

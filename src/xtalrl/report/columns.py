@@ -1,4 +1,4 @@
-"""The metrics that stand as columns in the tables."""
+"""The metrics that are columns of the tables."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from xtalrl.metrics.intervals import NOTHING, Estimate
 from xtalrl.metrics.scoring import Scoring
 
 Metric = Callable[[Any, Scoring], Estimate]
-"""A number of what is counted: of the `PolicyDesigns` of a policy, or of `GapPairs`."""
+"""A function that gives a number: of the `PolicyDesigns` of a policy, or of `GapPairs`."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A metric in a table: its CSV name (with the unit), its heading for people, what its n counts.
+    """A metric in a table: its name in the CSV (with the unit), its heading for people, and what its n counts.
 
-    `at_target`: a metric of designs at their own policy's target, nothing for a policy without one. `in_paper`: the paper's table has
-    the number too.
+    `at_target`: the metric is taken at the policy's own target, and a policy without a target has no number. `in_paper`: the paper's table
+    has the number too.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Policies against one another, and this run against the paper."""
+"""Comparison of policies with each other, and of this run with the paper."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _TESTED_AT_TARGETS = (
 
 
 def policy_tests(results: Results, scoring: Scoring) -> Table:
-    """Test every pair of policies that filled the same skeletons with the same number of seeds, in every metric.
+    """Test, in every metric, every pair of policies that filled the same skeletons with the same number of seeds.
 
-    ν and κ are compared at each target between the policies of that target and those without one. The CSV has one row per pair and
-    metric; people are shown those that are significant after the correction.
+    ν and κ are compared at each target, between the policies with that target and those without any. The CSV has one row per pair and
+    metric; the table for people shows the pairs that are significant after the correction.
     """
     confidence = scoring.confidence
     estimates: dict[tuple[str, str, float | None], dict[str, tuple[PolicyDesigns, Estimate]]] = {}
@@ -116,10 +116,10 @@ def _pairs(
 
 
 def paper_comparison(results: Results, scoring: Scoring) -> Table:
-    """Every cell of the paper's Tables 1 to 4 beside ours.
+    """Every cell of the paper's Tables 1 to 4 next to ours.
 
-    `verdict` tells where the paper's value lies against our interval: inside, above or below it; missing where this run has no
-    number for the cell, not_printed where the paper has none. A policy is the paper's if its reward, target and weight are.
+    `verdict` says where the paper's value lies relative to our interval: inside, above or below; missing where this run has no number
+    for the cell, not_printed where the paper has none. A policy is identified with one of the paper's if reward, target and weight are equal.
     """
     specs = {identity(spec): name for name, spec in results.policies.items() if spec}
     columns = {column.name: column for column in (*TABLE1, *TABLE2) if column.in_paper}
@@ -186,7 +186,7 @@ def _cell(
 
 
 def verdict(paper: float | None, ours: Estimate) -> str:
-    """Where the paper's value lies: inside, above or below our interval; not_printed or missing where one of them has no number."""
+    """Where the paper's value lies: inside, above or below our interval; not_printed where the paper has no number, missing where we have none."""
     if paper is None:
         return "not_printed"
     if ours.low is None or ours.high is None:

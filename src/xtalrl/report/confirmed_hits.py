@@ -15,9 +15,9 @@ from xtalrl.report.results import Results
 
 
 def confirmation_table(results: Results, scoring: Scoring) -> Table:
-    """Count the hits of each policy with a target by verdict; of several designs of a skeleton the first counts, as in ν.
+    """Count the hits of each policy with a target by verdict; where a skeleton has several designs, only the first counts, as in ν.
 
-    A row has the counts, the share confirmed of those with an answer (%), and the mean and largest absolute difference of the gaps in eV.
+    A row has the counts, the confirmed share of the hits with an answer (%), the mean difference of the gaps and the largest absolute one (eV).
     """
     found = [row for row in tables.read_rows(results.path("confirmation"), tables.CONFIRMATION) if not row["sample"]]
     rows: list[dict[str, object]] = []

@@ -1,4 +1,4 @@
-"""Every table and figure of a run: file name, title, and what it shows; the one list that targets, report and documents follow."""
+"""Every table and figure of a run: file name, title, and what it shows. Targets, report and documents all follow this list."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from xtalrl.report.results import Results
 
 Runs = Literal["all", "ordinary", "sweep"]
-"""Runs that an entry belongs to: a sweep is a run with `sweep.settings`."""
+"""Kind of runs that an entry belongs to; a sweep is a run with `sweep.settings`."""
 Files = Mapping[str, str | Path | Sequence[str | Path] | None]
 """Files of a run by name; None for one that the run does not have."""
 
@@ -36,13 +36,15 @@ _CAMPAIGN = (
 class Content:
     """A table (`tables/{name}.csv`, `.md`, `.tex`, `.txt` with its caption) or figure (`figures/{name}.png`, `.pdf`, `.csv`).
 
-    `title` and `caption` are plain text. `make` names the function in this package that makes it, of `Results` and `Scoring` alone;
-    `inputs` are the files of the `Results` that it reads, and `settings` what it takes from `Scoring` and `Results` (`settings_of`), so
-    that nothing else plans it again. A table's `keys` are the columns of its CSV that say what a row is about, `columns` the
-    estimates (each with `_low`, `_high`, `_n`, `_interval`, and `_paper` if the paper has it); a table without
-    `columns` is read as it stands. `needs_labels`: nothing to show where only external crystals are evaluated. `needs_snapshots`: of training with
-    `training.snapshots` only. `needs_confirmation`: with `evaluation.confirm` only. `needs_campaign`: where there is a campaign only. `needs_baselines`: where
-    `campaign.baselines` names some only. `needs_policies`: where the run has policies of its own only.
+    `title` and `caption` are plain text. `make` names the function in this package that makes the entry from `Results` and `Scoring` alone;
+    `inputs` are the files of the `Results` that the function reads, and `settings` the values that it takes from `Scoring` and `Results`
+    (`settings_of`), so that no other change makes Snakemake plan the entry again. A table's `keys` are the columns of its CSV that say what a
+    row is about, `columns` the estimates (each with `_low`, `_high`, `_n`, `_interval`, and `_paper` if the paper has it); a table without
+    `columns` is shown as it is.
+
+    An entry with one of these flags exists only in some runs: `needs_labels`, where not only external crystals are evaluated;
+    `needs_snapshots`, with `training.snapshots`; `needs_confirmation`, with `evaluation.confirm`; `needs_campaign`, with a campaign;
+    `needs_baselines`, where `campaign.baselines` names some; `needs_policies`, where the run has policies of its own.
     """
 
     name: str
@@ -53,7 +55,7 @@ class Content:
     settings: tuple[str, ...]
     keys: tuple[str, ...] = field(default=(), kw_only=True)
     estimates: str = field(default="", kw_only=True)
-    """Name of its `columns` in `xtalrl.report.columns`."""
+    """Name, in `xtalrl.report.columns`, of the table's `columns`."""
     runs: Runs = field(default="all", kw_only=True)
     needs_labels: bool = field(default=False, kw_only=True)
     needs_snapshots: bool = field(default=False, kw_only=True)
@@ -64,14 +66,14 @@ class Content:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """The estimates. Imported only now: Snakemake, which reads this list at every start, does without pymatgen and SciPy."""
+        """The estimates. They are imported only here, so that Snakemake, which reads this list at every start, needs neither pymatgen nor SciPy."""
         from xtalrl.report import columns
 
         return getattr(columns, self.estimates) if self.estimates else ()
 
     @property
     def function(self) -> Callable[[Results, Scoring], Table | Drawing]:
-        """The function that makes it. Imported only now, as the columns are."""
+        """The function that makes the entry. It is imported only here, as the columns are."""
         module, _, name = self.make.partition(".")
         function: Callable[[Results, Scoring], Table | Drawing]
         function = getattr(importlib.import_module(f"xtalrl.report.{module}"), name)
@@ -318,7 +320,7 @@ def figures_of(config: Config) -> list[Content]:
 
 
 def settings_of(config: Config) -> dict[str, Any]:
-    """What tables and figures depend on beside their files, by name, as plain data that Snakemake can compare."""
+    """Settings that tables and figures depend on besides their files, by name, as plain data that Snakemake can compare."""
     specs, evaluation = config.policy_specs(), config.evaluation
     targets = {spec.target_ev for spec in specs.values() if spec.target_ev is not None}
     return {
@@ -339,7 +341,11 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 
 def content(name: str) -> Content:
-    """The table or figure of this name; KeyError if there is none."""
+    """The table or figure with this name.
+
+    Raises:
+        KeyError: there is none.
+    """
     return {entry.name: entry for entry in (*TABLES, *FIGURES)}[name]
 
 
@@ -397,7 +403,7 @@ def _made(name: str, config: Mapping[str, Any], files: Files) -> Any:
 
 
 def render_captions() -> dict[str, str]:
-    """workflow/report/{name}.rst: the captions of `snakemake --report`."""
+    """The captions of `snakemake --report` (workflow/report/{name}.rst), by name of the table or figure."""
     return {entry.name: f"**{entry.title}** {entry.caption}\n" for entry in (*TABLES, *FIGURES)}
 
 
@@ -414,5 +420,5 @@ def _belongs(entry: Content, config: Config) -> bool:
         and (config.campaign.is_on or not entry.needs_campaign)
         and (bool(config.campaign.baselines) or not entry.needs_baselines)
         and (bool(specs) or not entry.needs_policies)
-        and (bool(specs or config.external) or not reads_designs)  # A campaign may be all that there is.
+        and (bool(specs or config.external) or not reads_designs)  # A run may consist of a campaign alone.
     )

@@ -28,12 +28,12 @@ from xtalrl.report.results import Results
 from xtalrl.report.style import RC_PARAMS
 
 _EXAMPLES = 2
-_RADIUS = 0.45  # of the covalent radius, so that one sees through the cell
+_RADIUS = 0.45  # fraction of the covalent radius, so that one can see through the cell
 _SHADES = 7
 _VIEW = (
     np.radians(-72.0),
     np.radians(28.0),
-)  # turn about z, then about the horizontal: a cell seen from above its front edge
+)  # turn about z, then about the horizontal axis: the cell is seen from above its front edge
 
 _COLUMNS = (
     "target_ev", "policy", "seed", "material_id", "true_formula", "true_band_gap_ev", "formula", "band_gap_ev",
@@ -43,14 +43,14 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Example:
-    """A design in the desired range of its policy, whose true crystal is outside: a row of `EVALUATION`."""
+    """A design in the desired range of its policy, whose true crystal is outside that range; a row of `EVALUATION`."""
 
     target_ev: float
     design: Mapping[str, Any]
 
 
 def figure3(results: Results, scoring: Scoring) -> Drawing:
-    """Fig. 3: for each target, true and designed crystals of designs that moved the gap into the range."""
+    """Fig. 3: for each target, the true and the designed crystal of designs that moved the gap into the range."""
     targets = {name: spec.target_ev for name, spec in results.policies.items() if spec and spec.target_ev is not None}
     evaluation = tables.read_rows(results.path("evaluation"), tables.EVALUATION)
     examples = choose_examples(evaluation, targets, scoring.window_ev)
@@ -83,9 +83,9 @@ def figure3(results: Results, scoring: Scoring) -> Drawing:
 def choose_examples(
     rows: Sequence[Mapping[str, Any]], targets_ev: Mapping[str, float], window_ev: float, n: int = _EXAMPLES
 ) -> list[Example]:
-    """For each target the n designs of its policies that moved the gap farthest from the true crystal's into the range.
+    """For each target, the n designs of its policies that moved the gap farthest from the true crystal's into the range.
 
-    The true gap must lie outside the range. No true formula and no designed formula comes twice at a target; ties go to the lower
+    The true gap must lie outside the range. No true formula and no designed formula occurs twice at a target; ties go to the lower
     material_id, policy and seed, so that the choice does not depend on the order of the rows.
     """
     examples = []
@@ -200,7 +200,7 @@ def draw_crystal(axis: Axes, species: Sequence[str], lattice: Sequence[float], f
     """Draw a crystal in parallel projection: its cell, atoms as shaded spheres (those on a face on both sides), bonds between them.
 
     Args:
-        axis: where to draw; its frame is removed.
+        axis: axes to draw on, whose frame is removed.
         species: (N) elements.
         lattice: (9) lattice vectors as rows, Å.
         frac_coords: (3 N) fractional coordinates.
@@ -226,7 +226,7 @@ def draw_crystal(axis: Axes, species: Sequence[str], lattice: Sequence[float], f
         middle = (points[i] + points[j]) / 2
         distance = float(np.linalg.norm(points[i] - points[j]))
         for index in (i, j):
-            # From within the sphere's surface, so that no bond is drawn over its own atom.
+            # A bond starts inside the sphere's surface, so that it is not drawn over its own atom.
             near = points[index] + (middle - points[index]) * min(1.0, 1.7 * _RADIUS * radii[index] / distance)
             parts.append(((near[2] + middle[2]) / 2, ("line", near, middle, _mix(colors[index], 0.25), 26 / scale)))
     for point, radius, color in zip(points, radii, colors, strict=True):
@@ -256,7 +256,7 @@ def draw_crystal(axis: Axes, species: Sequence[str], lattice: Sequence[float], f
 
 
 def _ball(axis: Axes, x: float, y: float, radius: float, color: tuple[float, float, float], order: float) -> None:
-    """A sphere lit from the upper left: ever smaller and lighter discs."""
+    """Draw a sphere lit from the upper left as discs that become smaller and lighter."""
     for shade in range(_SHADES):
         t = shade / (_SHADES - 1)
         shift = 0.3 * radius * t
@@ -270,19 +270,19 @@ def _ball(axis: Axes, x: float, y: float, radius: float, color: tuple[float, flo
 
 
 def _color(number: int) -> tuple[float, float, float]:
-    # Jmol's hydrogen is white: grey enough to be seen on paper.
+    # Jmol's hydrogen is white: make it grey enough to be seen on paper.
     r, g, b = jmol_colors[number] if number < len(jmol_colors) else to_rgb("#808080")
     return (0.85 * float(r), 0.85 * float(g), 0.85 * float(b)) if min(r, g, b) > 0.9 else (float(r), float(g), float(b))
 
 
 def _mix(color: tuple[float, float, float], t: float) -> tuple[float, float, float]:
-    """Towards white for t > 0, towards black for t < 0."""
+    """The colour mixed with white for t > 0, with black for t < 0."""
     r, g, b = (c + (1 - c) * t if t > 0 else c * (1 + t) for c in color)
     return r, g, b
 
 
 def _with_images(species: Sequence[str], fractions: Floats) -> tuple[list[str], Floats]:
-    """Atoms within the cell, and again on the opposite side where they lie on a face, an edge or a corner."""
+    """Atoms in the cell; those on a face, an edge or a corner are repeated on the opposite sides."""
     wrapped = fractions % 1.0
     wrapped[wrapped > 1 - 1e-3] = 0.0
     elements: list[str] = []
@@ -295,7 +295,7 @@ def _with_images(species: Sequence[str], fractions: Floats) -> tuple[list[str], 
 
 
 def _standard(cell: Floats) -> Floats:
-    """The cell with a along x and b in the xy plane, so that all cells are seen alike."""
+    """The cell turned so that a lies along x and b in the xy plane; all cells are then seen from the same side."""
     upper = np.linalg.qr(cell.T, mode="r")
     lower: Floats = (upper * np.sign(np.diag(upper))[:, None]).T
     # A left-handed cell would be shown as its mirror image.
@@ -305,7 +305,7 @@ def _standard(cell: Floats) -> Floats:
 
 
 def _rotation() -> Floats:
-    """Rows: right, up and towards the viewer."""
+    """Rotation matrix, (3, 3); its rows point right, up and towards the viewer."""
     turn, tilt = _VIEW
     forward = np.array([np.cos(turn) * np.cos(tilt), np.sin(turn) * np.cos(tilt), np.sin(tilt)])
     right = np.cross([0.0, 0.0, 1.0], forward)

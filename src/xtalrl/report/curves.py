@@ -1,4 +1,4 @@
-"""Learning curves as inline SVG: one chart per quantity, one line per policy and seed."""
+"""Learning curves as inline SVG, with one chart per quantity and one line per policy and seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xtalrl.report.style import PolicyStyle
 _WIDTH, _HEIGHT = 420, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 12, 34
 _MAX_POINTS = 240
-# What stands on the axis, and what is drawn, in this order, if training.csv has it.
+# Axis label of each quantity; those that training.csv has are drawn in this order.
 QUANTITIES = {
     "loss": "loss",
     "accuracy": "accuracy of the greedy action",
@@ -55,7 +55,7 @@ def learning_curves(logs: Sequence[TrainingLog], styles: Mapping[str, PolicyStyl
 
 
 def _thin(steps: Sequence[float], values: Sequence[float]) -> list[tuple[float, float]]:
-    """At most `_MAX_POINTS` points, each the mean of equally many neighbours; gaps left out."""
+    """At most `_MAX_POINTS` points, each the mean of the same number of neighbours; empty values are left out."""
     points = [(step, value) for step, value in zip(steps, values, strict=True) if math.isfinite(value)]
     size = math.ceil(len(points) / _MAX_POINTS)
     groups = [points[i : i + size] for i in range(0, len(points), size)] if points else []
@@ -68,7 +68,7 @@ def _chart(
     xs = [x for _, points in series for x, _ in points]
     ys = sorted(y for _, points in series for _, y in points)
     low, high = ys[0], ys[-1]
-    # The first steps of a loss can be off any useful scale: show the range of 99 % of the points.
+    # The first steps of a loss can be beyond any useful scale: show the range of 99 % of the points.
     if len(ys) >= 100:
         high = ys[int(0.99 * len(ys))]
     pad = 0.06 * (high - low) or 0.5

@@ -30,7 +30,7 @@ _MOST_BINS = 40
 def figure5(results: Results, scoring: Scoring) -> Drawing:
     """Fig. 5: how gaps, total energies and formation energies are distributed in each split.
 
-    The range of an axis holds all but the outermost 0.5 % of the values on a side; the rows count the rest in the first and last bin.
+    An axis covers all values but the outermost 0.5 % on either side; the rows count these in the first and last bin.
     """
     confidence = scoring.confidence
     frame = tables.read(results.path("labels"), tables.LABELS).to_pandas()

@@ -1,4 +1,4 @@
-"""Which SCFs of a run were computed elsewhere and taken from what `dft.finished` names: said wherever the run is shown."""
+"""Which SCFs of a run were computed elsewhere and taken from what `dft.finished` names; this is stated wherever the run is shown."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _STAGES = ("scf", "references", "evaluation", "confirmation")
 
 @dataclass(frozen=True)
 class ComputedElsewhere:
-    """The runs of pw.x that a run took over."""
+    """The pw.x runs that were taken over from elsewhere."""
 
     source: str
     taken: int
     total: int
-    """Runs of pw.x behind the results, whoever made them."""
+    """Number of pw.x runs behind the results, wherever they were made."""
     engines: tuple[str, ...]
     first: str
     last: str
-    """When the first and the last of those taken ended, in UTC."""
+    """End (UTC) of the last of the runs that were taken over; `first` is the end of the first."""
 
     @property
     def sentence(self) -> str:
-        """What a reader must know before any number of the run."""
+        """What a reader must know before looking at any number of the run."""
         days = self.first[:10] if self.first[:10] == self.last[:10] else f"{self.first[:10]} to {self.last[:10]}"
         here = self.total - self.taken
         return (
@@ -41,7 +41,7 @@ class ComputedElsewhere:
 
 
 def computed_elsewhere(config: Config) -> ComputedElsewhere | None:
-    """What a run took over; None where `dft.finished` names nothing, or nothing of it was needed.
+    """What a run took over; None if `dft.finished` names nothing, or if nothing of it was needed.
 
     Raises:
         XtalrlError: the file that `dft.finished` names, or a table of the run, cannot be read.

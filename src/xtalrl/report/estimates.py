@@ -1,6 +1,7 @@
 """Tables of estimates: CSV for programs, Markdown for people, LaTeX (booktabs) for manuscripts.
 
-Every number comes with its interval, what it was counted over, the number of seeds and, where there is one, the name of the validity rule.
+Every number comes with its interval, with what it was counted over, with the number of seeds and, where one applies, with the name of the
+validity rule.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _PAPER_NOTE = "“paper”: the published value of one seed, for orientation."
 
 @dataclass(frozen=True)
 class Row:
-    """What a row is about, the designs it was counted over (None for crystals of the data set), its estimates, the paper's values."""
+    """A row: what it is about, the designs it was counted over (None for crystals of the data set), its estimates, and the paper's values."""
 
     keys: Mapping[str, str | float | None]
     estimates: Sequence[Estimate]
@@ -38,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Rows of estimates, with what it takes to read them; `note` ends the caption."""
+    """Rows of estimates, with everything that is needed to read them; `note` is the end of the caption."""
 
     content: Content
     rows: Sequence[Row]
@@ -46,7 +47,7 @@ class ResultTable:
     note: str = ""
 
     def csv_rows(self) -> list[dict[str, object]]:
-        """The keys, then `<metric>`, `<metric>_low`, `_high`, `_n`, `_interval` and, where the paper has it, `_paper`."""
+        """Rows of the CSV: the keys, then `<metric>`, `<metric>_low`, `_high`, `_n`, `_interval` and, where the paper has the number, `_paper`."""
         rows = []
         for row in self.rows:
             cells: dict[str, object] = {**row.keys, **_facts(row.designs), "confidence": self.scoring.confidence}
@@ -64,7 +65,7 @@ class ResultTable:
         return rows
 
     def text(self) -> TextTable:
-        """The table for people, with a column for n where it differs between rows (else it is in the caption)."""
+        """The table for people; n is a column where it differs between rows, and in the caption where it does not."""
         headings = [key.replace("_", " ").capitalize().replace(" ev", " (eV)") for key in self.content.keys]
         cells = [[_key_text(row.keys[key]) for key in self.content.keys] for row in self.rows]
         for index, column in enumerate(self.content.columns):
@@ -121,7 +122,7 @@ class ResultTable:
         return counts.pop() if len(counts) == 1 else None
 
     def table(self) -> Table:
-        """The table as it is written."""
+        """The table in the form in which it is written."""
         columns = [*self.content.keys, *(column.name for column in self.content.columns)]
         return Table(self.text(), self.csv_rows(), columns)
 
@@ -143,12 +144,12 @@ def _key_text(value: str | float | None) -> str:
 
 
 def table1(results: Results, scoring: Scoring) -> Table:
-    """Table 1 of the paper, with its values beside ours; needs no SCF."""
+    """Table 1 of the paper, with its values next to ours; it needs no SCF."""
     return _paper_table(1, results.compositions, results.policies, scoring, note="")
 
 
 def table2(results: Results, scoring: Scoring) -> Table:
-    """Table 2 of the paper, with its values beside ours."""
+    """Table 2 of the paper, with its values next to ours."""
     return _paper_table(2, results.designs, results.policies, scoring, results.sample)
 
 
@@ -158,7 +159,7 @@ def table3(results: Results, scoring: Scoring) -> Table:
 
 
 def table4(results: Results, scoring: Scoring) -> Table:
-    """Table 4 of the paper, as Table 3 at another target gap."""
+    """Table 4 of the paper: the same as Table 3 at another target gap."""
     return _settings_table(4, results, scoring)
 
 
@@ -190,7 +191,7 @@ def _paper_table(
 
 
 def stability_table(results: Results, scoring: Scoring) -> Table:
-    """Energy above the hull, and stable, unique, novel designs."""
+    """Energy above the hull, and the shares of stable, unique and novel designs."""
     entry = content("stability")
     rows = [
         Row({"policy": name}, [column.estimate(designs, scoring) for column in entry.columns], designs)
@@ -215,7 +216,7 @@ def desired_range_table(results: Results, scoring: Scoring) -> Table:
 
 
 def gap_error_table(results: Results, scoring: Scoring) -> Table:
-    """Our gaps against the source's, by split."""
+    """Our gaps compared with those of the source, by split."""
     entry = content("gap_error")
     ours = tables.read(results.path("labels"), tables.LABELS).to_pandas().set_index("material_id")
     ours = ours[ours["split"] != tables.METALS]

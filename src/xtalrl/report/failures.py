@@ -21,9 +21,9 @@ ANY_ELEMENT = "any"
 
 
 def outcome_table(results: Results, scoring: Scoring) -> Table:
-    """Count the outcomes of the designs of each policy, of all of them and of those with each element.
+    """Count the outcomes of each policy's designs, over all of them and over those with each element.
 
-    A design counts once for each element it holds. Wilson intervals; equal designs of several seeds are not independent.
+    A design counts once for each of its elements. Intervals are Wilson's, although equal designs of several seeds are not independent.
     """
     counts: Counter[tuple[str, str, str]] = Counter()
     for row in read_outcomes(results.path("evaluation")):
@@ -54,7 +54,7 @@ def outcome_table(results: Results, scoring: Scoring) -> Table:
 
 
 def _programs(outcomes: Path) -> str:
-    """A sentence where the designs' SCFs are of several programs, one of which the cache gave: their numbers stand in the same columns."""
+    """A sentence if the designs' SCFs come from several programs (some from the cache), whose numbers are in the same columns; else empty."""
     scfs = tables.read(outcomes, tables.SCF_OUTCOMES).select(["kind", "engine"]).to_pylist()
     counts = Counter(row["engine"] for row in scfs if row["kind"] == "design" and row["engine"])
     if len(counts) < 2:
@@ -63,7 +63,7 @@ def _programs(outcomes: Path) -> str:
 
 
 def read_outcomes(evaluation: str | Path) -> Iterable[dict[str, Any]]:
-    """Policy, species and outcome of every design; a success of an extended recovery is `recovered`."""
+    """Policy, species and outcome of every design; a success that needed an extended recovery has the outcome `recovered`."""
     columns = ["policy", "species", "outcome", "recovered"]
     for row in tables.read(evaluation, tables.EVALUATION).select(columns).to_pylist():
         yield row | {"outcome": "recovered" if row["recovered"] else row["outcome"]}

@@ -1,4 +1,4 @@
-"""Figures 2, 4, 6, 7 and 8 of the paper: what the SCFs of the designs tell, for every policy, target gap and setting of the reward."""
+"""Figures 2, 4, 6, 7 and 8 of the paper: results of the designs' SCFs for every policy, target gap and setting of the reward."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from xtalrl.rl.policies import PolicySpec
 
 @dataclass(frozen=True)
 class Point:
-    """One number of the figure: `target_ev` and `of` are set for ν and κ only."""
+    """One number of the figure; `target_ev` and `of` are set for ν and κ only."""
 
     policy: str
     metric: str
@@ -39,8 +39,8 @@ class Point:
 def figure2(results: Results, scoring: Scoring) -> Drawing:
     """Fig. 2 (a-e), or Fig. 6: ν and κ per target, earth mover's distances and mean formation energy per policy.
 
-    A conditional policy is drawn at its own target, the others at every target; the rows have every policy at every target, and
-    both denominators. Policies of the sweep stand in Figs 7 and 8 instead.
+    A conditional policy is drawn at its own target, the others at every target; the rows have every policy at every target, with
+    both denominators. Policies of the sweep are in Figs 7 and 8 instead.
     """
     specs = results.ordinary
     all_designs = [results.designs[name] for name in specs]
@@ -147,7 +147,7 @@ def _draw(
 
 
 def _share_in_window(reference: Labels, targets_ev: Sequence[float], window_ev: float) -> dict[float, float]:
-    """Share of the validation crystals themselves in each window, percent."""
+    """Percentage of the validation crystals that lie in each window."""
     gaps = np.array(list(reference.band_gap.values()), dtype=float)
     if not gaps.size:
         return {}
@@ -165,7 +165,7 @@ def _draw_targets(
     styles: Mapping[str, PolicyStyle],
     truth: Mapping[float, float],
 ) -> None:
-    """ν or κ: targets side by side, in each the unconditional policies and those of that target."""
+    """Draw ν or κ: targets side by side, each with the unconditional policies and those of that target."""
     axis.set_title(title)
     axis.grid(axis="y", color=GUIDE, linewidth=0.5)
     for position, target in enumerate(targets_ev):
@@ -202,7 +202,7 @@ def _draw_policies(
     line: float | None,
     first: bool,
 ) -> None:
-    """One policy a row, the first on top."""
+    """Draw one policy per row, the first on top."""
     axis.set_title(title, fontsize=9)
     axis.grid(axis="x", color=GUIDE, linewidth=0.5)
     estimates = {p.policy: p.estimate for p in points if p.metric == metric}
@@ -228,7 +228,7 @@ def _draw_policies(
 
 
 def _beyond_scale(estimates: Mapping[str, Estimate], line: float | None) -> str | None:
-    """The policy whose value is so much larger than all other intervals that it would squeeze them: an arrow stands for it."""
+    """The policy, if any, whose value is so much larger than all other intervals that it would squeeze them; an arrow replaces it."""
     values = {name: estimate.value for name, estimate in estimates.items() if estimate.value is not None}
     if len(values) < 4:
         return None
@@ -241,7 +241,7 @@ def _beyond_scale(estimates: Mapping[str, Estimate], line: float | None) -> str 
 
 
 def _draw_nothing(axis: Axes, row: float, policy: str, points: Sequence[Point]) -> None:
-    """Why a row has no number: no SCF of the policy converged, or there are no labels to compare its designs with."""
+    """Write why a row has no number: no SCF of the policy converged, or there are no labels to compare its designs with."""
     has_gap = any(p.policy == policy and p.metric == "mean_band_gap" and p.estimate.value is not None for p in points)
     axis.text(
         0.5, row, "no labels to compare with" if has_gap else "no successes", transform=axis.get_yaxis_transform(), ha="center", va="center", fontsize=7.5, color=TRUTH,
@@ -250,7 +250,7 @@ def _draw_nothing(axis: Axes, row: float, policy: str, points: Sequence[Point]) 
 
 
 def _draw_beyond(axis: Axes, row: float, estimate: Estimate, style: PolicyStyle) -> None:
-    """An arrow to a value off the scale."""
+    """Draw an arrow towards a value beyond the scale."""
     axis.annotate(
         f"{estimate.value:.2f}", xy=(1, row), xytext=(-26, 0), xycoords=axis.get_yaxis_transform(), textcoords="offset points",
         ha="right", va="center", fontsize=7.5, color=style.color,
@@ -259,7 +259,7 @@ def _draw_beyond(axis: Axes, row: float, estimate: Estimate, style: PolicyStyle)
 
 
 def _draw_counts(axis: Axes, points: Sequence[Point], policies: Sequence[str], metric: str) -> None:
-    """Number of designs behind each row, at its right."""
+    """Write the number of designs behind each row to its right."""
     counts = {p.policy: p.estimate.n for p in points if p.metric == metric}
     axis.text(1.03, 1.0, "n", transform=axis.transAxes, ha="left", va="bottom", fontsize=8, color="#444444")
     for row, name in enumerate(policies):
@@ -278,7 +278,7 @@ def _caption(all_designs: Sequence[PolicyDesigns], scoring: Scoring) -> str:
 
 
 def _intervals(all_designs: Sequence[PolicyDesigns], confidence: float) -> str:
-    """What the bars are, the seeds and the validity rule."""
+    """A sentence that says what the bars are, how many seeds there are, and which validity rule applies."""
     seeds = sorted({len(designs.seeds) for designs in all_designs})
     rules = sorted({designs.validity_rule for designs in all_designs})
     return (
@@ -290,7 +290,7 @@ def _intervals(all_designs: Sequence[PolicyDesigns], confidence: float) -> str:
 def figure4(results: Results, scoring: Scoring) -> Drawing:
     """Fig. 4: the mean gap of each policy's designs, and of the validation labels.
 
-    The rows have the mean of the raw gaps too. Policies of the sweep stand in Figs 7 and 8 instead.
+    The rows also have the mean of the raw gaps. Policies of the sweep are in Figs 7 and 8 instead.
     """
     shown = results.ordinary
     all_designs = [results.designs[name] for name in shown]
@@ -332,12 +332,12 @@ def figure4(results: Results, scoring: Scoring) -> Drawing:
 
 
 def figure7(results: Results, scoring: Scoring) -> Drawing:
-    """Fig. 7: every setting of the reward at the target gap 1.12 eV, the baselines above."""
+    """Fig. 7: every setting of the reward at the target gap 1.12 eV, with the baselines on top."""
     return _settings_figure(1.12, results, scoring)
 
 
 def figure8(results: Results, scoring: Scoring) -> Drawing:
-    """Fig. 8: as Fig. 7, at the target gap 4 eV."""
+    """Fig. 8: the same as Fig. 7 at the target gap 4 eV."""
     return _settings_figure(4.0, results, scoring)
 
 
@@ -360,7 +360,7 @@ def _draw_settings(
     target_ev: float,
     scoring: Scoring,
 ) -> Figure:
-    """One row a setting (or baseline), one mark a conservatism weight."""
+    """Draw one row per setting (or baseline), with one mark per conservatism weight."""
     styles = policy_styles(specs)
     rows: dict[str, list[str]] = {}
     for name, spec in specs.items():

@@ -1,4 +1,4 @@
-"""One HTML file that tells a run: results, failures, every design, provenance. It loads nothing from anywhere."""
+"""One HTML file that describes a run: results, failures, every design, provenance. It loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 def make_report(results: str | Path, config: Mapping[str, Any], report: str | Path) -> None:
     """Write the report of a results folder.
 
-    Sections whose files are missing (imported labels have no SCFs) say so instead.
+    A section whose files are missing says so (imported labels, for example, have no SCFs).
 
     Args:
         results: folder of the run.

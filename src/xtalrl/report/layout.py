@@ -22,7 +22,7 @@ _ROWS_OF_A_PAGE = 45
 
 @dataclass(frozen=True)
 class TextTable:
-    """Headings and rows as text; the first `n_keys` columns say what a row is about and are set flush left."""
+    """Headings and rows as text; the first `n_keys` columns say what a row is about and are left-aligned."""
 
     title: str
     caption: str
@@ -31,13 +31,13 @@ class TextTable:
     n_keys: int = 1
 
     def markdown(self) -> str:
-        """A pipe table, aligned so that it can be read as it is."""
+        """A pipe table whose columns are aligned, so that it can be read as plain text."""
         sides = ["left" if index < self.n_keys else "right" for index in range(len(self.headings))]
         table = tabulate(self.rows, self.headings, tablefmt="pipe", colalign=sides, disable_numparse=True)
         return f"**{self.title}** {self.caption}\n\n{table}\n"
 
     def latex(self) -> str:
-        """A table in booktabs style, or a longtable where it does not fit on a page."""
+        """A table in booktabs style, as a longtable if it does not fit on a page."""
         is_long = len(self.rows) > _ROWS_OF_A_PAGE
         rows = [[_latex_text(cell) for cell in row] for row in self.rows]
         text: str = pd.DataFrame(rows, columns=[_latex_text(heading) for heading in self.headings]).to_latex(
@@ -52,14 +52,14 @@ class TextTable:
 
 @dataclass(frozen=True)
 class Table:
-    """A table for people, and its rows for programs; `columns` are those of the CSV of a table without rows."""
+    """A table for people, and its rows for programs; `columns` are the columns that the CSV has if there are no rows."""
 
     text: TextTable
     rows: Sequence[Mapping[str, object]]
     columns: Sequence[str]
 
     def write(self, csv: str | Path, markdown: str | Path, latex: str | Path, caption: str | Path) -> None:
-        """Write the rows as CSV, the table for people as Markdown and LaTeX, and its caption alone, for the report."""
+        """Write the rows as CSV, the table for people as Markdown and LaTeX, and, for the report, the caption alone."""
         write_csv(csv, list(self.rows[0]) if self.rows else self.columns, self.rows)
         write_text(markdown, self.text.markdown())
         write_text(latex, self.text.latex())
@@ -68,7 +68,7 @@ class Table:
 
 
 def format_estimate(estimate: Estimate, decimals: int) -> str:
-    """`49.4 [47.8, 51.0]`; `–` where there is no number, the number alone where there is no interval."""
+    """`49.4 [47.8, 51.0]`; `–` without a number, and the number alone without an interval."""
     if estimate.value is None:
         return "–"
     value = f"{estimate.value:.{decimals}f}"
@@ -78,7 +78,7 @@ def format_estimate(estimate: Estimate, decimals: int) -> str:
 
 
 def verdict_on(promised: Estimate, found: float | None) -> str:
-    """Whether a number lies in the interval that was promised: kept, exceeded or missed; empty where there is none."""
+    """Whether a number lies in the interval that was predicted: kept, exceeded or missed; empty if there is no number or no interval."""
     if promised.low is None or promised.high is None or found is None:
         return ""
     return "missed" if found < promised.low else "exceeded" if found > promised.high else "kept"

@@ -1,4 +1,4 @@
-"""The designs over training: validity, accuracy and ν of every snapshot of a policy, and of the finished one."""
+"""Designs over the course of training: validity, accuracy and ν of every snapshot of a policy, and of the finished policy."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from xtalrl.report.style import RC_PARAMS, Policies, PolicyStyle, policy_styles
 
 
 def designs_over_training(results: Results, scoring: Scoring) -> Table:
-    """The table of the learning curve: one row per policy that learns and step.
+    """The table of the learning curve: one row per step and policy that learns.
 
-    No SCF is run for a snapshot. Outcomes are known of its designs that a finished policy makes too and of its invalid ones; ν lies
-    between what it is if no other design is in the desired range, and what it is if all are.
+    No SCF is run for a snapshot. An outcome is known only for its invalid designs and for those that a finished policy makes too; ν lies
+    between its values if none and if all of the other designs are in the desired range.
     """
     return _estimates(results, scoring, results.policies).table()
 
 
 def learning_curve(results: Results, scoring: Scoring) -> Drawing:
-    """The learning curve. Policies of the sweep stand in the table only."""
+    """The figure of the learning curve. Policies of the sweep are in the table only."""
     shown = results.ordinary
     table = _estimates(results, scoring, shown)
     styles = policy_styles({name: spec for name, spec in shown.items() if spec and spec.is_learned})
@@ -42,7 +42,7 @@ def learning_curve(results: Results, scoring: Scoring) -> Drawing:
 
 
 def _steps(results: Results) -> list[int]:
-    """Steps of the snapshots, rising, then that of the finished policies."""
+    """Steps of the snapshots in ascending order, then the step of the finished policies."""
     return [*results.snapshot_steps, results.training_steps]
 
 
@@ -64,7 +64,7 @@ def _estimates(results: Results, scoring: Scoring, policies: Policies) -> Result
 
 
 _Curves = Mapping[str, Sequence[Mapping[str, Estimate]]]
-"""Estimates of each policy at every step, by the names of their columns."""
+"""Estimates of each policy at every step, by name of the column."""
 
 
 def _draw(table: ResultTable, steps: Sequence[int], styles: Mapping[str, PolicyStyle]) -> Figure:
@@ -135,7 +135,7 @@ def _draw_lines(
 
 
 def _draw_bounds(axis: Axes, curves: _Curves, steps: Sequence[int], styles: Mapping[str, PolicyStyle]) -> None:
-    """A line along the lower bound, a band up to the upper one."""
+    """Draw a line along the lower bound and a band up to the upper bound."""
     for name, offset in zip(curves, _offsets(len(curves), steps), strict=True):
         at = [step + offset for step in steps]
         at_least = [estimates["nu_at_least_pct"] for estimates in curves[name]]
@@ -159,12 +159,12 @@ def _connect(axis: Axes, at: Sequence[float], estimates: Sequence[Estimate], sty
 
 
 def _offsets(n: int, steps: Sequence[int]) -> list[float]:
-    """A little to the side, so that the bars of policies at one step do not cover each other."""
+    """Small horizontal offsets, so that the bars of policies at the same step do not cover each other."""
     return [_width(steps) * (number / n - 0.5 * (n - 1) / n) for number in range(n)]
 
 
 def _width(steps: Sequence[int]) -> float:
-    """Width, in steps, shared by the policies at one step."""
+    """Width, in steps, that the policies at one step share."""
     return 0.5 * min(later - earlier for earlier, later in itertools.pairwise([0, *steps]))
 
 

@@ -1,4 +1,4 @@
-"""Lists of the report that can be searched, sorted and filtered: report.js makes a table of these columns."""
+"""Columns of the lists in the report, from which report.js makes tables that can be searched, sorted and filtered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xtalrl.metrics.designs import SUCCESSFUL_OUTCOMES
 from xtalrl.metrics.properties import in_window
 
 _MAX_CHOICES = 100
-"""Maximum number of choices of a filter: more are found by the search."""
+"""Maximum number of choices in a filter; for more, there is the search."""
 
 
 def _column(
@@ -43,14 +43,14 @@ def design_columns(
     above_hull: Mapping[str, float],
     verdicts: Mapping[tuple[str, str], str],
 ) -> list[dict[str, Any]]:
-    """Every design.
+    """Columns of the list of every design.
 
     Args:
         evaluation: rows of `EVALUATION`.
         targets: target gap of each policy in eV.
         window_ev: half width of the desired range in eV.
-        above_hull: energy above the hull in eV/atom by request of the design's SCF.
-        verdicts: what finer SCFs say of the hits, by policy and request; empty where none were run.
+        above_hull: energy above the hull in eV/atom, by request of the design's SCF.
+        verdicts: verdict of the finer SCFs on the hits, by policy and request; empty where none were run.
     """
 
     def values(name: str) -> list[Any]:
@@ -97,7 +97,7 @@ def design_columns(
 
 
 def rejected_columns(rejected: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every crystal that was rejected: rows of `REJECTED`."""
+    """Columns of the list of rejected crystals, which are rows of `REJECTED`."""
     return [
         _column("material_id", "Crystal", [row["material_id"] or "" for row in rejected], kind="text"),
         _named_column(rejected, "source", "File", kind="text"),
@@ -108,7 +108,7 @@ def rejected_columns(rejected: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def failure_columns(outcomes: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every SCF without a success among rows of `SCF_OUTCOMES`."""
+    """Columns of the list of failed SCFs among rows of `SCF_OUTCOMES`."""
     rows = [dict(row) for row in outcomes if row["outcome"] not in SUCCESSFUL_OUTCOMES]
     return [
         _named_column(rows, "request_id", "Request", kind="text"),
@@ -126,7 +126,7 @@ def _target(target_ev: float | None) -> str:
 
 
 def plain_columns(rows: Sequence[Mapping[str, str]], keys: Sequence[str]) -> list[dict[str, Any]]:
-    """A table as it stands: a column is numbers where all that is in it is; one with few texts can be filtered by them."""
+    """Columns of any table: numbers if all values of the column are, else text, with a filter if there are only few different texts."""
     columns = []
     for key in keys:
         texts = [row[key] for row in rows]

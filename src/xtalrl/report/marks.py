@@ -1,4 +1,4 @@
-"""What all figures share: how a policy's mark and interval are drawn, and how a figure is written."""
+"""Functions that all figures share: drawing a policy's mark and interval, and writing a figure."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ CAPTION: dict[str, Any] = {"fontsize": 7.5, "color": "#444444", "va": "bottom"}
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, and every number in it as rows; `columns` are those of the CSV of a figure without numbers."""
+    """A figure, and all of its numbers as rows; `columns` are the columns that the CSV has if there are no numbers."""
 
     figure: Figure
     rows: Sequence[Mapping[str, object]]
     columns: Sequence[str] = ()
 
     def write(self, csv: str | Path, png: str | Path, pdf: str | Path) -> None:
-        """Write the rows as CSV, and the figure as picture and as vectors; the same figure gives the same bytes."""
+        """Write the rows as CSV, and the figure as PNG and PDF; the same figure gives the same bytes."""
         write_csv(csv, list(self.rows[0]) if self.rows else self.columns, self.rows)
         for path, metadata in (
             (png, {"Software": None}),
@@ -50,7 +50,7 @@ class Drawing:
 
 
 def mark(axis: Axes, position: float, estimate: Estimate, style: PolicyStyle, vertical: bool) -> None:
-    """An estimate with its interval at a position on the other axis; nothing where there is no number."""
+    """Draw an estimate with its interval at a position on the other axis; draw nothing if there is no number."""
     if estimate.value is None:
         return
     if estimate.low is not None and estimate.high is not None:

@@ -1,4 +1,4 @@
-"""Off-policy evaluation: ν of the policies by the predictor before any SCF, and how well it had ranked them, once there are SCFs."""
+"""Off-policy evaluation: ν of the policies as predicted before any SCF and, once there are SCFs, how well the prediction ranked them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ALL = "all policies"
 
 
 def predicted_range_table(results: Results, scoring: Scoring) -> Table:
-    """ν of every policy at every target by the predictor's probabilities: no SCF of a design is needed."""
+    """ν of every policy at every target from the predictor's probabilities, which need no SCF of a design."""
     entry = content("predicted_range")
     assessments = results.path("assessments")
     rows = []
@@ -40,9 +40,9 @@ def predicted_range_table(results: Results, scoring: Scoring) -> Table:
 
 
 def prediction_check_table(results: Results, scoring: Scoring) -> Table:
-    """ν as it was predicted beside ν by DFT, and per target Spearman's ρ between the two over the policies.
+    """Predicted ν next to ν by DFT and, for each target, Spearman's ρ between the two over the policies.
 
-    The interval of ρ is that of resampled skeletons; of fewer than three policies there is no ρ.
+    The interval of ρ comes from resampled skeletons; for fewer than three policies there is no ρ.
     """
     entry = content("prediction_check")
     evaluation = results.path("evaluation")
@@ -69,9 +69,9 @@ def prediction_check_table(results: Results, scoring: Scoring) -> Table:
 
 
 def rank_correlation(first: Sequence[Estimate], second: Sequence[Estimate], confidence: float) -> Estimate:
-    """Spearman's ρ between two numbers of the same policies, whose resamples must be of the same skeletons.
+    """Spearman's ρ between two quantities over the same policies; the resamples of both must be of the same skeletons.
 
-    Nothing for fewer than three policies, or where one of the numbers is the same for all.
+    There is no value for fewer than three policies, or if one of the quantities is the same for all.
     """
     known = [(a, b) for a, b in zip(first, second, strict=True) if a.value is not None and b.value is not None]
     n = len(known)
@@ -91,7 +91,7 @@ def rank_correlation(first: Sequence[Estimate], second: Sequence[Estimate], conf
 
 
 def _spearman(pairs: np.ndarray) -> float:
-    """Spearman's ρ of two rows; NaN where one of them does not vary."""
+    """Spearman's ρ of two rows; NaN if one of them is constant or not finite."""
     if not np.isfinite(pairs).all() or (np.ptp(pairs, axis=1) == 0).any():
         return np.nan
     return float(np.corrcoef(stats.rankdata(pairs, axis=1))[0, 1])
@@ -114,7 +114,7 @@ def _row(
 def _probabilities(
     results: Results, scoring: Scoring, designs: Path, schema: Any
 ) -> list[tuple[float, dict[str, float]]]:
-    """For each target, the probability of a hit by the request of the design's SCF; a design that gets no SCF is not there."""
+    """For each target, the probability of a hit by request of the design's SCF; a design that gets no SCF is left out."""
     species = {row["request_id"]: row["species"] for row in tables.read_rows(designs, schema) if row["request_id"]}
     family, recovery = describe_family(results.family), results.recovery
     runs = {request_id for request_id, elements in species.items() if will_run(elements, family, recovery)}

@@ -1,4 +1,4 @@
-"""The paper's own numbers, to stand beside ours for orientation."""
+"""The paper's own numbers, which are shown next to ours for orientation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PRINTED_AS_FRACTION = ("accuracy_pct", "similarity_pct")
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One of the paper's tables: its file in `resources/paper`, the target of its policies where all have the same, their training."""
+    """One of the paper's tables: its file in `resources/paper`, the training steps of its policies, and their target gap if all have the same."""
 
     number: int
     file: str
@@ -34,7 +34,7 @@ PAPER_TABLES = (
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A row of a table of the paper: its policy, its name there, and its numbers in percent, None where there is none."""
+    """A row of a table of the paper: the policy, its name in the paper, and its numbers in percent (None where there is none)."""
 
     policy: PolicySpec
     label: str
@@ -44,17 +44,17 @@ class PaperRow:
 
 @functools.cache
 def paper_rows(table: PaperTable) -> tuple[PaperRow, ...]:
-    """The rows of a table; fractions printed in a column of percent are turned into percent, with a note."""
+    """The rows of a table; fractions that were printed in a column of percentages are converted to percent, with a note."""
     return tuple(_read_row(row, table) for row in read_csv(RESOURCES / "paper" / table.file).rows)
 
 
 def paper_values(table: PaperTable, spec: PolicySpec | None) -> Mapping[str, float | None]:
-    """The numbers of the policy with the same reward, target and weight; empty if the table has none."""
+    """The numbers of the policy with the same reward, target and weight; empty if the table has no such policy."""
     return next((row.values for row in paper_rows(table) if spec and identity(row.policy) == identity(spec)), {})
 
 
 def identity(spec: PolicySpec) -> Hashable:
-    """What makes two policies the same learning problem, whatever they are called."""
+    """A value that is equal for two policies with the same learning problem, whatever they are called."""
     reward = spec.reward
     if reward is None:
         return spec.kind

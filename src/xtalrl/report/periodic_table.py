@@ -22,7 +22,7 @@ from xtalrl.report.results import Results
 from xtalrl.report.style import RC_PARAMS
 
 _FEWEST = 10
-"""Fewer designs than this say nothing about an element."""
+"""Minimum number of designs with an element; fewer say nothing about it."""
 
 
 def outcomes_by_element(results: Results, _: Scoring) -> Drawing:
@@ -88,7 +88,7 @@ def _draw(shares: dict[str, float], total: Counter[str]) -> Figure:
 
 
 def _place(symbol: str) -> tuple[float, float]:
-    """Column and row, with lanthanides and actinides below."""
+    """Column and row of an element, with the lanthanides and actinides below the table."""
     element = Element(symbol)
     if 57 <= element.Z <= 71:
         return element.Z - 57 + 3.0, 8.3

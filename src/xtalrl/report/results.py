@@ -19,7 +19,7 @@ from xtalrl.rl.policies import PolicySpec
 
 @dataclass(frozen=True)
 class Results:
-    """Files of one run by name (`evaluation`, `labels`, …) and what was run; tables are read when they are first asked for.
+    """Files of one run by name (`evaluation`, `labels`, …), and what was run; tables are read when first needed.
 
     A file that the run does not have is None or an empty list.
     """
@@ -29,20 +29,20 @@ class Results:
     training_steps: int = 0
     """Gradient steps of the policies of this run."""
     snapshot_steps: tuple[int, ...] = ()
-    """Steps at which weights were kept, one for each file of `snapshots`."""
+    """Steps at which weights were kept, one per file of `snapshots`."""
     campaign: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `xtalrl.campaign.wishes.Wishes`; empty where there is no campaign."""
     sample: str = ""
-    """What the computed designs are a sample of, as a sentence; empty where all are computed."""
+    """A sentence that says what the computed designs are a sample of; empty if all were computed."""
     family: str = ""
     """Pseudopotential family of the run."""
     recovery: Recovery = "paper"
     baselines: tuple[str, ...] = ()
-    """Policies that a campaign is compared with."""
+    """Names of the policies that a campaign is compared with."""
 
     @classmethod
     def of(cls, config: Config, files: Files) -> Results:
-        """The results of a run with this configuration."""
+        """The results of a run, from its configuration and files."""
         policies: dict[str, PolicySpec | None] = {**config.policy_specs(), **dict.fromkeys(config.external)}
         return cls(
             files,
@@ -57,39 +57,39 @@ class Results:
         )
 
     def file(self, name: str) -> Path | None:
-        """The file of this name; None where the run does not have it."""
+        """The file with this name; None if the run does not have it."""
         path = self.files.get(name) or None
         if path is not None and not isinstance(path, str | Path):
             raise TypeError(f"{name} is several files")
         return None if path is None else Path(path)
 
     def path(self, name: str) -> Path:
-        """The file of this name, which the run must have."""
+        """The file with this name, which the run must have."""
         path = self.file(name)
         if path is None:
             raise KeyError(name)
         return path
 
     def paths(self, name: str) -> list[Path]:
-        """The files of this name."""
+        """The files with this name."""
         files = self.files[name] or ()
         return [Path(files)] if isinstance(files, str | Path) else [Path(path) for path in files]
 
     @functools.cached_property
     def designs(self) -> dict[str, PolicyDesigns]:
-        """The designs of every policy with their properties, by name."""
+        """The designs of every policy with their properties, by name of the policy."""
         return self.designs_in(self.path("evaluation"), self.policies)
 
     def designs_in(
         self, evaluation: Path, policies: Policies, p_hit: Mapping[str, float] | None = None
     ) -> dict[str, PolicyDesigns]:
-        """The designs of these policies in an `EVALUATION` table of this run, by name; `p_hit` as in `read_policies`."""
+        """The designs of these policies in an `EVALUATION` table of this run, by name of the policy; `p_hit` as in `read_policies`."""
         found = read_policies(evaluation, self.file("labels"), self.file("stability"), policies, p_hit)
         return {designs.policy: designs for designs in found}
 
     @functools.cached_property
     def compositions(self) -> dict[str, PolicyDesigns]:
-        """The designs of every policy before any SCF, by name."""
+        """The designs of every policy before any SCF, by name of the policy."""
         return {designs.policy: designs for designs in read_compositions(self.path("assessments"), self.policies)}
 
     @functools.cached_property
@@ -100,11 +100,11 @@ class Results:
 
     @property
     def ordinary(self) -> Policies:
-        """The policies without those of the sweep, which have tables and figures of their own."""
+        """The policies except those of the sweep, which have tables and figures of their own."""
         return {name: spec for name, spec in self.policies.items() if not (spec and spec.in_sweep)}
 
     def settings_at(self, target_ev: float) -> dict[str, PolicySpec]:
-        """The policies without a target, then those of this one in the order of their settings, α1, α2, β and ω rising."""
+        """The policies without a target, then those with this target in ascending order of their settings α1, α2, β and ω."""
 
         def rank(item: tuple[str, PolicySpec]) -> tuple[float, ...]:
             reward, omega = item[1].reward, item[1].omega

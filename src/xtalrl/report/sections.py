@@ -1,4 +1,4 @@
-"""The sections of the report: for each what it shows, and the function that finds it in the files of a run."""
+"""The sections of the report: the data that each one shows, and the functions that collect them from the files of a run."""
 
 from __future__ import annotations
 
@@ -76,19 +76,19 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The files of a results folder, read when a section first asks for them; a file that is missing has no rows."""
+    """The files of a results folder, read when a section first needs them; a missing file has no rows."""
 
     folder: Path
     config: Config
 
     def rows(self, path: str, schema: pa.Schema) -> Rows | None:
-        """The rows of a table of the folder; None where it is missing."""
+        """The rows of a table in the folder; None if it is missing."""
         file = self.folder / path
         return tables.read_rows(file, schema) if file.is_file() else None
 
     @functools.cached_property
     def evaluation(self) -> Rows:
-        """Rows of `EVALUATION`; a report without them is refused."""
+        """Rows of `EVALUATION`, without which no report can be made."""
         return tables.read_rows(self.folder / "evaluation/evaluation.parquet", tables.EVALUATION)
 
     @functools.cached_property
@@ -103,43 +103,43 @@ class RunFiles:
 
     @functools.cached_property
     def rejected(self) -> Rows:
-        """Rows of `REJECTED`, of the source and of every set of external crystals."""
+        """Rows of `REJECTED` for the source and every set of external crystals."""
         paths = ["structures/rejected", "structures/graph_failures"]
         paths += [f"external/{name}/rejected" for name in self.config.external]
         return [row for path in paths for row in self.rows(f"{path}.parquet", tables.REJECTED) or []]
 
     @functools.cached_property
     def crystals(self) -> Rows:
-        """Rows of `CRYSTALS`, of the source and of every set of external crystals."""
+        """Rows of `CRYSTALS` for the source and every set of external crystals."""
         paths = ["structures", *(f"external/{name}" for name in self.config.external)]
         return [row for path in paths for row in self.rows(f"{path}/crystals.parquet", tables.CRYSTALS) or []]
 
     @functools.cached_property
     def crystal_scf(self) -> Rows | None:
-        """Rows of `SCF_OUTCOMES` of the data set's crystals; None where labels were imported."""
+        """Rows of `SCF_OUTCOMES` for the crystals of the data set; None if labels were imported."""
         return self.rows("scf/outcomes.parquet", tables.SCF_OUTCOMES)
 
     @functools.cached_property
     def design_scf(self) -> Rows:
-        """Rows of `SCF_OUTCOMES` of the designs, and of the references added for them."""
+        """Rows of `SCF_OUTCOMES` for the designs and the references added for them."""
         return self.rows("evaluation/outcomes.parquet", tables.SCF_OUTCOMES) or []
 
     @functools.cached_property
     def above_hull(self) -> dict[str, float]:
-        """Energy above the hull in eV/atom by the request of the design's SCF."""
+        """Energy above the hull in eV/atom, by request of the design's SCF."""
         rows = self.rows("evaluation/stability.parquet", tables.STABILITY) or []
         return {row["request_id"]: row["energy_above_hull"] for row in rows}
 
     @functools.cached_property
     def verdicts(self) -> dict[tuple[str, str], str]:
-        """What the finer SCFs say of the hits, by policy and request; nothing where the run does not confirm."""
+        """Verdict of the finer SCFs on the hits, by policy and request; empty if the run does not confirm hits."""
         path = "confirmation/confirmation.parquet"
         rows = self.rows(path, tables.CONFIRMATION) if self.config.evaluation.confirm else None
         return {(row["policy"], row["request_id"]): row["verdict"] for row in rows or []}
 
     @functools.cached_property
     def campaign_scf(self) -> Rows:
-        """Rows of `SCF_OUTCOMES` of the campaign's designs, and of the references added for them."""
+        """Rows of `SCF_OUTCOMES` for the campaign's designs and the references added for them."""
         return self.rows("campaign/outcomes.parquet", tables.SCF_OUTCOMES) or []
 
     @property
@@ -149,7 +149,7 @@ class RunFiles:
 
     @functools.cached_property
     def policies(self) -> Policies:
-        """The policies and sets of external crystals in the order of rows and legends."""
+        """The policies and sets of external crystals, in the order of rows and legends."""
         return {**self.config.policy_specs(), **dict.fromkeys(self.config.external)}
 
     @functools.cached_property
@@ -160,7 +160,7 @@ class RunFiles:
 
 @dataclass(frozen=True)
 class NamedPolicy:
-    """A policy, or a set of external crystals, and how it looks."""
+    """A policy or a set of external crystals, with its style."""
 
     name: str
     style: PolicyStyle
@@ -169,7 +169,7 @@ class NamedPolicy:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the run is and what came of it, in numbers."""
+    """What the run is and what it produced, in numbers."""
 
     n_designs: int
     n_valid: int
@@ -213,7 +213,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class ScfStage:
-    """How the SCFs of one stage ended; wall times in seconds, None where they were not kept."""
+    """How the SCFs of one stage ended; wall times are in seconds, and None if they were not kept."""
 
     name: str
     total: int
@@ -224,7 +224,7 @@ class ScfStage:
 
     @classmethod
     def of(cls, name: str, rows: Sequence[Mapping[str, Any]] | None) -> ScfStage | None:
-        """Count rows of `SCF_OUTCOMES` (or of anything with an outcome)."""
+        """Count rows of `SCF_OUTCOMES` (or any rows with an outcome)."""
         if rows is None:
             return None
         walls = [row["wall_s"] for row in rows if row.get("wall_s") is not None]
@@ -240,7 +240,7 @@ class ScfStage:
 
     @property
     def succeeded(self) -> int:
-        """SCFs that converged."""
+        """Number of SCFs that converged."""
         return sum(n for outcome, n in self.outcomes if outcome in SUCCESSFUL_OUTCOMES)
 
     @property
@@ -262,7 +262,7 @@ def scf_stages(run: RunFiles) -> list[ScfStage]:
 
 
 def _reference_outcomes(run: RunFiles) -> Rows | None:
-    """SCFs of the elements with their wall times where they were kept, else without; None if they were imported."""
+    """SCFs of the elements, with wall times if these were kept; None if the energies were imported."""
     if all(row["outcome"] == "imported" for row in run.references):
         return None
     return run.rows("references/outcomes.parquet", tables.SCF_OUTCOMES) or run.references
@@ -270,7 +270,7 @@ def _reference_outcomes(run: RunFiles) -> Rows | None:
 
 @dataclass(frozen=True)
 class ResultSection:
-    """A table as its rule wrote it: estimates with the place of each interval on its column's scale (0 to 100), or a list as it stands."""
+    """A table as its rule wrote it: either estimates, each with the position of its interval on the column's scale (0 to 100), or a plain list."""
 
     id: str
     title: str
@@ -278,7 +278,7 @@ class ResultSection:
     csv: str
     n_rows: int
     columns: Markup | None = None
-    """Columns of a table without estimates, packed."""
+    """Columns of a table without estimates, as `packed` returns them."""
     about: Sequence[tuple[str, str]] = ()
     """Name and heading of the columns that say what a row is about."""
     headings: Sequence[str] = ()
@@ -287,7 +287,7 @@ class ResultSection:
 
 
 def _result_table(folder: Path, content: Content, order: Sequence[str]) -> ResultSection | None:
-    """A table of the folder; None where it is missing."""
+    """A table in the folder; None if it is missing."""
     path = folder / f"tables/{content.name}.csv"
     if not path.is_file():
         return None
@@ -322,7 +322,7 @@ def _result_table(folder: Path, content: Content, order: Sequence[str]) -> Resul
 
 
 def _cell(row: Mapping[str, str], rows: Sequence[Mapping[str, str]], column: Column) -> dict[str, Any]:
-    """An estimate, its interval, and where both lie in the column."""
+    """An estimate, its interval, and the position of both on the column's scale."""
     ends = ("", "_low", "_high")
     numbers = [float(other[column.name + end]) for other in rows for end in ends if other[column.name + end]]
     smallest = min(numbers, default=0.0)
@@ -368,7 +368,7 @@ class Provenance:
 
     @classmethod
     def of(cls, run: RunFiles) -> Provenance:
-        """Write down where the numbers of a run come from."""
+        """Collect where the numbers of a run come from."""
         return cls(
             data=_data_versions(run.folder, run.config),
             protocol_yaml=_yaml(run.protocol),
@@ -385,7 +385,7 @@ def _yaml(settings: BaseModel) -> str:
 
 
 def _data_versions(folder: Path, config: Config) -> list[tuple[str, str]]:
-    """What was put in: the data set, lists and tables that the configuration names, releases of the Materials Project."""
+    """Names and versions of the inputs: the data set, lists and tables that the configuration names, and releases of the Materials Project."""
     named = {
         "Crystals": config.structures.path or config.structures.source,
         "Magnetizations": config.structures.magnetizations,
@@ -407,7 +407,7 @@ def _data_versions(folder: Path, config: Config) -> list[tuple[str, str]]:
 
 
 def _with_checksum(path: str) -> str:
-    """The path, and the SHA-256 of what lies there if it is one file."""
+    """The path, with its SHA-256 if it is a single file."""
     return f"{path}, SHA-256 {hashlib.sha256(Path(path).read_bytes()).hexdigest()}" if Path(path).is_file() else path
 
 
@@ -434,7 +434,7 @@ def training_curves(run: RunFiles) -> list[tuple[str, Markup]]:
 
 
 def data_of_lists(run: RunFiles) -> dict[str, Markup]:
-    """What report.js and viewer.js unpack, by the name of the list."""
+    """The data that report.js and viewer.js unpack, by name of the list."""
     targets = {name: spec.target_ev if spec else None for name, spec in run.policies.items()}
     family = describe_family(run.config.dft.family)
     return {
@@ -448,7 +448,7 @@ def data_of_lists(run: RunFiles) -> dict[str, Markup]:
 
 
 def sections(run: RunFiles) -> dict[str, Any]:
-    """What the template shows, by section."""
+    """The data that the template shows, by section."""
     styles = policy_styles(run.policies)
     order = list(run.policies)
     results = (_result_table(run.folder, content, order) for content in tables_of(run.config))

@@ -1,4 +1,4 @@
-"""How policies look: one colour and marker each, the same in every figure."""
+"""The style of policies: each has one colour and marker, the same in every figure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from xtalrl.rl.policies import PolicySpec
 
 Policies = Mapping[str, PolicySpec | None]
-"""Policies by name, in the order of rows and legends; None for a set of crystals that others designed."""
+"""Policies by name, in the order of rows and legends; None for a set of external crystals."""
 
-# Okabe and Ito's palette, told apart by the colour-blind (doi:10.1038/nmeth.1618). Targets take the conditional colours in turn.
+# Okabe and Ito's palette, which colour-blind readers can tell apart (doi:10.1038/nmeth.1618). Targets take the conditional colours in turn.
 _RANDOM, _BC, _UNCONDITIONAL = "#767676", "#000000", "#0072B2"
 _CONDITIONAL = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-# Sets of external crystals: of Tol's muted palette, none of which is above.
+# Sets of external crystals: from Tol's muted palette, whose colours are not among those above.
 _EXTERNAL = (("#882255", "D"), ("#332288", "v"), ("#999933", "P"), ("#AA4499", "*"))
 
 RC_PARAMS: dict[Any, Any] = {
@@ -41,7 +41,7 @@ RC_PARAMS: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class PolicyStyle:
-    """Label, colour and marker of a policy. Of several ω the largest has a filled marker, the others are open."""
+    """Label, colour and marker of a policy. Where there are several ω, the marker is filled for the largest and open for the others."""
 
     label: str
     color: str
@@ -50,7 +50,7 @@ class PolicyStyle:
 
 
 def policy_styles(policies: Policies) -> dict[str, PolicyStyle]:
-    """The style of each policy by its name; a name without a policy is a set of external crystals."""
+    """The style of each policy, by name; a name without a policy is a set of external crystals."""
     specs = {name: spec for name, spec in policies.items() if spec}
     targets = sorted({spec.target_ev for spec in specs.values() if spec.target_ev is not None})
     omegas = sorted({spec.omega for spec in specs.values() if spec.omega is not None})

@@ -1,6 +1,6 @@
-"""What the report's dialog of a design shows: its cell and the true one, its SCF attempts, their settings; as small as 100,000 designs need.
+"""Data for the report's dialog of a design: its cell and the true one, its SCF attempts and their settings, compact enough for 100,000 designs.
 
-A skeleton is there once; a design is a string with one character per site; equal texts of the SCFs are there once.
+Each skeleton is stored once; a design is a string with one character per site; equal texts of the SCFs are stored once.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ THREE_DMOL = "3Dmol.js 2.5.5"
 ASSETS = Path(__file__).parent / "assets"
 
 FIRST_CHARACTER = 35
-"""Code of the character that stands for action 0: `#` and the 87 after it are printable."""
+"""Code of the character for action 0: `#` and the 87 characters after it are printable."""
 KEY_DIGITS = 12
-"""Digits shown of the key of an attempt's record: enough to find it."""
+"""Number of digits shown of the key of an attempt's record, which is enough to find it."""
 COORDINATE_STEPS = 10_000
-"""Fractional coordinates are whole numbers of this part of a lattice vector: 0.002 Å in a cell of 20 Å."""
+"""Number of steps per lattice vector in which fractional coordinates are stored: 0.002 Å per step in a cell of 20 Å."""
 
 
 def three_dmol() -> Markup:
-    """The library that draws the cells, to stand in a script element."""
+    """The JavaScript library that draws the cells, for a script element."""
     script = (ASSETS / "3dmol/3Dmol-min.js").read_text(encoding="utf-8")
     assert "</script" not in script
     return Markup(script)
 
 
 def three_dmol_licence() -> str:
-    """The licence of 3Dmol.js, which must go along."""
+    """The licence of 3Dmol.js, which must accompany it."""
     return (ASSETS / "3dmol/LICENSE").read_text(encoding="utf-8")
 
 
 def packed(content: Any) -> Markup:
-    """JSON, deflated, as base64: what `unpack` in report.js reads."""
+    """The content as JSON, deflated and in base64, as `unpack` in report.js reads it."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return Markup(base64.b64encode(zlib.compress(text.encode(), 9)).decode())
 
 
 def encode_species(species: Iterable[str]) -> str:
-    """One character per site."""
+    """The elements as a string with one character per site."""
     return "".join(chr(FIRST_CHARACTER + ACTION[element]) for element in species)
 
 
@@ -67,12 +67,13 @@ def viewer_data(
         evaluation: rows of `EVALUATION`, in the order of the report's list of designs.
         crystals: rows of `CRYSTALS`, of the data set and of external sets.
         outcomes: rows of `SCF_OUTCOMES` of the designs.
-        protocol, family: those of the designs' SCFs.
+        protocol, family: protocol and pseudopotential family of the designs' SCFs.
 
     Returns:
-        `elements`: symbols, covalent radii (Å) and cutoffs (Ry) by action. `bonds`: see `cells.bonds`. `skeletons`: lists over skeletons: id, lattice (9, Å), coordinates (3 per site, in
-        1/COORDINATE_STEPS), true species (null where the crystal is the design itself), space group, k mesh. `designs`: lists over designs:
-        skeleton and SCF by number (null where there is none), species. `scfs`: lists over SCFs; texts are numbers in `texts`.
+        `elements`: symbols, covalent radii (Å) and cutoffs (Ry), by action. `bonds`: see `cells.bonds`. `skeletons`: lists with one entry per
+        skeleton: id, lattice (9, Å), coordinates (3 per site, in 1/COORDINATE_STEPS), true species (null where the crystal is the design itself),
+        space group, k mesh. `designs`: lists with one entry per design: index of the skeleton and of the SCF (null where there is none), species.
+        `scfs`: lists with one entry per SCF; a text is given by its index in `texts`.
     """
     wanted = {row["material_id"]: None for row in evaluation}
     compared = {row["material_id"] for row in evaluation if row["true_formula"] is not None}
@@ -114,7 +115,7 @@ def viewer_data(
 
 
 class _Scfs:
-    """SCF outcomes as columns, every text once."""
+    """SCF outcomes as columns, with every text stored once."""
 
     def __init__(self, outcomes: Iterable[Mapping[str, Any]]) -> None:
         self.texts: dict[str, int] = {}
@@ -159,7 +160,7 @@ def _cutoffs(element: str, protocol: Protocol, family: Family) -> tuple[float, f
 
 
 def _settings(protocol: Protocol) -> list[tuple[str, str]]:
-    """What all SCFs of designs share, as name and text; the names are pw.x's."""
+    """Name and text of the settings that all SCFs of designs share; the names are those of pw.x."""
     return [
         ("nbnd", f"{protocol.nbnd}" if protocol.nbnd else f"occupied + {protocol.extra_bands}"),
         ("occupations", protocol.occupations),
