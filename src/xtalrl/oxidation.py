@@ -1,6 +1,6 @@
-"""Oxidation states and electronegativities of the 88 elements as in smact 2.5.2, on which the paper's validity rule stands.
+"""Oxidation states and electronegativities of the 88 elements as in smact 2.5.2, on which the paper's validity rule is based.
 
-The same data as `xtalrl.metrics.validity` takes from smact (a test compares them), here because a GPU node has no smact.
+The data are the same as those that `xtalrl.metrics.validity` takes from smact (a test compares them); they are here because a GPU node has no smact.
 Sources: the list of oxidation states of 2014 and the Pauling electronegativities of smact (Davies et al., J. Open Source Softw. 4, 1361
 (2019)), with the electronegativity of zirconium that smact had before 2.5.4.
 """
@@ -40,7 +40,7 @@ ELECTRONEGATIVITY: dict[str, float] = {
     "Sn": 1.96, "Mo": 2.16, "Pt": 2.2, "Zn": 1.65, "Sr": 0.95, "S": 2.58, "Kr": 3.0, "Cd": 1.69, "Si": 1.9, "Y": 1.22,
     "Lu": 1.0, "Th": 1.3, "Nd": 1.14, "Mn": 1.55, "Ce": 1.12,
 }  # fmt: skip
-"""Pauling's; helium, neon and promethium have none."""
+"""Pauling electronegativities; helium, neon and promethium have none."""
 
 NOT_METALS = frozenset("Xe F Te Ne C P Br Se Pm N B I As Cl H O S Kr Si He".split())
 """The elements of the 88 that are not in smact's list of metals; a composition without them is an alloy, which is valid."""

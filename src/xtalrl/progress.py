@@ -1,4 +1,4 @@
-"""Progress of a job: lines in its log for people, the same as data beside the log for `xtalrl status`, and a live line if Snakemake has a terminal."""
+"""Progress of a job: lines in its log for people, the same as data next to the log for `xtalrl status`, and a live line if Snakemake has a terminal."""
 
 from __future__ import annotations
 

@@ -79,10 +79,10 @@ def note_differences(config: Config) -> str:
 
 
 def refuse_unknown(config: Config, unknown: Sequence[str]) -> None:
-    """Refuse to use files that were made with another configuration and of which Snakemake does not know how they were made.
+    """Refuse files that Snakemake has no record of, if they were made with another configuration.
 
     Args:
-        unknown: the files.
+        unknown: files that Snakemake has no record of.
 
     Raises:
         XtalrlError: they were made with another configuration.

@@ -134,7 +134,7 @@ class PatientExecutor(Executor):  # type: ignore[misc]
                 with contextlib.suppress(OSError):
                     log.unlink()
             return
-        # SLURM may be about to requeue the job (sacct shows it as ended first), and it must not run beside its repetition.
+        # SLURM may be about to requeue the job (sacct shows it as ended first), and it must not run at the same time as its repetition.
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(["scancel", job.external_jobid], capture_output=True, timeout=60)
         if state == "PREEMPTED":

@@ -121,7 +121,7 @@ def refuse_second_options(arguments: Sequence[str]) -> None:
     """Refuse a snakemake or xtalrl command in which one option would silently replace another.
 
     Raises:
-        XtalrlError: `--configfile` or `--config` is given twice, or a key of `--config`.
+        XtalrlError: `--configfile`, `--config` or a key of `--config` is given twice.
     """
     for names, what in (
         (

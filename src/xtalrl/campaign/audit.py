@@ -1,4 +1,4 @@
-"""What the audit tells: recall of the screen, hits per SCF with and without the screen, and how certain these numbers are.
+"""The results of the audit: recall of the screen, hits per SCF with and without the screen, and how certain these numbers are.
 
 Every round is a stratum. The screen chose some of its designs, all of which were computed, and dropped the others, only a random sample of
 which (the audited) was computed. Hits among the chosen are counted; hits among the dropped are estimated, where each audited design represents
