@@ -36,6 +36,12 @@ RUNS: dict[str, Mapping[str, Any]] = {
         **{f"policies.{kind}": False for kind in ("random", "bc", "ucql")},
         **{f"policies.{targets}": [] for targets in ("targets_ev", "any_targets_ev", "rvs_targets_ev")},
     },
+    "campaign alone": {
+        "labels.path": "source",
+        "campaign.gap_ev": 2,
+        **{f"policies.{kind}": False for kind in ("random", "bc", "ucql")},
+        **{f"policies.{targets}": [] for targets in ("targets_ev", "any_targets_ev", "rvs_targets_ev")},
+    },
     "downloads": {
         "structures.source": "mp20",
         "cache": "{tmp}/cache",

@@ -43,7 +43,7 @@ def design_id(material_id: str, species: Sequence[str]) -> str:
 
 
 def assess_designs(
-    designs: Sequence[str | Path],
+    designs: Sequence[str | Path] | None,
     crystals: str | Path,
     formulas: str | Path | None,
     assessments: str | Path,
@@ -52,7 +52,7 @@ def assess_designs(
     """Judge the compositions of all designs and write one table of the results.
 
     Args:
-        designs: `DESIGNS` tables, one per policy and seed.
+        designs: `DESIGNS` tables, one per policy and seed; None where no policy designs.
         crystals: `CRYSTALS` table that the skeletons came from.
         formulas: list of known reduced formulas for novelty (see `read_known_compositions`), or None.
         assessments: `ASSESSMENTS` table to write.
@@ -75,8 +75,8 @@ def assess_designs(
     }
     rows: list[dict[str, Any]] = []
     seen: set[tuple[str, int, str, int | None]] = set()
-    progress = Progress("Judging compositions", len(designs), "design files")
-    for path in designs:
+    progress = Progress("Judging compositions", len(designs or ()), "design files")
+    for path in designs or ():
         for design in tables.read_rows(path, tables.DESIGNS):
             true_species = truth.get(design["material_id"])
             unusable = not design["species"]
