@@ -17,6 +17,8 @@ settings.load_profile("xtalrl")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Tests side by side start Snakemake in one folder, the checkout. Its end deletes the folder of locks there, which another that is about to write
+# its own would miss: so tests that run something pass `--nolock`.
 ROOT = Path(__file__).resolve().parents[1]
 
 

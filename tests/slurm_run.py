@@ -70,7 +70,7 @@ class Run:
             if quick:
                 options += ["--slurm-init-seconds-before-status-checks", "2", "--max-status-checks-per-second", "2"]
         return [
-            sys.executable, "-m", "snakemake", "--profile", f"profiles/{profile}", *options,
+            sys.executable, "-m", "snakemake", "--nolock", "--profile", f"profiles/{profile}", *options,
             "--configfile", "config/test.yaml", str(self.config), "--", *arguments,
         ]  # fmt: skip
 

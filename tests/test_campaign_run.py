@@ -53,7 +53,7 @@ class Run:
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [
-                sys.executable, "-m", "snakemake", *arguments, "--profile", "profiles/local", "--cores", "2", "--configfile", str(self.config),
+                sys.executable, "-m", "snakemake", "--nolock", *arguments, "--profile", "profiles/local", "--cores", "2", "--configfile", str(self.config),
             ],
             cwd=self.root, capture_output=True, text=True, timeout=1500, env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )  # fmt: skip

@@ -202,7 +202,7 @@ def test_hits_are_confirmed_by_real_scfs_through_snakemake(root: Path, tmp_path:
         if (root / "results/cache" / name).is_dir():
             shutil.copytree(root / "results/cache" / name, tmp_path / "cache" / name)
     arguments = [
-        sys.executable, "-m", "snakemake", "confirm", "--profile", "profiles/local", "--cores", "1", "--configfile", "config/test.yaml",
+        sys.executable, "-m", "snakemake", "--nolock", "confirm", "--profile", "profiles/local", "--cores", "1", "--configfile", "config/test.yaml",
         "--config", f"results={tmp_path / 'run'}", f"cache={tmp_path / 'cache'}", f"structures={{source: mp20, path: {tmp_path}}}",
         "labels={path: source}", f"references={{energies: {tmp_path / 'references.csv'}}}", "evaluation={window_ev: 4}",
         "dft={time_limits: {design: [6], confirmation: [20]}}",

@@ -193,7 +193,7 @@ def test_the_script_finds_xtalrl_in_a_conda_environment(root: Path, tmp_path: Pa
     output = tmp_path / "results/structures/demo/train.csv"
     done = subprocess.run(
         [
-            sys.executable, "-m", "snakemake", "--profile", "profiles/local", "--cores", "1", "--sdm", "conda",
+            sys.executable, "-m", "snakemake", "--nolock", "--profile", "profiles/local", "--cores", "1", "--sdm", "conda",
             "--conda-prefix", str(tmp_path / "envs"), "--configfile", "config/demo.yaml",
             "--config", f"results={tmp_path / 'results'}", f"cache={tmp_path / 'cache'}", "--", str(output),
         ],

@@ -196,6 +196,7 @@ def test_snakemake_repeats_the_marked_shard_and_what_depends_on_it(root: Path, t
             sys.executable,
             "-m",
             "snakemake",
+            "--nolock",
             "--profile",
             "profiles/local",
             "--cores",

@@ -27,7 +27,7 @@ class Run:
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [
-                sys.executable, "-m", "snakemake", *arguments, "--profile", "profiles/local", "--cores", "2",
+                sys.executable, "-m", "snakemake", "--nolock", *arguments, "--profile", "profiles/local", "--cores", "2",
                 "--configfile", "config/test.yaml",
                 "--config", f"results={self.results}", f"cache={self.cache}",
             ],

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 def make_trajectories(root: Path, results: Path, *config: str) -> None:
     result = subprocess.run(
         [
-            sys.executable, "-m", "snakemake", "trajectories", "--cores", "2", "--configfile", "config/paper.yaml",
+            sys.executable, "-m", "snakemake", "--nolock", "trajectories", "--cores", "2", "--configfile", "config/paper.yaml",
             "--config", f"results={results}", f"cache={results / 'cache'}", *config,
         ],
         cwd=root, capture_output=True, text=True, timeout=600,

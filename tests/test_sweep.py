@@ -67,7 +67,7 @@ def miniature(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(root: Path, folder: Path, *arguments: str) -> str:
     result = subprocess.run(
         [
-            sys.executable, "-m", "snakemake", *arguments, "--profile", "profiles/local", "--cores", "2", "--configfile",
+            sys.executable, "-m", "snakemake", "--nolock", *arguments, "--profile", "profiles/local", "--cores", "2", "--configfile",
             "config/test.yaml", str(folder / "config.yaml"),
         ],
         cwd=root, capture_output=True, text=True, timeout=900,
