@@ -124,7 +124,7 @@ def test_minari_reads_it(run: Config, tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_without_its_library_a_sentence(run: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "minari", None)
-    with pytest.raises(XtalrlError, match='pip install "minari>=0.5.3" h5py'):
+    with pytest.raises(XtalrlError, match=r'pip install "minari>=0\.5\.3" h5py'):
         export_run(run, tmp_path / "run.minari", EVERYTHING)
     assert not list(tmp_path.iterdir())
 
