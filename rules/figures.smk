@@ -24,7 +24,7 @@ for entry in FIGURES:
             "../envs/workflow.yaml"
         params:
             # The settings in `config` that the entry depends on.
-            {name: SETTINGS[name] for name in entry.settings},
+            entry.recorded(SETTINGS),
             call=unrecorded("xtalrl.report.contents.make_figure"),
             name=entry.name,
             config=unrecorded(config),

@@ -25,7 +25,7 @@ for entry in TABLES:
             "../envs/workflow.yaml"
         params:
             # The settings in `config` that the entry depends on.
-            {name: SETTINGS[name] for name in entry.settings},
+            entry.recorded(SETTINGS),
             call=unrecorded("xtalrl.report.contents.make_table"),
             name=entry.name,
             config=unrecorded(config),

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_data import make, read, write_results
+from report_data import FILES, make, read, write_results
 from test_metrics_evaluation import assessment
 
 from xtalrl import tables
+from xtalrl.config import validate
 from xtalrl.metrics.evaluation import evaluate_designs
 from xtalrl.metrics.sampling import sample_designs
+from xtalrl.report.contents import content, make_table, settings_of, tables_of
 
 
 def drawn(
@@ -86,9 +88,7 @@ def test_tables_of_scfs_count_the_sample_and_table_1_counts_all(tmp_path: Path) 
         labels=tmp_path / "labels.parquet",
         evaluation=tmp_path / "evaluation/evaluation.parquet",
     )
-    ranges = make("desired_range", tmp_path, config)
-    assert {row["n_crystals"] for row in read(ranges)} == {"25"}
-    assert "on at most 25 skeletons, drawn by lot" in ranges.with_suffix(".txt").read_text()
+    assert {row["n_crystals"] for row in read(make("desired_range", tmp_path, config))} == {"25"}
     assert {row["n_crystals"] for row in read(make("table1_composition", tmp_path, config))} == {"40"}
     sample = tables.read_rows(tmp_path / "designs/sample.parquet", tables.ASSESSMENTS)
     valid = sum(row["valid"] for row in sample if row["policy"] == "bc")
@@ -97,3 +97,25 @@ def test_tables_of_scfs_count_the_sample_and_table_1_counts_all(tmp_path: Path) 
         for row in read(make("paper_comparison", tmp_path, config))
     }
     assert (cells["1", "BC", "validity"], cells["2", "BC", "dft_success"]) == ("40", str(valid))
+
+
+def test_the_caption_of_every_table_of_scfs_names_the_sample(tmp_path: Path) -> None:
+    config = write_results(tmp_path, 60, (0,), sections={"evaluation": {"limit": 25}}, targets_ev=[1.12], omegas=[5])
+    outputs = {kind: tmp_path / f"made.{kind}" for kind in ("csv", "markdown", "latex", "caption")}
+    made = [entry for entry in tables_of(config) if set(entry.inputs) <= set(FILES)]
+    for entry in made:
+        files = {name: tmp_path / FILES[name] for name in entry.inputs}
+        make_table(entry.name, config.model_dump() | {"results": str(tmp_path)}, **outputs, **files)
+        for kind in ("caption", "markdown"):
+            assert ("on at most 25 skeletons, drawn by lot" in outputs[kind].read_text()) == entry.reads_scfs, (
+                entry.name
+            )
+    assert {entry.reads_scfs for entry in made} == {True, False}
+
+
+def test_a_run_that_computes_everything_depends_on_no_sample() -> None:
+    entry, settings = content("desired_range"), settings_of(validate({}))
+    assert entry.recorded(settings) == {name: settings[name] for name in entry.settings}
+    sampled = settings_of(validate({"evaluation": {"limit": 25}}))
+    assert "at most 25 skeletons" in entry.recorded(sampled)["sample"]
+    assert "sample" not in content("table1_composition").recorded(sampled)

@@ -15,6 +15,11 @@ def campaign_stages(config: Config) -> list[str]:
     return [*(f"campaign-{number}" for number in range(1, config.campaign.rounds + 1)), "campaign-confirmation"]
 
 
+def scf_stages(config: Config) -> list[str]:
+    """The folders of a run's results whose `outcomes.parquet` holds SCFs, those of a campaign last."""
+    return ["scf", "references", "evaluation", "confirmation", *campaign_stages(config)]
+
+
 def check_campaign(config: Config) -> None:
     """Check that the policy and the skeletons of a campaign exist.
 

@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from xtalrl import __version__, tables
+from xtalrl.campaign.preflight import scf_stages
 from xtalrl.config import Config
 from xtalrl.provenance import RECORD
-
-_SCF_STAGES = ("scf", "references", "evaluation", "confirmation")
 
 
 def write_huggingface(config: Config, folder: Path) -> dict[str, int]:
@@ -32,7 +31,7 @@ def write_huggingface(config: Config, folder: Path) -> dict[str, int]:
     (folder / "data").mkdir(parents=True)
     written: dict[str, pa.Table] = {}
     for name, read in _TABLES.items():
-        if (table := read(Path(config.results))) is not None:
+        if (table := read(config)) is not None:
             written[name] = table
             pq.write_table(table, _path(folder, name), compression="zstd")
     if (record := Path(config.results, RECORD)).is_file():
@@ -41,11 +40,11 @@ def write_huggingface(config: Config, folder: Path) -> dict[str, int]:
     return {name: table.num_rows for name, table in written.items()}
 
 
-def _scfs(results: Path) -> pa.Table:
+def _scfs(config: Config) -> pa.Table | None:
     """The SCFs of all stages, with the stage in front."""
     parts = []
-    for stage in _SCF_STAGES:
-        path = results / stage / "outcomes.parquet"
+    for stage in scf_stages(config):
+        path = Path(config.results, stage, "outcomes.parquet")
         if path.is_file():
             table = tables.read(path, tables.SCF_OUTCOMES)
             field = pa.field(
@@ -58,15 +57,19 @@ def _scfs(results: Path) -> pa.Table:
     return pa.concat_tables(parts) if parts else None
 
 
-def _table(path: str, schema: pa.Schema) -> Callable[[Path], pa.Table | None]:
-    return lambda results: tables.read(results / path, schema) if (results / path).is_file() else None
+def _table(name: str, schema: pa.Schema) -> Callable[[Config], pa.Table | None]:
+    def read(config: Config) -> pa.Table | None:
+        path = Path(config.results, name)
+        return tables.read(path, schema) if path.is_file() else None
+
+    return read
 
 
-def _designs(results: Path) -> pa.Table:
-    return tables.read(results / "evaluation/evaluation.parquet", tables.EVALUATION)
+def _designs(config: Config) -> pa.Table:
+    return tables.read(Path(config.results, "evaluation/evaluation.parquet"), tables.EVALUATION)
 
 
-_TABLES: Mapping[str, Callable[[Path], pa.Table | None]] = {
+_TABLES: Mapping[str, Callable[[Config], pa.Table | None]] = {
     "designs": _designs,
     "crystals": _table("structures/crystals.parquet", tables.CRYSTALS),
     "labels": _table("labels.parquet", tables.LABELS),
@@ -74,7 +77,7 @@ _TABLES: Mapping[str, Callable[[Path], pa.Table | None]] = {
     "references": _table("references.parquet", tables.REFERENCES),
     "trajectories": _table("trajectories.parquet", tables.TRAJECTORIES),
 }
-"""How each table of the data set is read from a folder of results; None where the run lacks it. A design's cell is that of its `material_id` in `crystals`."""
+"""How each table of the data set is read from the results of a run; None where the run lacks it. A design's cell is that of its `material_id` in `crystals`."""
 
 
 def _path(folder: Path, name: str) -> Path:

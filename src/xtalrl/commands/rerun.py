@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xtalrl import tables
-from xtalrl.campaign.preflight import campaign_stages
+from xtalrl.campaign.preflight import scf_stages
 from xtalrl.config import Config
 from xtalrl.dft.cache import Cache
 from xtalrl.dft.outcomes import Outcome
@@ -111,8 +111,7 @@ def ask_again(config: Config, choices: Sequence[Choice], criteria: Mapping[str, 
 
 
 def _stages(config: Config) -> list[str]:
-    stages = ["scf", "references", "evaluation", "confirmation", *campaign_stages(config)]
-    return [stage for stage in stages if (Path(config.results) / stage / "shards").is_dir()]
+    return [stage for stage in scf_stages(config) if (Path(config.results) / stage / "shards").is_dir()]
 
 
 def _outcomes(config: Config, stage: str) -> Iterator[dict[str, Any]]:

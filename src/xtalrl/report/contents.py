@@ -65,6 +65,16 @@ class Content:
     needs_policies: bool = field(default=False, kw_only=True)
 
     @property
+    def reads_scfs(self) -> bool:
+        """Whether it counts SCFs of designs, which may be a sample of them."""
+        return "evaluation" in self.inputs
+
+    def recorded(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The entries of `settings_of` whose change makes it again; the sample only where there is one, so that older results stay."""
+        sample = {"sample": settings["sample"]} if settings["sample"] and self.reads_scfs else {}
+        return {name: settings[name] for name in self.settings} | sample
+
+    @property
     def columns(self) -> tuple[Column, ...]:
         """The estimates. They are imported only here, so that Snakemake, which reads this list at every start, needs neither pymatgen nor SciPy."""
         from xtalrl.report import columns
@@ -93,21 +103,21 @@ TABLES = (
         "Table 2. SCFs of the designs.",
         "Success by the paper's rules, and with what an extended recovery saved. EMD: earth mover's distance from the "
         "validation labels. Raw gaps may be negative (overlapping bands); the others are clipped at 0.",
-        "estimates.table2", _DESIGNS, (*_POLICIES, "sample"),
+        "estimates.table2", _DESIGNS, _POLICIES,
         keys=("policy",), estimates="TABLE2",
     ),
     Content(
         "table3_settings_1.12ev",
         "Table 3. Settings of the reward with the total energy, target 1.12 eV.",
         "Rows: α₁-α₂-β of eq. 16 at two conservatism weights.",
-        "estimates.table3", _DESIGNS, (*_POLICIES, "sample"),
+        "estimates.table3", _DESIGNS, _POLICIES,
         keys=("policy", "setting", "omega"), estimates="TABLE3", runs="sweep",
     ),
     Content(
         "table4_settings_4ev",
         "Table 4. Settings of the reward with the total energy, target 4 eV.",
         "Rows: α₁-α₂-β of eq. 16 at two conservatism weights.",
-        "estimates.table4", _DESIGNS, (*_POLICIES, "sample"),
+        "estimates.table4", _DESIGNS, _POLICIES,
         keys=("policy", "setting", "omega"), estimates="TABLE3", runs="sweep",
     ),
     Content(
@@ -115,7 +125,7 @@ TABLES = (
         "Designs in the desired range.",
         "ν: gap within the window around the target. κ: so, while the true crystal's gap is outside. Each over all designs, over "
         "the successes, and by the paper's rules (designs that only an extended recovery made converge counted as failures).",
-        "estimates.desired_range_table", _DESIGNS, (*_DESIRED_RANGE, "sample"),
+        "estimates.desired_range_table", _DESIGNS, _DESIRED_RANGE,
         keys=("policy", "target_ev"), estimates="DESIRED_RANGE",
     ),
     Content(
@@ -131,7 +141,7 @@ TABLES = (
         "The predictor's ν beside that of DFT.",
         "What the predictor said before any SCF, and whether ν by DFT lies in its interval. Rank correlation: Spearman's ρ between the two over the policies at a target, three or "
         "more: whether the predictor could have chosen the policy.",
-        "off_policy.prediction_check_table", ("evaluation", "predictions"), (*_DESIRED_RANGE, "family", "recovery", "sample"),
+        "off_policy.prediction_check_table", ("evaluation", "predictions"), (*_DESIRED_RANGE, "family", "recovery"),
         keys=("policy", "target_ev", "predicted_nu_pct", "predicted_nu_pct_low", "predicted_nu_pct_high", "nu_pct", "nu_pct_low", "nu_pct_high", "prediction",
               "rank_correlation", "rank_correlation_low", "rank_correlation_high"),
         needs_policies=True,
@@ -190,7 +200,7 @@ TABLES = (
         "Energy above the hull; stable, unique, novel designs.",
         "The hull is that of the labelled crystals and elements of this run, unrelaxed. A design without a competing compound "
         "among them, or with an isolated atom as reference, is flagged: it is not counted as stable and not in the mean.",
-        "estimates.stability_table", _HULL, (*_POLICIES, "stable_ev_per_atom", "sample"),
+        "estimates.stability_table", _HULL, (*_POLICIES, "stable_ev_per_atom"),
         keys=("policy",), estimates="STABILITY",
     ),
     Content(
@@ -369,7 +379,10 @@ def make_table(
     Raises:
         XtalrlError: a file cannot be read, or lacks the designs of a policy.
     """
-    _made(name, config, files).write(csv=csv, markdown=markdown, latex=latex, caption=caption)
+    table, sample = _made(name, config, files), validate(config).evaluation.sample
+    if sample and content(name).reads_scfs:
+        table = table.noting(sample)
+    table.write(csv=csv, markdown=markdown, latex=latex, caption=caption)
 
 
 def make_figure(

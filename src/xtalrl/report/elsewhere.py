@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from xtalrl import tables
-from xtalrl.campaign.preflight import campaign_stages
+from xtalrl.campaign.preflight import scf_stages
 from xtalrl.config import Config
 from xtalrl.dft.exchange import finished_scfs
-
-_STAGES = ("scf", "references", "evaluation", "confirmation")
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def computed_elsewhere(config: Config) -> ComputedElsewhere | None:
 
 
 def _attempts(config: Config) -> Iterator[dict[str, Any]]:
-    for stage in (*_STAGES, *campaign_stages(config)):
+    for stage in scf_stages(config):
         path = Path(config.results, stage, "outcomes.parquet")
         if path.is_file():
             for row in tables.read_rows(path, tables.SCF_OUTCOMES):

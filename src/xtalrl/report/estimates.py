@@ -145,12 +145,12 @@ def _key_text(value: str | float | None) -> str:
 
 def table1(results: Results, scoring: Scoring) -> Table:
     """Table 1 of the paper, with its values next to ours; it needs no SCF."""
-    return _paper_table(1, results.compositions, results.policies, scoring, note="")
+    return _paper_table(1, results.compositions, results.policies, scoring)
 
 
 def table2(results: Results, scoring: Scoring) -> Table:
     """Table 2 of the paper, with its values next to ours."""
-    return _paper_table(2, results.designs, results.policies, scoring, results.sample)
+    return _paper_table(2, results.designs, results.policies, scoring)
 
 
 def table3(results: Results, scoring: Scoring) -> Table:
@@ -166,12 +166,10 @@ def table4(results: Results, scoring: Scoring) -> Table:
 def _settings_table(number: int, results: Results, scoring: Scoring) -> Table:
     target_ev = next(each.target_ev for each in PAPER_TABLES if each.number == number)
     assert target_ev is not None
-    return _paper_table(number, results.designs, results.settings_at(target_ev), scoring, results.sample)
+    return _paper_table(number, results.designs, results.settings_at(target_ev), scoring)
 
 
-def _paper_table(
-    number: int, designs_of: Mapping[str, PolicyDesigns], policies: Policies, scoring: Scoring, note: str
-) -> Table:
+def _paper_table(number: int, designs_of: Mapping[str, PolicyDesigns], policies: Policies, scoring: Scoring) -> Table:
     paper = next(each for each in PAPER_TABLES if each.number == number)
     entry = next(each for each in TABLES if each.name.startswith(f"table{number}_"))
     progress = Progress(f"Table {number}", len(policies), "policies")
@@ -187,7 +185,7 @@ def _paper_table(
         estimates = [column.estimate(designs, scoring) for column in entry.columns]
         rows.append(Row({key: keys[key] for key in entry.keys}, estimates, designs, paper_values(paper, spec)))
         progress.advance()
-    return ResultTable(entry, rows, scoring, note).table()
+    return ResultTable(entry, rows, scoring).table()
 
 
 def stability_table(results: Results, scoring: Scoring) -> Table:
@@ -197,7 +195,7 @@ def stability_table(results: Results, scoring: Scoring) -> Table:
         Row({"policy": name}, [column.estimate(designs, scoring) for column in entry.columns], designs)
         for name, designs in results.designs.items()
     ]
-    note = f"Stable: at most {scoring.stable_ev_per_atom:g} eV/atom above the hull. {results.sample}".rstrip()
+    note = f"Stable: at most {scoring.stable_ev_per_atom:g} eV/atom above the hull."
     return ResultTable(entry, rows, scoring, note).table()
 
 
@@ -211,8 +209,7 @@ def desired_range_table(results: Results, scoring: Scoring) -> Table:
             estimates = [column.estimate(designs, scoring.at(target)) for column in entry.columns]
             rows.append(Row({"policy": name, "target_ev": target}, estimates, designs))
         progress.advance()
-    note = f"Window: ±{scoring.window_ev:g} eV. {results.sample}".rstrip()
-    return ResultTable(entry, rows, scoring, note).table()
+    return ResultTable(entry, rows, scoring, f"Window: ±{scoring.window_ev:g} eV.").table()
 
 
 def gap_error_table(results: Results, scoring: Scoring) -> Table:

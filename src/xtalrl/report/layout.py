@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -57,6 +57,10 @@ class Table:
     text: TextTable
     rows: Sequence[Mapping[str, object]]
     columns: Sequence[str]
+
+    def noting(self, sentence: str) -> Table:
+        """The same table with one more sentence in its caption."""
+        return replace(self, text=replace(self.text, caption=f"{self.text.caption} {sentence}"))
 
     def write(self, csv: str | Path, markdown: str | Path, latex: str | Path, caption: str | Path) -> None:
         """Write the rows as CSV, the table for people as Markdown and LaTeX, and, for the report, the caption alone."""

@@ -63,7 +63,7 @@ def prediction_check_table(results: Results, scoring: Scoring) -> Table:
     headings = ["Policy", "Target (eV)", "ν predicted (%)", "ν by DFT (%)", "Prediction", "Rank correlation"]
     caption = (
         f"{entry.caption} Window: ±{scoring.window_ev:g} eV. In brackets: {100 * scoring.confidence:g} % intervals (predicted: of the hits that there "
-        f"are if the probabilities are right; of the rank correlation: {BOOTSTRAP}). {results.sample}".rstrip()
+        f"are if the probabilities are right; of the rank correlation: {BOOTSTRAP})."
     )
     return Table(TextTable(entry.title, caption, headings, lines, 2), rows, entry.keys)
 

@@ -32,8 +32,6 @@ class Results:
     """Steps at which weights were kept, one per file of `snapshots`."""
     campaign: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `xtalrl.campaign.wishes.Wishes`; empty where there is no campaign."""
-    sample: str = ""
-    """A sentence that says what the computed designs are a sample of; empty if all were computed."""
     family: str = ""
     """Pseudopotential family of the run."""
     recovery: Recovery = "paper"
@@ -50,7 +48,6 @@ class Results:
             training_steps=config.training.steps,
             snapshot_steps=tuple(config.training.snapshot_steps),
             campaign=config.campaign.wishes,
-            sample=config.evaluation.sample,
             family=config.dft.family,
             recovery=config.dft.recovery,
             baselines=config.campaign.baselines,
