@@ -228,7 +228,7 @@ def page(config: Config, n_scfs: int, conclusions: str) -> str:
             "",
             "<!-- written by benchmarks/study.py; what it says in words is docs/results/study/conclusions.txt -->",
             "",
-            f"Made by xtalrl at {commit.stdout.strip()} from a run of `config/study.yaml`: MP-20, the released labels, "
+            f"Written at {commit.stdout.strip()} from a run of `config/study.yaml`: MP-20, the released labels, "
             f"{training.steps:,} steps of {training.batch_size} transitions at a learning rate of {training.learning_rate:g} for the policies that are trained here, one seed, with the paper's inputs and the modern schedule (the paper made 250,000 "
             "steps of 1,024). `rvs-mp20` is the policy that ships with xtalrl, trained on the Materials Project's own gaps. Brackets are intervals over crystals.",
             "",
