@@ -32,11 +32,45 @@ checkpoint take_skeletons:
         "../workflow/scripts/call.py"
 
 
-checkpoint propose_designs:
+rule train_campaign_policy:
     input:
         f"{campaign_policy()}/policy.json",
         f"{campaign_policy()}/weights.safetensors",
+        graphs=f"{RESULTS}/structures/graphs.parquet",
+        labels=true_labels,
+        design_graphs=of_earlier_rounds("graphs.parquet"),
+        design_labels=of_earlier_rounds("labels.parquet"),
+    output:
+        f"{ROUND}/policy/training.csv",
+        policy=f"{ROUND}/policy/policy.json",
+        weights=f"{ROUND}/policy/weights.safetensors",
+    log:
+        f"{RESULTS}/logs/train_campaign_policy.{{round}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train_campaign_policy.{{round}}.tsv"
+    conda:
+        "../envs/train.yaml"
+    # Few steps of a small network: more threads would only wait for each other.
+    threads: 1
+    params:
+        call=unrecorded("xtalrl.rl.campaign_learning.learn_from_designs"),
+        folder=unrecorded(campaign_policy()),
+        device=unrecorded(cfg.training.device),
+        threads=threads_of_job,
+        steps=CAMPAIGN.policy_steps,
+        seed=CAMPAIGN.seed,
+    message:
+        "Round {wildcards.round}: the policy learns from the rounds before"
+    script:
+        "../workflow/scripts/call.py"
+
+
+checkpoint propose_designs:
+    input:
+        policy=policy_of_round("policy.json"),
+        weights=policy_of_round("weights.safetensors"),
         graphs=f"{RESULTS}/campaign/graphs.parquet",
+        earlier=of_earlier_rounds("designs.parquet"),
     output:
         designs=f"{ROUND}/designs.parquet",
     log:
@@ -47,7 +81,6 @@ checkpoint propose_designs:
         "../envs/train.yaml"
     params:
         call=unrecorded("xtalrl.rl.proposals.propose_designs"),
-        folder=unrecorded(campaign_policy()),
         device=unrecorded(cfg.training.device),
         settings=cfg.proposing,
         keep=CAMPAIGN.keep,

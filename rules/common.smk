@@ -270,6 +270,17 @@ def campaign_policy():
     return f"{RESULTS}/policies/{name}/seed{cfg.policies.seeds[0]}"
 
 
+def policy_of_round(name):
+    """Input function for a file of the policy that designs in the wildcard's round: that of the campaign, until it learns from the rounds before."""
+
+    def file(wildcards):
+        learns = CAMPAIGN.policy_steps and wildcards.round != "1"
+        folder = ROUND.format(round=wildcards.round) + "/policy"
+        return f"{folder if learns else campaign_policy()}/{name}"
+
+    return file
+
+
 def audit_share(wildcards):
     """The share of a round's SCFs that goes to designs drawn from those its screen drops."""
     return CAMPAIGN.explore if wildcards.round == "1" else CAMPAIGN.audit

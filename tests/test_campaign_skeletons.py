@@ -86,20 +86,26 @@ def test_a_split_is_taken_with_its_graphs_up_to_a_size_and_a_number(own: Path, t
 def propose(
     own: Path, path: Path, round_number: int, settings: RolloutSettings = SETTINGS, **more: Any
 ) -> list[dict[str, Any]]:
-    propose_designs(own, own / "graphs.parquet", path, "cpu", settings, 3.0, round_number, more.pop("seed", 0), **more)
+    of_policy = own / "policy.json", own / "weights.safetensors", own / "graphs.parquet"
+    earlier, seed = more.pop("earlier", None), more.pop("seed", 0)
+    propose_designs(*of_policy, earlier, path, "cpu", settings, 3.0, round_number, seed, **more)
     return tables.read_rows(path, tables.DESIGNS)
 
 
 @pytest.mark.parametrize("select", ["greedy", "softmax"])
 def test_a_round_has_designs_of_its_own(own: Path, tmp_path: Path, select: Any) -> None:
     settings = RolloutSettings(select=select, designs=4, neutral=True, even_electrons=True)
-    first, second = (propose(own, tmp_path / "d.parquet", number, settings) for number in (1, 2))
+    first = propose(own, tmp_path / "1.parquet", 1, settings)
+    second = propose(own, tmp_path / "2.parquet", 2, settings, earlier=[tmp_path / "1.parquet"])
     for rows, samples in ((first, range(4)), (second, range(4, 8))):
         assert len(rows) == 12
         assert {row["sample"] for row in rows} == set(samples)
         assert all(is_valid({element: row["species"].count(element) for element in row["species"]}) for row in rows)
         assert len({(row["material_id"], *row["species"]) for row in rows}) == 12
-    assert {tuple(row["species"]) for row in first} != {tuple(row["species"]) for row in second}
+    designs = [{(row["material_id"], *row["species"]) for row in rows} for rows in (first, second)]
+    assert designs[0] != designs[1]
+    if select == "greedy":
+        assert not designs[0] & designs[1]
     assert first == propose(own, tmp_path / "d.parquet", 1, settings)
     if select == "softmax":
         assert first != propose(own, tmp_path / "d.parquet", 1, settings, seed=1)
@@ -120,17 +126,8 @@ def test_wishes_that_leave_nothing_stop_the_first_round_alone(own: Path, tmp_pat
     nothing = RolloutSettings(designs=1, neutral=True, allow=("Na",))
 
     def propose_nothing(round_number: int) -> None:
-        arguments: Any = (
-            own,
-            tmp_path / "graphs.parquet",
-            tmp_path / "d.parquet",
-            "cpu",
-            nothing,
-            3.0,
-            round_number,
-            0,
-        )
-        propose_designs(*arguments, keep=["O"])
+        of_policy = own / "policy.json", own / "weights.safetensors", tmp_path / "graphs.parquet"
+        propose_designs(*of_policy, None, tmp_path / "d.parquet", "cpu", nothing, 3.0, round_number, 0, keep=["O"])
 
     with pytest.raises(XtalrlError, match=r"No skeleton can be filled as `campaign\.allow`"):
         propose_nothing(1)

@@ -37,6 +37,7 @@ EVERYTHING = {
     "evaluation.limit": 50,
     "campaign.gap_ev": 2,
     "campaign.rounds": 2,
+    "campaign.policy_steps": 5,
 }
 """Laid over config/demo.yaml: every rule has something to do, so that every key has something to change."""
 
@@ -63,7 +64,7 @@ ROUNDS = (
     PROPOSE
     | SCREEN
     | rules(
-        "assess_proposals fill_skeletons train_campaign_predictor predict_designs evaluate_campaign_round label_campaign_designs"
+        "assess_proposals fill_skeletons train_campaign_predictor train_campaign_policy predict_designs evaluate_campaign_round label_campaign_designs"
     )
 )
 SNAPSHOTS = rules("rollout_snapshot assess_snapshots sample_snapshots evaluate_snapshots")
@@ -205,7 +206,8 @@ CHANGES: dict[str, tuple[Any, frozenset[str]]] = {
     "campaign.explore": (0.4, SCREEN),
     "campaign.predictor": ("new", rules("train_campaign_predictor")),
     "campaign.predictor_steps": (100, rules("train_campaign_predictor")),
-    "campaign.seed": (1, PROPOSE | SCREEN | rules("take_skeletons train_campaign_predictor")),
+    "campaign.policy_steps": (7, rules("train_campaign_policy")),
+    "campaign.seed": (1, PROPOSE | SCREEN | rules("take_skeletons train_campaign_predictor train_campaign_policy")),
     "external": (
         {"others": "{tmp}/crystals.xyz"}, rules("import_designs assess_designs plan_design_scf plan_confirmation_scf fill_designs"),
     ),

@@ -746,6 +746,13 @@ class CampaignConfig(_Section):
         "mp20",
         description="Policy that designs: one of `resources/pretrained`, or one that this run trains (`rvs`, `ccql-1.12ev-w5`).",
     )
+    policy_steps: int = Field(
+        0,
+        ge=0,
+        le=1_000_000_000,
+        description="Updates with which the policy learns from the SCFs of the earlier rounds before it designs for the next; 0 leaves it as it is. Only for a policy "
+        "that learns from outcomes (all but `random` and `bc`).",
+    )
     skeletons: SetPath = Field(
         "val",
         description="Skeletons that are filled: a split of the crystals (`train`, `val`, `test`), or your own: a CIF, a folder or .zip of CIFs, a POSCAR, an "

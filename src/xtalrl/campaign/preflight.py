@@ -37,6 +37,11 @@ def check_campaign(config: Config) -> None:
                 f"one that this run trains ({', '.join(trained) or 'none'})."
             )
         read_pretrained(campaign.policy)
+    elif campaign.policy_steps and not trained[campaign.policy].algorithm.learns_from_outcomes:
+        raise XtalrlError(
+            f"`campaign.policy_steps` is {campaign.policy_steps}, and {campaign.policy} does not learn from gaps, so that it would learn to repeat designs that "
+            "missed: set it to 0, or take another policy (`campaign.policy`)."
+        )
     if campaign.skeletons not in SPLITS:
         try:
             check_path(campaign.skeletons)

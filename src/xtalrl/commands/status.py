@@ -48,6 +48,7 @@ _STAGE_OF_RULE = {
     "evaluate_designs": "evaluation",
     "evaluate_snapshots": "evaluation",
     "assess_stability": "evaluation",
+    "train_campaign_policy": "campaign",
     "propose_designs": "campaign",
     "assess_proposals": "campaign",
     "fill_skeletons": "campaign",

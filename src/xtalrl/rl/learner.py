@@ -106,7 +106,17 @@ class Stack:
         """State of a policy before its first update: the weights of a QNetwork made after `torch.manual_seed(seed)`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            parameters = dict(QNetwork(self.architecture(conditional=spec.is_conditional)).named_parameters())
+            network = QNetwork(self.architecture(conditional=spec.is_conditional))
+        return self._first_state(spec, dict(network.named_parameters()))
+
+    def trained_state(self, spec: PolicySpec, network: QNetwork) -> PolicyState:
+        """State of a policy that goes on from a trained network with these settings. The stack then standardises state features as that network does."""
+        for name, buffer in self.network.named_buffers():
+            buffer.copy_(network.get_buffer(name))
+        return self._first_state(spec, dict(network.named_parameters()))
+
+    def _first_state(self, spec: PolicySpec, parameters: dict[str, nn.Parameter]) -> PolicyState:
+        """State before the first update, given the parameters of the policy's QNetwork."""
         if not spec.is_conditional and (column := self._gap_column) is not None:
             weight = parameters[_GAP_LAYER].detach()
             parameters[_GAP_LAYER] = nn.Parameter(

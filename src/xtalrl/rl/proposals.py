@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,10 @@ def skeleton_orders(graphs: Iterable[Mapping[str, Any]], ties: Ties, keep: Colle
 
 
 def propose_designs(
-    folder: str | Path,
+    policy: str | Path,
+    weights: str | Path,
     graphs: str | Path,
+    earlier: Sequence[str | Path] | None,
     designs: str | Path,
     device: str,
     settings: RolloutSettings | Mapping[str, Any],
@@ -60,11 +63,13 @@ def propose_designs(
 ) -> None:
     """Fill every skeleton for one round of a campaign, and write `DESIGNS`.
 
-    With `greedy`, a round takes the designs that follow those of the rounds before it; otherwise it draws with a seed of its own.
+    With `greedy`, a round takes the best designs that no round before it has proposed; otherwise it draws with a seed of its own.
 
     Args:
-        folder: holds policy.json and weights.safetensors.
+        policy: policy.json of the policy.
+        weights: its weights.safetensors.
         graphs: `GRAPHS` of the skeletons.
+        earlier: `DESIGNS` of the rounds before; None in the first.
         designs: table to write.
         device: auto, cpu or cuda.
         settings: how elements are chosen, and how many designs a skeleton gets in a round; a `RolloutSettings` or its fields.
@@ -79,11 +84,13 @@ def propose_designs(
     """
     keep_freed_memory()
     settings = RolloutSettings.of(settings)
-    record, trained = read_record(Path(folder) / "policy.json")
+    record, trained = read_record(Path(policy))
     spec = trained.at(target_ev)
-    earlier = (round_number - 1) * settings.designs
+    before = [row for path in earlier or () for row in tables.read_rows(path, tables.DESIGNS)]
+    proposed = Counter(row["material_id"] for row in before)
+    known = {(row["material_id"], *row["species"]) for row in before}
     goes_on = spec.is_learned and settings.select == "greedy"
-    asked = replace(settings, designs=earlier + settings.designs) if goes_on else settings
+    asked = replace(settings, designs=settings.designs + max(proposed.values(), default=0)) if goes_on else settings
     table = tables.read(graphs, tables.GRAPHS)
     ties: Ties = "shuffled" if record["settings"].get("focus") == "node" else "index"
     order_table = skeleton_orders(table.to_pylist(), ties, keep)
@@ -91,23 +98,27 @@ def propose_designs(
     filled = design_skeletons(
         record | {"seed": 100 * seed + round_number},
         spec,
-        Path(folder) / "weights.safetensors",
+        Path(weights),
         Orders(skeletons, order_table, graphs),
         asked,
         keep,
     )
-    rows = [
-        {
-            "material_id": trajectory["material_id"],
-            "policy": spec.name,
-            "seed": record["seed"],
-            "sample": earlier + number,
-            "order": trajectory["order"],
-            "species": [ELEMENTS[element] for element in elements],
-        }
-        for trajectory, of_skeleton in zip(order_table.to_pylist(), filled, strict=True)
-        for number, elements in enumerate(of_skeleton[earlier:] if goes_on else of_skeleton)
-    ]
+    rows = []
+    for trajectory, of_skeleton in zip(order_table.to_pylist(), filled, strict=True):
+        material_id = trajectory["material_id"]
+        found = ([ELEMENTS[element] for element in elements] for elements in of_skeleton)
+        new = [species for species in found if not goes_on or (material_id, *species) not in known]
+        rows += [
+            {
+                "material_id": material_id,
+                "policy": spec.name,
+                "seed": record["seed"],
+                "sample": sample,
+                "order": trajectory["order"],
+                "species": species,
+            }
+            for sample, species in enumerate(new[: settings.designs], proposed[material_id])
+        ]
     if not rows and round_number == 1:
         raise XtalrlError(
             "No skeleton can be filled as `campaign.allow`, `campaign.deny`, `campaign.keep` and `campaign.neutral` demand: allow more elements, "

@@ -118,9 +118,7 @@ def design_skeletons(
         return fill_skeletons(None, orders, None, replace(settings, select="softmax"), seed=record["seed"], keep=keep)
     settings = _for_policy(settings, spec, record)
     _check_target(spec, record)
-    network = network_type(record["settings"].get("backend", "native"))(Architecture(**record["network"]))
-    _load_weights(network, weights, record.get("sha256"))
-    network.to(orders.graphs.device)
+    network = load_network(record, weights).to(orders.graphs.device)
     # Behavioural cloning learns probabilities, not values that a discount belongs to.
     discount = record["settings"]["discount"] if spec.algorithm.has_values else 1.0
     return fill_skeletons(network, orders, spec.target_ev, settings, discount=discount, seed=record["seed"], keep=keep)
@@ -413,12 +411,14 @@ def read_record(path: Path) -> tuple[dict[str, Any], PolicySpec]:
     return record, spec
 
 
-def _load_weights(network: torch.nn.Module, path: Path, sha256: str | None) -> None:
-    """Load the weights of a file, which for a policy that ships with xtalrl has the checksum of its record.
+def load_network(record: dict[str, Any], path: Path) -> QNetwork:
+    """The network of a policy's record (`read_record`) with the weights of a file, which for a policy that ships with xtalrl has the checksum of its record.
 
     Raises:
         XtalrlError: the file is missing or damaged, or holds the weights of another network.
     """
+    network = network_type(record["settings"].get("backend", "native"))(Architecture(**record["network"]))
+    sha256 = record.get("sha256")
     try:
         tensors: dict[str, Tensor] = read_tensors(path)[0]
         if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
@@ -431,3 +431,4 @@ def _load_weights(network: torch.nn.Module, path: Path, sha256: str | None) -> N
             f"{path} cannot be used ({' '.join(str(error).split())[:200]}): delete it and run `snakemake {path}` again; training "
             "continues from its last checkpoint."
         ) from None
+    return network

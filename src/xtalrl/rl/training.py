@@ -134,7 +134,7 @@ def train_policies(
         else:
             snapshots: dict[int, dict[str, Tensor]]
             snapshots = {step: {} for step in snapshot_steps(settings.steps, settings.snapshots)}
-            _write_policy(folder, its_record, {}, snapshots, [])
+            write_policy(folder, its_record, {}, snapshots, [])
     if not learned:
         return
 
@@ -284,7 +284,7 @@ class _Training:
         """Write the policy. The checkpoint stays: Snakemake deletes the outputs of a job it runs again."""
         weights = stack.state_dict(self.spec, self.state.result)
         snapshots = {step: stack.state_dict(self.spec, row) for step, row in self.snapshots.items()}
-        _write_policy(self.folder, self.record, weights, snapshots, self.rows)
+        write_policy(self.folder, self.record, weights, snapshots, self.rows)
 
     def open_trackers(self) -> None:
         """Open the trackers that the settings name."""
@@ -389,13 +389,14 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def _write_policy(
+def write_policy(
     folder: Path,
     record: Mapping[str, Any],
     weights: Mapping[str, Tensor],
     snapshots: Mapping[int, Mapping[str, Tensor]],
     rows: list[list[float]],
 ) -> None:
+    """Write the files of a policy into a folder: policy.json, weights.safetensors, snapshots by step, and training.csv with rows of `LOG_COLUMNS`."""
     _write_log(folder, rows)
     about = {"policy": f"{record['name']}, seed {record['seed']}"}
     for step, its_weights in snapshots.items():

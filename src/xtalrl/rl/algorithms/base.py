@@ -76,6 +76,8 @@ class Algorithm:
     """Whether the network's outputs are values that a discount belongs to, not logits."""
     hides_target = False
     """Whether it is trained with the target hidden at times, so that the rollout can guide it, or ask for an energy beside the gap."""
+    learns_from_outcomes = True
+    """Whether gap and formation energy of a crystal matter to what it learns, so that it may learn from designs that are not good."""
     learns_from_metals = False
     """Whether crystals of the split `metals` are data for it."""
 

@@ -12,6 +12,7 @@ class BehaviouralCloning(Algorithm):
     kind = "bc"
     label = "BC"
     marker = "s"
+    learns_from_outcomes = False
 
     def loss(self, learning: Learning) -> Loss:
         """The cross-entropy of the data's action under softmax(q)."""

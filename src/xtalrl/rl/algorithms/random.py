@@ -12,3 +12,4 @@ class Random(Algorithm):
     label = "random"
     marker = "X"
     is_learned = False
+    learns_from_outcomes = False

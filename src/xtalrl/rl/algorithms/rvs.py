@@ -27,6 +27,7 @@ class RvS(BehaviouralCloning):
     is_conditional = True
     serves_all_targets = True
     hides_target = True
+    learns_from_outcomes = True
     learns_from_metals = True
 
     def trained_for(self, spec: PolicySpec, outcomes: Outcomes, settings: TrainingSettings) -> Tensor:
