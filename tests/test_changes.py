@@ -189,7 +189,7 @@ CHANGES: dict[str, tuple[Any, frozenset[str]]] = {
     "campaign.budget": (50, SCREEN),
     "campaign.core_hours": (2, SCREEN),
     "campaign.rounds": (3, SHARDS | ROUNDS | rules("plan_campaign_scf gather_scf gather_campaign hand_over")),
-    "campaign.policy": ("bc", PROPOSE),
+    "campaign.policy": ("rvs", PROPOSE | rules("train_campaign_policy")),
     "campaign.skeletons": ("train", rules("take_skeletons")),
     "campaign.max_sites": (4, rules("take_skeletons")),
     "campaign.limit": (3, rules("take_skeletons")),
