@@ -39,6 +39,7 @@ campaign:
   designs: 2
   allow: [Li, F, Na, Cl, Mg, O]
   predictor_steps: 60
+  policy_steps: 3
 """
 
 
@@ -86,6 +87,15 @@ def test_the_second_predictor_learned_from_the_first_round(run: Run) -> None:
     labels = tables.read_rows(run.results / "campaign-1/labels.parquet", tables.LABELS)
     held_out = tables.read_rows(run.results / "campaign-2/held_out.parquet", tables.PREDICTIONS)
     assert {row["material_id"] for row in labels} <= {row["material_id"] for row in held_out}
+
+
+def test_the_second_round_designs_with_a_policy_that_learned_from_the_first(run: Run) -> None:
+    labels = tables.read_rows(run.results / "campaign-1/labels.parquet", tables.LABELS)
+    record = json.loads((run.results / "campaign-2/policy/policy.json").read_bytes())
+    assert record["further_training"]["designs"] == sum(
+        row["band_gap"] is not None and row["formation_energy_per_atom"] is not None for row in labels
+    )
+    assert not (run.results / "campaign-1/policy").exists()
 
 
 def test_hits_have_crystals_and_evidence_that_reproduces_them(run: Run) -> None:

@@ -35,7 +35,7 @@ def label(graph: dict[str, Any], gap: float | None, source: str = "file") -> dic
         "outcome": outcome,
         "detail": "",
         "band_gap": gap,
-        "formation_energy_per_atom": None if gap is None else -1.0,
+        "formation_energy_per_atom": None if gap is None or source == "file" else -1.0,
     }
 
 

@@ -46,7 +46,7 @@ def learn_from_designs(
 ) -> None:
     """Train a policy further on the designs of a campaign, and write it as a new policy.
 
-    Designs with a gap and a formation energy, metals among them, become trajectories like those of crystals. Beside them are `N_KNOWN` crystals of the training data,
+    Designs with a gap, metals among them, become trajectories like those of crystals; a policy that uses the formation energy needs that, too. Beside them are `N_KNOWN` crystals of the training data,
     and every crystal counts alike, so that the share of designs grows with the campaign. A design whose SCF failed has no outcome that a policy could be asked for:
     it teaches the predictor only.
 
@@ -64,7 +64,7 @@ def learn_from_designs(
         threads: number of threads that torch uses.
 
     Raises:
-        XtalrlError: a file is missing or malformed, or no known crystal has both labels.
+        XtalrlError: a file is missing or malformed, or no known crystal has the labels that are needed.
     """
     keep_freed_memory()
     torch.set_num_threads(threads)
@@ -78,14 +78,18 @@ def learn_from_designs(
         warmup_steps=steps // 10,
         weighting="crystals",
     )
-    known = _complete(graphs, labels, ["train", *[tables.METALS] * spec.algorithm.learns_from_metals])
+    uses_energy = spec.reward is not None or settings.condition_on_energy
+    needed = ["band_gap", *["formation_energy_per_atom"] * uses_energy]
+    known = _labelled(graphs, labels, ["train", *[tables.METALS] * spec.algorithm.learns_from_metals], needed)
     if not len(known[0]):
         raise XtalrlError(
-            f"{spec.name} cannot learn further: no crystal of the train split has a graph in {graphs} and both labels in {labels}. "
+            f"{spec.name} cannot learn further: no crystal of the train split has a graph in {graphs} and {' and '.join(needed)} in {labels}. "
             "Set `campaign.policy_steps: 0`."
         )
     drawn = np.random.default_rng(seed).permutation(len(known[0]))[:N_KNOWN]
-    designs = [_complete(*files, [tables.DESIGN_SPLIT]) for files in zip(design_graphs, design_labels, strict=True)]
+    designs = [
+        _labelled(*files, [tables.DESIGN_SPLIT], needed) for files in zip(design_graphs, design_labels, strict=True)
+    ]
     with TemporaryDirectory() as temporary:
         both = graphs, labels = Path(temporary) / "graphs.parquet", Path(temporary) / "labels.parquet"
         trajectories = Path(temporary) / "trajectories.parquet"
@@ -118,16 +122,27 @@ def learn_from_designs(
     write_policy(Path(policy).parent, record, stack.state_dict(spec, learner.state(spec).result), {}, rows)
 
 
-def _complete(graphs: str | Path, labels: str | Path, splits: Sequence[str]) -> tuple[pa.Table, pa.Table]:
-    """The graphs and labels of crystals of some splits that have both labels, in the same order and as one split, train."""
-    graph_table, label_table = tables.read(graphs, tables.GRAPHS), tables.read(labels, tables.LABELS)
-    complete = pc.and_(pc.is_valid(label_table["band_gap"]), pc.is_valid(label_table["formation_energy_per_atom"]))
-    label_table = label_table.filter(complete)
+def _labelled(
+    graphs: str | Path, labels: str | Path, splits: Sequence[str], needed: Sequence[str]
+) -> tuple[pa.Table, pa.Table]:
+    """The graphs and labels of the crystals of some splits that have the needed labels, in the same order, as the split train.
+
+    A formation energy that is not needed and not known becomes 0, because a trajectory must have one.
+    """
+    label_table = tables.read(labels, tables.LABELS)
+    for name in needed:
+        label_table = label_table.filter(pc.is_valid(label_table[name]))
+    graph_table = tables.read(graphs, tables.GRAPHS)
     graph_table = graph_table.filter(pc.is_in(graph_table["split"], pa.array(splits)))
     rows = pc.index_in(graph_table["material_id"].combine_chunks(), label_table["material_id"].combine_chunks())
-    found = graph_table.filter(pc.is_valid(rows)), label_table.take(rows.drop_null())
-    graphs_and_labels = [
-        table.set_column(table.schema.get_field_index("split"), "split", pa.array(["train"] * len(table), pa.string()))
-        for table in found
-    ]
-    return graphs_and_labels[0], graphs_and_labels[1]
+    graph_table, label_table = graph_table.filter(pc.is_valid(rows)), label_table.take(rows.drop_null())
+    energy = pc.fill_null(label_table["formation_energy_per_atom"], 0.0)
+    train = pa.array(["train"] * len(graph_table), pa.string())
+    return (
+        _with_column(graph_table, "split", train),
+        _with_column(_with_column(label_table, "split", train), "formation_energy_per_atom", energy),
+    )
+
+
+def _with_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), name, values)
