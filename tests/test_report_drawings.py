@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,6 +26,9 @@ from matplotlib.patches import Circle, Rectangle, StepPatch
 from report_data import FILES, write_results
 
 from xtalrl.config import Config
+from xtalrl.metrics import properties
+from xtalrl.metrics.intervals import Estimate
+from xtalrl.report import crystal_pictures
 from xtalrl.report.contents import FIGURES, content
 from xtalrl.report.marks import Drawing
 from xtalrl.report.results import Results, scoring_of
@@ -161,6 +165,41 @@ def test_figure3_draws_two_crystals_for_every_example(run: tuple[Path, Config]) 
     for row in drawing.rows:
         assert f"{row['band_gap_ev']:.3f} eV" in texts
         assert f"{row['true_band_gap_ev']:.3f} eV" in texts
+    formulas = [str(row[name]) for row in drawing.rows for name in ("formula", "true_formula")]
+    (key,) = drawing.figure.legends
+    assert {text.get_text() for text in key.get_texts()} == {
+        part for text in formulas for part in re.findall("[A-Z][a-z]?", text)
+    }
+
+
+def test_a_target_without_an_example_takes_little_room_in_figure3(
+    run: tuple[Path, Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = draw(*run, "figure3")
+    lost = full.rows[0]["target_ev"]
+    choose = crystal_pictures.choose_examples
+    monkeypatch.setattr(
+        crystal_pictures, "choose_examples", lambda *args: [one for one in choose(*args) if one.target_ev != lost]
+    )
+    rest = draw(*run, "figure3")
+    assert "no such design" in [text.get_text() for text in rest.figure.texts]
+    assert rest.figure.get_figheight() < full.figure.get_figheight() - 1
+
+
+def test_figure4_says_what_a_mark_without_a_bar_means(
+    run: tuple[Path, Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def caption() -> str:
+        return " ".join(draw(*run, "figure4").figure.texts[-1].get_text().split())
+
+    bare = any(
+        row["value"] is not None and row["low"] is None
+        for row in draw(*run, "figure4").rows
+        if row["metric"] == "mean_band_gap"
+    )
+    assert ("A mark without a bar" in caption()) == bare
+    monkeypatch.setattr(properties, "mean_band_gap", lambda *args, **options: Estimate(1.0, None, None, 3, ""))
+    assert "A mark without a bar" in caption()
 
 
 def test_figure5_has_the_counts_of_its_rows(run: tuple[Path, Config]) -> None:
@@ -174,6 +213,12 @@ def test_figure5_has_the_counts_of_its_rows(run: tuple[Path, Config]) -> None:
             shares = [row["share_pct"] for row in drawing.rows if (row["quantity"], row["split"]) == (quantity, split)]
             assert patch.get_data().values == pytest.approx(shares)
             assert np.sum(shares) == pytest.approx(100)
+        bars = [part for part in axis.collections if isinstance(part, LineCollection)]
+        for split, bar in zip(("train", "val"), bars, strict=True):
+            rows = [row for row in drawing.rows if (row["quantity"], row["split"]) == (quantity, split)]
+            assert [segment[:, 1].tolist() for segment in bar.get_segments()] == [
+                [row["low"], row["high"]] for row in rows
+            ]
 
 
 def test_the_periodic_table_is_coloured_by_its_shares(run: tuple[Path, Config]) -> None:
@@ -183,7 +228,7 @@ def test_the_periodic_table_is_coloured_by_its_shares(run: tuple[Path, Config]) 
     names = [text.get_text() for text in table.texts][::2]
     assert len(fields) == len(names) == 88
     colors = dict(zip(names, (to_hex(field.get_facecolor()) for field in fields), strict=True))
-    scale = mpl.colormaps["cividis_r"]
+    scale = mpl.colormaps["YlOrBr"]
     known = [row for row in drawing.rows if int(str(row["n_designs"])) >= 10]
     assert len(known) > 10
     for row in drawing.rows:

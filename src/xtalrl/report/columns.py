@@ -60,9 +60,9 @@ TABLE1 = (
 )
 TABLE2 = (
     _percent("dft_success", "DFT success of valid", "valid designs", properties.dft_success_by_the_papers_rules, True),
-    _percent("dft_success_of_all", "of all", "designs", properties.dft_success_of_all_by_the_papers_rules),
-    _percent("dft_success_recovered", "with recovery, of valid", "valid designs", properties.dft_success),
-    _percent("dft_success_recovered_of_all", "of all", "designs", properties.dft_success_of_all),
+    _percent("dft_success_of_all", "DFT success of all", "designs", properties.dft_success_of_all_by_the_papers_rules),
+    _percent("dft_success_recovered", "Success with recovery, of valid", "valid designs", properties.dft_success),
+    _percent("dft_success_recovered_of_all", "Success with recovery, of all", "designs", properties.dft_success_of_all),
     Column("mean_formation_energy_ev_per_atom", "Mean E_form (eV/atom)", "successes", properties.mean_formation_energy, decimals=2),
     Column("emd_formation_energy_ev_per_atom", "EMD of E_form (eV/atom)", "successes", properties.formation_energy_distance, decimals=2),
     Column("mean_band_gap_ev", "Mean gap (eV)", "successes", properties.mean_band_gap, decimals=2),
@@ -73,9 +73,9 @@ TABLE2 = (
 TABLE3 = (_ACCURACY, _SIMILARITY, _VALIDITY)
 DESIRED_RANGE = (
     _percent("nu", "ν of all", "designs", properties.desired_range),
-    _percent("nu_of_successes", "of successes", "successes", functools.partial(properties.desired_range, of="successes")),
+    _percent("nu_of_successes", "ν of successes", "successes", functools.partial(properties.desired_range, of="successes")),
     _percent("kappa", "κ of all", "designs", properties.out_of_distribution),
-    _percent("kappa_of_successes", "of successes", "successes", functools.partial(properties.out_of_distribution, of="successes")),
+    _percent("kappa_of_successes", "κ of successes", "successes", functools.partial(properties.out_of_distribution, of="successes")),
     _percent("nu_by_the_papers_rules", "ν without recovered", "designs", properties.desired_range_by_the_papers_rules),
     _percent("kappa_by_the_papers_rules", "κ without recovered", "designs", properties.out_of_distribution_by_the_papers_rules),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
 from xtalrl import tables
@@ -28,6 +30,7 @@ from xtalrl.report.results import Results
 from xtalrl.report.style import RC_PARAMS
 
 _EXAMPLES = 2
+_KEY_COLUMNS = 18
 _RADIUS = 0.45  # fraction of the covalent radius, so that one can see through the cell
 _SHADES = 7
 _VIEW = (
@@ -125,9 +128,13 @@ def _draw(
     window_ev: float,
 ) -> Figure:
     with mpl.rc_context(RC_PARAMS):
-        n_rows = max(1, len(targets_ev))
-        top, bottom, row_height = 0.5, 0.75, 2.15
-        height = top + bottom + n_rows * row_height
+        elements = _elements(examples, cells)
+        top, row_height = 0.5, 2.15
+        bottom = 0.6 + 0.24 * math.ceil(len(elements) / _KEY_COLUMNS)
+        heights = [
+            row_height if any(example.target_ev == target for example in examples) else 0.7 for target in targets_ev
+        ]
+        height = top + bottom + (sum(heights) or 0.7)
         figure = Figure(figsize=(10, height))
         FigureCanvasAgg(figure)
         width = 0.93 / (2 * _EXAMPLES)
@@ -142,15 +149,17 @@ def _draw(
                 fontweight="bold",
             )  # fmt: skip
         for row, target in enumerate(targets_ev):
-            base = 1 - (top + (row + 1) * row_height) / height
+            base = 1 - (top + sum(heights[: row + 1])) / height
+            middle = base + 0.55 * heights[row] / height
+            upright = heights[row] == row_height
             figure.text(
-                0.015, base + 0.55 * row_height / height, f"p̂ = {target:g} eV", rotation=90, ha="center", va="center", fontsize=9.5,
-                fontweight="bold",
+                0.015, middle, f"p̂ = {target:g} eV", rotation=90 if upright else 0, ha="center" if upright else "left", va="center",
+                fontsize=9.5, fontweight="bold",
             )  # fmt: skip
             shown = [example for example in examples if example.target_ev == target]
             if not shown:
                 figure.text(
-                    0.53, base + 0.55 * row_height / height, "no such design", ha="center", va="center", fontsize=8.5, color="#8C8C8C",
+                    0.53, middle, "no such design", ha="center", va="center", fontsize=8.5, color="#8C8C8C",
                     style="italic",
                 )  # fmt: skip
             for index, example in enumerate(shown):
@@ -187,7 +196,28 @@ def _draw(
             "Jmol's colours."
         )
         figure.text(0.02, 0.08 / height, "\n".join(textwrap.wrap(caption, 180)), **CAPTION)
+        if elements:
+            figure.legend(
+                handles=[_key(element) for element in elements], loc="lower center", bbox_to_anchor=(0.53, 0.42 / height),
+                ncols=min(len(elements), _KEY_COLUMNS), fontsize=8.5, handletextpad=0.1, columnspacing=1.2,
+            )  # fmt: skip
     return figure
+
+
+def _elements(examples: Sequence[Example], cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The elements of all crystals that are drawn, by atomic number."""
+    designs = [example.design for example in examples]
+    drawn = {element for row in designs for element in (*row["species"], *cells[row["material_id"]]["species"])}
+    return sorted(drawn, key=atomic_numbers.__getitem__)
+
+
+def _key(element: str) -> Line2D:
+    """An element's entry in the key of colours."""
+    color = _color(atomic_numbers[element])
+    return Line2D(
+        [], [], linestyle="none", marker="o", markersize=8, label=element, markerfacecolor=color, markeredgecolor=_mix(color, -0.55),
+        markeredgewidth=0.4,
+    )  # fmt: skip
 
 
 def formula_text(formula: str) -> str:

@@ -63,36 +63,36 @@ def figure5(results: Results, scoring: Scoring) -> Drawing:
 
 def _draw(bins: list[dict[str, Any]], sizes: dict[tuple[str, str], tuple[int, float]], confidence: float) -> Figure:
     with mpl.rc_context(RC_PARAMS):
-        figure = Figure(figsize=(10, 3.5))
+        figure = Figure(figsize=(10, 3.8))
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, 3)
-        figure.subplots_adjust(left=0.06, right=0.985, top=0.83, bottom=0.27, wspace=0.2)
+        figure.subplots_adjust(left=0.06, right=0.985, top=0.76, bottom=0.25, wspace=0.2)
         shown = []
         for axis, (name, label, title) in zip(axes, _QUANTITIES, strict=True):
-            axis.set_title(title)
+            axis.set_title(title, pad=26)
             axis.set_xlabel(label)
             axis.grid(axis="y", color=GUIDE, linewidth=0.5)
             notes = []
-            for split, (color, split_name) in _SPLITS.items():
+            for place, (split, (color, split_name)) in enumerate(_SPLITS.items()):
                 part = [row for row in bins if row["quantity"] == name and row["split"] == split]
                 if not part:
                     continue
                 edges = [row["from"] for row in part] + [part[-1]["to"]]
                 axis.stairs([row["share_pct"] for row in part], edges, color=color, linewidth=1.3, zorder=3)
-                axis.stairs(
-                    [row["high"] for row in part], edges, baseline=[row["low"] for row in part], fill=True, color=color, alpha=0.22,
-                    linewidth=0,
+                within = (place + 1) / (len(_SPLITS) + 1)  # the splits' intervals stand side by side in a bin
+                axis.vlines(
+                    [row["from"] + within * (row["to"] - row["from"]) for row in part], [row["low"] for row in part],
+                    [row["high"] for row in part], color=color, linewidth=0.9, alpha=0.7,
                 )  # fmt: skip
                 axis.axvline(sizes[name, split][1], color=color, linewidth=0.9, linestyle=(0, (4, 2)), zorder=2)
-                notes.append(f"{split_name}: n = {sizes[name, split][0]:,}, mean {sizes[name, split][1]:.3f}")
+                notes.append(
+                    f"{split_name}: n = {sizes[name, split][0]:,}, mean {sizes[name, split][1]:.3f}".replace("-", "−")
+                )
                 if split not in shown:
                     shown.append(split)
-            axis.set_ylim(0, 1.16 * axis.get_ylim()[1])
-            right = name == "band_gap"
+            axis.set_ylim(bottom=0)
             axis.text(
-                0.98 if right else 0.03, 0.97, "\n".join(notes) or "no labels", transform=axis.transAxes,
-                ha="right" if right else "left", va="top", fontsize=7.5, color="#444444", zorder=5,
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
+                0, 1.03, "\n".join(notes) or "no labels", transform=axis.transAxes, va="bottom", fontsize=7.5, color="#444444"
             )  # fmt: skip
         axes[0].set_ylabel("share of the crystals (%)")
         figure.legend(
@@ -100,7 +100,7 @@ def _draw(bins: list[dict[str, Any]], sizes: dict[tuple[str, str], tuple[int, fl
             loc="upper center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8,
         )  # fmt: skip
         caption = (
-            f"Share of the labelled crystals of each split in equal bins; bands: {100 * confidence:g} % Wilson intervals; dashed: means. Gaps are "
+            f"Share of the labelled crystals of each split in equal bins; bars: {100 * confidence:g} % Wilson intervals; dashed: means. Gaps are "
             "clipped at 0. The first and last bin hold what lies beyond the axis (0.5 % of the crystals at most on a side)."
         )
         figure.text(0.02, 0.02, "\n".join(textwrap.wrap(caption, 180)), **CAPTION)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
@@ -142,6 +142,7 @@ def _draw(
             columnspacing=1.6, handletextpad=0.3, fontsize=8,
         )  # fmt: skip
         caption = _caption(all_designs, scoring)
+        caption += _without_bars(points, "emd_band_gap", "emd_formation_energy", "mean_formation_energy")
         figure.text(0.02, 0.1 / height, "\n".join(textwrap.wrap(caption, 180)), **CAPTION)
     return figure
 
@@ -287,6 +288,12 @@ def _intervals(all_designs: Sequence[PolicyDesigns], confidence: float) -> str:
     )
 
 
+def _without_bars(points: Iterable[Point], *metrics: str) -> str:
+    """A sentence about marks of these metrics without a bar, if there are any."""
+    bare = any(p.estimate.value is not None and p.estimate.low is None for p in points if p.metric in metrics)
+    return " A mark without a bar: its values are all equal, which says nothing of their spread." if bare else ""
+
+
 def figure4(results: Results, scoring: Scoring) -> Drawing:
     """Fig. 4: the mean gap of each policy's designs, and of the validation labels.
 
@@ -327,6 +334,7 @@ def figure4(results: Results, scoring: Scoring) -> Drawing:
                 fontsize=7.5, color="#444444",
             )  # fmt: skip
         caption = f"Gaps clipped at 0. {_intervals(all_designs, scoring.confidence)} n: designs with a gap."
+        caption += _without_bars(points, "mean_band_gap")
         figure.text(0.02, 0.08 / height, "\n".join(textwrap.wrap(caption, 112)), **CAPTION)
     return Drawing(figure, _rows(points, all_designs, scoring.confidence))
 

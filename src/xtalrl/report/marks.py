@@ -13,6 +13,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
+from matplotlib.path import Path as Outline
 
 from xtalrl.csv_files import write_csv
 from xtalrl.files import write_whole
@@ -58,6 +60,23 @@ def mark(axis: Axes, position: float, estimate: Estimate, style: PolicyStyle, ve
         draw(position, estimate.low, estimate.high, color=style.color, linewidth=1.3, zorder=2)
     x, y = (position, estimate.value) if vertical else (estimate.value, position)
     axis.plot([x], [y], linestyle="none", zorder=3, clip_on=False, **_marker(style))
+
+
+def marker_path(marker: str) -> str:
+    """The outline of a marker for the `d` of an SVG path, in a square of side 1 about the origin; y points up, as in matplotlib."""
+    style = MarkerStyle(marker)
+    outline = style.get_path().transformed(style.get_transform())
+    letters = {
+        Outline.MOVETO: "M",
+        Outline.LINETO: "L",
+        Outline.CURVE3: "Q",
+        Outline.CURVE4: "C",
+        Outline.CLOSEPOLY: "Z",
+    }
+    return " ".join(
+        letters[code] + ("" if code == Outline.CLOSEPOLY else " ".join(f"{number:.3g}" for number in points))
+        for points, code in outline.iter_segments(curves=True, simplify=False)
+    )
 
 
 def handle(style: PolicyStyle, label: str = "") -> Line2D:

@@ -56,13 +56,13 @@ def _draw(shares: dict[str, float], total: Counter[str]) -> Figure:
         figure = Figure(figsize=(9, 4.9))
         FigureCanvasAgg(figure)
         axis = figure.add_axes((0.01, 0.1, 0.9, 0.88))
-        colors = mpl.colormaps["cividis_r"]
+        colors = mpl.colormaps["YlOrBr"]
         scale = Normalize(0, 100)
         for element in ELEMENTS:
             x, y = _place(element)
             known = element in shares
             face = colors(scale(100 * shares[element])) if known else "#EDEDED"
-            dark = known and shares[element] > 0.45
+            dark = known and shares[element] > 0.6
             ink = "white" if dark else "#222222" if known else "#9A9A9A"
             axis.add_patch(Rectangle((x - 0.47, y - 0.47), 0.94, 0.94, facecolor=face, linewidth=0))
             axis.text(x, y - 0.1, element, ha="center", va="center", fontsize=9, fontweight="bold", color=ink)

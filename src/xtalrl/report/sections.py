@@ -27,6 +27,7 @@ from xtalrl.dft.protocols import Protocol, load_protocol
 from xtalrl.dft.pseudopotentials import describe_family
 from xtalrl.energies import MISSING_REFERENCE
 from xtalrl.errors import XtalrlError
+from xtalrl.metrics.confirmation import CONFIRMED
 from xtalrl.metrics.designs import SUCCESSFUL_OUTCOMES
 from xtalrl.metrics.evaluation import INVALID_COMPOSITION, UNUSABLE_ENTRY
 from xtalrl.report.citations import CITATIONS
@@ -34,7 +35,8 @@ from xtalrl.report.columns import Column
 from xtalrl.report.contents import Content, figures_of, tables_of
 from xtalrl.report.curves import learning_curves, read_training_log
 from xtalrl.report.elsewhere import computed_elsewhere
-from xtalrl.report.lists import design_columns, failure_columns, plain_columns, rejected_columns
+from xtalrl.report.lists import DesignList, design_columns, failure_columns, heading, plain_columns, rejected_columns
+from xtalrl.report.marks import marker_path
 from xtalrl.report.style import Policies, PolicyStyle, policy_styles
 from xtalrl.report.viewer_data import packed, viewer_data
 
@@ -62,14 +64,7 @@ _MEANINGS = {
     "imported": "Not computed here: taken from a published table.",
     MISSING_REFERENCE: "The SCF converged, but an element has no reference energy.",
 } | {str(outcome): outcome.sentence for outcome in Outcome}
-_KEY_HEADINGS = {
-    "policy": "Policy",
-    "omega": "ω",
-    "target_ev": "Target (eV)",
-    "split": "Split",
-    "setting": "α₁-α₂-β",
-    "step": "Step",
-}
+_KEY_HEADINGS = {"setting": "α₁-α₂-β"}
 
 Rows = list[dict[str, Any]]
 
@@ -177,6 +172,9 @@ class Summary:
     n_novel: int
     novelty_known: bool
     n_converged: int
+    n_hits: int
+    n_confirmed: int | None
+    """Number of hits that a finer SCF confirmed; None if none were run."""
     n_skeletons: int
     n_rejected: int
     labels_by_split: Mapping[str, int]
@@ -196,6 +194,8 @@ class Summary:
             n_novel=sum(bool(row["novel"]) for row in evaluation),
             novelty_known=any(row["novel"] is not None for row in evaluation),
             n_converged=sum(row["outcome"] in SUCCESSFUL_OUTCOMES for row in evaluation),
+            n_hits=len(run.verdicts),
+            n_confirmed=Counter(run.verdicts.values())[CONFIRMED] if run.verdicts else None,
             n_skeletons=len({row["material_id"] for row in evaluation if row["true_formula"] is not None}),
             n_rejected=len(run.rejected),
             labels_by_split=Counter(row["split"] for row in run.labels if row["band_gap"] is not None),
@@ -209,6 +209,44 @@ class Summary:
             ),
             engines=sorted({row["engine"] for row in run.computed if row["engine"]}),
         )
+
+
+@dataclass(frozen=True)
+class HighestNu:
+    """The policy or set with the highest ν at a target, in percent with its interval, among `n_compared`."""
+
+    target: str
+    label: str
+    nu: float
+    interval: tuple[float, float] | None
+    n_compared: int
+
+
+def highest_nu(run: RunFiles, labels: Mapping[str, str]) -> list[HighestNu]:
+    """The highest ν at each target of `tables/desired_range.csv`; empty without that table. Of equal ones a policy for this very target comes first."""
+    path = run.folder / "tables/desired_range.csv"
+    rows = [row for row in read_csv(path).rows if row.get("nu_pct")] if path.is_file() else []
+    found = []
+    for target in dict.fromkeys(row["target_ev"] for row in rows):
+
+        def rank(row: Mapping[str, str], target: str = target) -> tuple[float, bool]:
+            spec = run.policies.get(row["policy"])
+            return float(row["nu_pct"]), spec is not None and spec.target_ev == float(target)
+
+        compared = [row for row in rows if row["target_ev"] == target]
+        best = max(compared, key=rank)
+        ends = (best["nu_pct_low"], best["nu_pct_high"])
+        interval = (float(ends[0]), float(ends[1])) if all(ends) else None
+        label = labels.get(best["policy"], best["policy"])
+        found.append(HighestNu(target, label, float(best["nu_pct"]), interval, len(compared)))
+    return found
+
+
+def campaign_totals(folder: Path) -> Mapping[str, str] | None:
+    """The row of `tables/campaign.csv` that sums the rounds of a campaign up; None without one."""
+    path = folder / "tables/campaign.csv"
+    rows = read_csv(path).rows if path.is_file() else []
+    return next((row for row in rows if row["round"] == "all"), None)
 
 
 @dataclass(frozen=True)
@@ -286,8 +324,8 @@ class ResultSection:
     """What each row is about, by name, and its estimates."""
 
 
-def _result_table(folder: Path, content: Content, order: Sequence[str]) -> ResultSection | None:
-    """A table in the folder; None if it is missing."""
+def _result_table(folder: Path, content: Content, labels: Mapping[str, str]) -> ResultSection | None:
+    """A table in the folder, its policies in the order of `labels`; None if it is missing."""
     path = folder / f"tables/{content.name}.csv"
     if not path.is_file():
         return None
@@ -307,15 +345,16 @@ def _result_table(folder: Path, content: Content, order: Sequence[str]) -> Resul
         n_rows=len(rows),
     )
     if not content.columns or not rows:
-        return replace(section, columns=packed(plain_columns(rows, content.keys)))
+        return replace(section, columns=packed(plain_columns(rows, content.keys, labels)))
     cells = [[_cell(row, rows, column) for column in content.columns] for row in rows]
+    order = list(labels)
     ranked = sorted(
         zip(rows, cells, strict=True),
         key=lambda pair: order.index(name) if (name := pair[0].get("policy", "")) in order else len(order),
     )
     return replace(
         section,
-        about=[(key, _KEY_HEADINGS.get(key, key.replace("_", " "))) for key in content.keys],
+        about=[(key, _KEY_HEADINGS.get(key, heading(key))) for key in content.keys],
         headings=[column.heading for column in content.columns],
         rows=[([(key, row[key]) for key in content.keys], cells) for row, cells in ranked],
     )
@@ -435,28 +474,36 @@ def training_curves(run: RunFiles) -> list[tuple[str, Markup]]:
 
 def data_of_lists(run: RunFiles) -> dict[str, Markup]:
     """The data that report.js and viewer.js unpack, by name of the list."""
-    targets = {name: spec.target_ev if spec else None for name, spec in run.policies.items()}
+    designs = DesignList(
+        run.evaluation,
+        {name: style.label for name, style in policy_styles(run.policies).items()},
+        {name: spec.target_ev if spec else None for name, spec in run.policies.items()},
+        run.config.evaluation.window_ev,
+        run.above_hull,
+        run.verdicts,
+    )
     family = describe_family(run.config.dft.family)
     return {
-        "designs": packed(
-            design_columns(run.evaluation, targets, run.config.evaluation.window_ev, run.above_hull, run.verdicts)
-        ),
+        "designs": packed(design_columns(designs)),
         "rejected": packed(rejected_columns(run.rejected)),
         "failures": packed(failure_columns(run.computed)),
-        "viewer": packed(viewer_data(run.evaluation, run.crystals, run.design_scf, run.protocol, family)),
+        "viewer": packed(viewer_data(designs.ranked, run.crystals, run.design_scf, run.protocol, family)),
     }
 
 
 def sections(run: RunFiles) -> dict[str, Any]:
     """The data that the template shows, by section."""
     styles = policy_styles(run.policies)
-    order = list(run.policies)
-    results = (_result_table(run.folder, content, order) for content in tables_of(run.config))
+    labels = {name: style.label for name, style in styles.items()}
+    results = (_result_table(run.folder, content, labels) for content in tables_of(run.config))
     return {
         "config": run.config,
         "elsewhere": computed_elsewhere(run.config),
         "policies": [NamedPolicy(name, styles[name], spec is None) for name, spec in run.policies.items()],
+        "marker_path": marker_path,
         "summary": Summary.of(run),
+        "highest": highest_nu(run, labels),
+        "campaign": campaign_totals(run.folder),
         "tables": [table for table in results if table is not None],
         "figures": [
             _figure(run.folder, content)

@@ -148,8 +148,10 @@ const unpack = async (id) => {
         const value = this.value(column, row);
         const text = value === null || value === "" ? "–" : column.kind === "text" ? value
           : column.decimals !== null ? value.toFixed(column.decimals) : Number.isInteger(value) ? count(value) : String(Number(value.toPrecision(4)));
-        return make("td", { className: column.kind === "number" ? "num" : column.key, textContent: text });
+        return make("td", { className: column.kind === "number" ? "num" : ({ hit: "hit", detail: "detail", note: "detail" })[column.key] ?? "", textContent: text });
       }))));
+      this.found.dataset.drawn = count(this.drawn); // for the print, which holds what is drawn
+      this.found.classList.toggle("cut", this.drawn < this.rows.length);
       if (this.opens) this.link(this.drawn - piece.length, piece);
       if (!this.rows.length && this.size) {
         this.body.append(make("tr", {}, make("td", { colSpan: this.columns.length, textContent: "Nothing fits these filters." })));
@@ -160,8 +162,8 @@ const unpack = async (id) => {
     link(first, piece) {
       piece.forEach((_, index) => {
         const row = this.body.children[first + index], cell = row.firstChild;
-        cell.replaceChildren(make("button", { type: "button", className: "link", textContent: cell.textContent, ariaLabel: `Show the design on ${cell.textContent}` }));
-        row.className = "opens";
+        cell.replaceChildren(make("button", { type: "button", className: "link", textContent: cell.textContent, ariaLabel: `${cell.textContent}: show the design` }));
+        row.className = row.querySelector("td.hit")?.textContent === "yes" ? "opens hit" : "opens";
         row.addEventListener("click", () => showDesign(this, first + index));
       });
     }
@@ -176,8 +178,27 @@ const unpack = async (id) => {
       setTimeout(() => URL.revokeObjectURL(link.href), 1000);
     }
   }
+  // A table that is wider than the page says so.
+  const say = new ResizeObserver((entries) => entries.forEach(({ target }) => { target.previousElementSibling.hidden = target.scrollWidth <= target.clientWidth + 1; }));
+  const watch = (scroller) => {
+    scroller.before(make("p", { className: "note wide", hidden: true, textContent: "Wider than the page: scroll sideways for the other columns." }));
+    say.observe(scroller);
+  };
+  document.querySelectorAll(".scroll").forEach(watch);
+
   // One table a turn, so that the page is readable at once.
-  document.querySelectorAll("[data-columns]").forEach((host) => setTimeout(async () => new LazyTable(host, await unpack(host.dataset.columns))));
+  const tables = [...document.querySelectorAll("[data-columns]")].map((host) => new Promise((drawn) => setTimeout(async () => {
+    const table = new LazyTable(host, await unpack(host.dataset.columns));
+    watch(host.querySelector(".scroll"));
+    drawn(table);
+  })));
+  // What the address names has moved while tables were drawn above it; an opened design has an address, too.
+  Promise.all(tables).then((drawn) => {
+    const [, row] = location.hash.match(/^#design-(\d+)$/) ?? [];
+    const designs = drawn.find((table) => table.opens), place = row ? designs.rows.indexOf(row - 1) : -1;
+    if (place >= 0) showDesign(designs, place);
+    else if (location.hash) requestAnimationFrame(() => setTimeout(() => document.getElementById(location.hash.slice(1))?.scrollIntoView()));
+  });
 
   // Figures: zoom in a dialog, by buttons, wheel and drag.
   const dialog = document.getElementById("zoom");

@@ -173,7 +173,7 @@ const showDesign = (() => {
       ["ecutwfc", cutoff(crystal, 0)], ["ecutrho", cutoff(crystal, 1)], ...data.settings,
       ["Protocol, family", data.texts[get("origin")]], ["Engine", data.texts[get("engine")]],
     ]);
-    const heads = ["", "Strategy", "Outcome", "Detail", "nspin", "Magnetization (µB)", "Exit code", "Wall time (s)", "Record in the cache"];
+    const heads = ["No.", "Strategy", "Outcome", "Detail", "nspin", "Magnetization (µB)", "Exit code", "Wall time (s)", "Record in the cache"];
     const attempts = get("attempts") ?? [];
     dialog.querySelector("[data-attempts]").replaceChildren(...(attempts.length ? [make("h3", { textContent: "Attempts" }), make("table", {},
       make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col", textContent: head })))),
@@ -183,6 +183,7 @@ const showDesign = (() => {
     dialog.querySelector("[data-save=true]").hidden = !(crystal && crystal.true);
     dialog.querySelector("[data-save=design]").hidden = !crystal;
     drawCells(row);
+    history.replaceState(null, "", `#design-${row + 1}`); // an address to send
   };
 
   const cif = (name, lattice, coordinates, species) => {
@@ -217,6 +218,7 @@ const showDesign = (() => {
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }));
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+  dialog.addEventListener("close", () => history.replaceState(null, "", "#designs"));
 
   // A list of designs and a place in what it shows now.
   return async (designs, place) => {
