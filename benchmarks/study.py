@@ -83,15 +83,16 @@ def cost(config: Config) -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     for name, spec in config.policy_specs().items():
         designs = sample[sample["policy"] == name]
-        ran = outcomes.loc[designs["request_id"].dropna()]
-        in_time = 100 * np.mean((ran["outcome"].isin(("converged", "converged_not_saved"))) & (ran["wall_s"] <= 900))
+        valid = outcomes.loc[designs["request_id"].dropna()]
+        in_time = 100 * np.mean(valid["outcome"].isin(("converged", "converged_not_saved")) & (valid["wall_s"] <= 900))
+        ran = valid[valid["attempts"].map(len) > 0]
         hits: int | str = "–"
         if spec.target_ev is not None:
             hits = int((np.abs(ran["band_gap"] - spec.target_ev) < config.evaluation.window_ev).sum())
         hours = ran.groupby("key")["wall_s"].first().sum() / 3600
         per_hit = f"{60 * hours / hits:.0f}" if isinstance(hits, int) and hits else "–"
         yield (
-            f"| {name} | {len(designs)} | {len(ran)} | {ran['key'].nunique()} | {hours:.2f} | {ran['wall_s'].median():.0f} | "
+            f"| {name} | {len(designs)} | {len(valid)} | {ran['key'].nunique()} | {hours:.2f} | {ran['wall_s'].median():.0f} | "
             f"{in_time:.0f} | {hits} | {per_hit} |"
         )
 
@@ -142,7 +143,8 @@ def reasons(config: Config) -> Iterator[str]:
 def engines(config: Config) -> str:
     """What ran the SCFs."""
     outcomes = tables.read(Path(config.results) / "evaluation/outcomes.parquet", tables.SCF_OUTCOMES).to_pandas()
-    counts = outcomes.drop_duplicates("key")["engine"].value_counts()
+    ran = outcomes[outcomes["attempts"].map(len) > 0]
+    counts = ran.drop_duplicates("key")["engine"].value_counts()
     return ", ".join(f"{count} with {engine}" for engine, count in counts.items())
 
 

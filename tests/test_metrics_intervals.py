@@ -140,12 +140,12 @@ def test_paired_difference_of_shares_is_mcnemars() -> None:
     assert ours.low is not None and ours.low > 0
 
 
-def test_a_policy_does_not_differ_from_itself() -> None:
+def test_a_policy_does_not_differ_from_itself_which_is_no_certainty() -> None:
     sampler = bootstrap(2, 40)
     estimate = sampler.mean(np.random.default_rng(9).normal(size=(2, 40)))
     difference = paired_difference(estimate, estimate, 0.95)
     assert difference is not None
-    assert (difference.value, difference.low, difference.high, difference.p) == (0, 0, 0, None)
+    assert (difference.value, difference.low, difference.high, difference.p) == (0, None, None, None)
     assert difference.test == ""
     assert paired_difference(estimate, NOTHING, 0.95) is None
 

@@ -177,7 +177,7 @@ def has_spread(resampled: Floats) -> bool:
 class Difference:
     """The difference of the numbers of two policies with designs on the same skeletons.
 
-    `low` and `high` are null if neither resampling nor the intervals of the two numbers give them. `p` is the two-sided p value of no difference
+    `low` and `high` are null if the policies agree on every skeleton, or if neither resampling nor the intervals of the two numbers give them. `p` is the two-sided p value of no difference
     between the trained policies, null if they differ on no skeleton. `p_floor` is the smallest p that the test can give, and `test` says
     how p was found.
     """
@@ -207,7 +207,7 @@ def paired_difference(first: Estimate, second: Estimate, confidence: float) -> D
     assert first.terms is not None and second.terms is not None  # They come with the resamples.
     test = swap_test(first.terms, second.terms, len(first.resamples))
     if test is None:
-        return Difference(value, value, value, None, None, "")
+        return Difference(value, None, None, None, None, "")
     low, high = _interval_of_difference(first, second, value, resampled, confidence)
     return Difference(value, low, high, test.p, test.floor, test.name)
 
