@@ -94,6 +94,12 @@ def test_nothing_known_gives_nothing() -> None:
     assert resampled(rank_correlation, judged(0)).value is None
 
 
+def test_a_perfect_ranking_of_a_few_is_no_certainty() -> None:
+    perfect = judged(5, p_metal=np.zeros(5), nonmetal_gap=np.arange(5.0), true_gap=np.arange(5.0))
+    correlation = resampled(rank_correlation, perfect)
+    assert (correlation.value, correlation.low, correlation.high) == (pytest.approx(1), None, None)
+
+
 def test_it_reads_tables(tmp_path: Path) -> None:
     prediction = {field.name: 0.5 for field in tables.PREDICTIONS} | {
         "calibrated_on": "crystals",

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from xtalrl import tables
-from xtalrl.metrics.intervals import BOOTSTRAP, NOTHING, Bools, Estimate, Floats
+from xtalrl.metrics.intervals import BOOTSTRAP, NOTHING, Bools, Estimate, Floats, has_spread
 
 BINS = 10
 """Number of bins of equal width in which stated probabilities are compared with observed shares."""
@@ -146,7 +146,10 @@ def figures(judged: Judged, confidence: float) -> Iterator[Figure]:
 
 
 def resampled(statistic: Statistic, judged: Judged) -> Estimate:
-    """A statistic with its percentile bootstrap interval over crystals; resamples without a value (e.g. of a single class) are left out."""
+    """A statistic with its percentile bootstrap interval over crystals; resamples without a value (e.g. of a single class) are left out.
+
+    There is no interval where all resamples agree: a perfect ranking of five crystals is no certainty.
+    """
     n = len(judged)
     if n == 0:
         return NOTHING
@@ -155,7 +158,7 @@ def resampled(statistic: Statistic, judged: Judged) -> Estimate:
         return NOTHING
     draws = np.random.default_rng(_SEED)
     values = np.array([statistic(judged.where(draws.integers(n, size=n))) for _ in range(_SAMPLES)])
-    if n < 2 or not np.isfinite(values).any():
+    if n < 2 or not has_spread(values):
         return Estimate(value, None, None, n)
     tail = (1 - _CONFIDENCE) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])

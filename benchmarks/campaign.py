@@ -1,0 +1,233 @@
+"""What campaigns on real skeletons found and cost: a page with its data, from one or more runs.
+
+    python benchmarks/campaign.py CONFIGFILE[,CONFIGFILE…] …
+
+Each argument is a run of `snakemake campaign`, named by its config files: config/campaign_study.yaml, and files laid over it. Writes
+docs/results/campaign.md and, in docs/results/campaign/, a folder for each wanted gap: tables, hits, figure, what the screen of every round saw,
+the outcomes, and the SCFs as an export of the cache. What the page says in words is docs/results/campaign/conclusions.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from xtalrl import tables
+from xtalrl.campaign.screening import AUDITED, CHOSEN, COMPUTED
+from xtalrl.config import Config, load
+from xtalrl.dft.exchange import export_cache, keys_of_run
+from xtalrl.files import write_text
+from xtalrl.metrics.prediction import Judged, figures
+
+PROJECT = Path(__file__).resolve().parents[1]
+PAGE = PROJECT / "docs/results/campaign.md"
+DATA = PROJECT / "docs/results/campaign"
+SHOWN_FIGURES = (
+    "gap, mean absolute error",
+    "gap, rank correlation",
+    "metals told from nonmetals, area under the curve",
+    "hits, area under the curve",
+    "hits expected",
+    "hits found",
+)
+
+
+def name_of(config: Config) -> str:
+    """The folder of a campaign, such as 1.12ev."""
+    return f"{config.campaign.asked_ev:g}ev"
+
+
+def share(hits: int, n: int) -> str:
+    """A share in % with Wilson's interval."""
+    if not n:
+        return "–"
+    interval = stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    return f"{100 * hits / n:.0f} [{100 * interval.low:.0f}, {100 * interval.high:.0f}] ({hits} of {n})"
+
+
+def goals(config: Config) -> Iterator[str]:
+    """What was hoped for, and what came out."""
+    results = Path(config.results)
+    rounds = pd.read_csv(results / "tables/campaign.csv")
+    everything = rounds[rounds["round"] == "all"].iloc[0]
+    hits = pd.read_csv(results / "campaign/hits.csv")
+    chosen = hits[hits["screening"] == CHOSEN]
+    n_chosen = int(everything["scfs"] - everything["audited"])
+    per_hit, unscreened = everything["cpu_per_confirmed_hit_s"], everything["unscreened_cpu_per_hit_s"]
+
+    def interval(name: str) -> str:
+        return f"{everything[name]:.1f} [{everything[f'{name}_low']:.1f}, {everything[f'{name}_high']:.1f}]"
+
+    yield "| what | goal | found |"
+    yield "| --- | --- | --- |"
+    yield f"| hits per 100 SCFs that the screen chose | 30 | {share(len(chosen), n_chosen)} |"
+    yield f"| the same, audited SCFs included | | {share(len(hits), int(everything['scfs']))} |"
+    yield f"| the same, without a screen | | {interval('unscreened_per_100')} |"
+    ratio = "–" if np.isnan(per_hit) or np.isnan(unscreened) else f"{unscreened / per_hit:.1f}"
+    yield f"| CPU per hit without a screen, over CPU per confirmed hit with it | 3 | {ratio} |"
+    yield f"| recall of the screen (%), at most {everything['recall_at_most_pct']:.0f} with so few SCFs | 80 | {interval('recall_pct')} |"
+    yield f"| novel, of the hits (%) | 50 | {share(int((hits['novel'] == True).sum()), len(hits))} |"  # noqa: E712
+    yield f"| confirmed, of the hits (%) | | {share(int((hits['verdict'] == 'hit confirmed').sum()), len(hits))} |"
+
+
+def outcomes(config: Config) -> Iterator[str]:
+    """How the computed designs of every round ended."""
+    results = Path(config.results)
+    ended: dict[str, dict[str, Counter[str]]] = {}
+    for number in range(1, config.campaign.rounds + 1):
+        screening = tables.read_rows(results / f"campaign-{number}/screening.parquet", tables.SCREENING)
+        why = {row["request_id"]: row["verdict"] for row in screening if row["verdict"] in COMPUTED}
+        of_round = ended.setdefault(str(number), {CHOSEN: Counter(), AUDITED: Counter()})
+        for row in tables.read_rows(results / f"campaign-{number}/evaluation.parquet", tables.EVALUATION):
+            gap = row["band_gap"]
+            kind = row["outcome"] if gap is None else "no gap" if gap == 0 else "gap"
+            of_round[why[row["request_id"]]][kind] += 1
+    seen = sorted({kind for of_round in ended.values() for counts in of_round.values() for kind in counts})
+    yield f"| round | | {' | '.join(seen)} |"
+    yield f"| --- | --- |{' --- |' * len(seen)}"
+    for number_, of_round in ended.items():
+        for verdict, counts in of_round.items():
+            yield f"| {number_} | {verdict} | {' | '.join(str(counts[kind]) for kind in seen)} |"
+
+
+def predictions(config: Config) -> Iterator[str]:
+    """The predictor of each round on the designs of that round, which it had not seen."""
+    results = Path(config.results)
+    by_round = []
+    for number in range(1, config.campaign.rounds + 1):
+        folder = results / f"campaign-{number}"
+        truth = {row["request_id"]: row for row in tables.read_rows(folder / "evaluation.parquet", tables.EVALUATION)}
+        judged = Judged.of_rows(tables.read_rows(folder / "predictions.parquet", tables.PREDICTIONS), truth)
+        by_round.append({figure.name: figure for figure in figures(judged, config.evaluation.confidence)})
+    yield f"| on the designs of round | {' | '.join(str(number) for number in range(1, len(by_round) + 1))} |"
+    yield f"| --- |{' --- |' * len(by_round)}"
+    for name in SHOWN_FIGURES:
+        cells = []
+        for found in by_round:
+            estimate = found[name].estimate
+            number_ = "–" if estimate.value is None else f"{estimate.value:.2f}"
+            bounds = "" if estimate.low is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
+            cells.append(f"{number_}{bounds}, {estimate.n}")
+        yield f"| {name} ({by_round[0][name].unit}) | {' | '.join(cells)} |"
+
+
+def cost(config: Config) -> str:
+    """SCFs, engines and time."""
+    results = Path(config.results)
+    paths = [results / "campaign/outcomes.parquet", results / "campaign-confirmation/outcomes.parquet"]
+    rows = [row for path in paths for row in tables.read_rows(path, tables.SCF_OUTCOMES) if row["attempts"]]
+    engines = Counter(row["engine"] for row in rows)
+    hours = sum(row["wall_s"] for row in rows) / 3600
+    return (
+        f"SCFs, the finer ones of hits and elements that had none included: {', '.join(f'{n} with {engine}' for engine, n in engines.items())}; "
+        f"{hours:.1f} hours of wall time of one core each, beside other work."
+    )
+
+
+def keep(config: Config) -> int:
+    """Copy what is kept beside the page; the number of SCFs in the export."""
+    results, folder = Path(config.results), DATA / name_of(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("campaign_readiness", "campaign"):
+        shutil.copyfile(results / f"tables/{name}.csv", folder / f"{name}.csv")
+    shutil.copyfile(results / "figures/campaign_hits.png", folder / "campaign_hits.png")
+    shutil.copyfile(results / "campaign/hits.csv", folder / "hits.csv")
+    shutil.copyfile(results / "campaign/outcomes.parquet", folder / "outcomes.parquet")
+    screenings = [
+        row
+        for number in range(1, config.campaign.rounds + 1)
+        for row in tables.read_rows(results / f"campaign-{number}/screening.parquet", tables.SCREENING)
+    ]
+    tables.write_rows(screenings, tables.SCREENING, folder / "screening.parquet")
+    return export_cache(config.cache, folder / "scfs.parquet", keys_of_run(results))
+
+
+def section(config: Config) -> list[str]:
+    """A campaign, as Markdown."""
+    campaign, name = config.campaign, name_of(config)
+    low, high = campaign.wanted_ev
+    wanted = f"at least {low:g} eV" if high is None else f"{low:g} to {high:g} eV"
+    limit = "" if campaign.limit is None else f", {campaign.limit} of them drawn by lot"
+
+    def shown(table: str) -> str:
+        return (Path(config.results) / f"tables/{table}.md").read_text()
+
+    return [
+        f"## A gap of {wanted}",
+        "",
+        f"{campaign.budget} SCFs in {campaign.rounds} rounds, on the skeletons of MP-20's split `{campaign.skeletons}` with at most {campaign.max_sites} sites{limit}. {cost(config)}",
+        "",
+        *goals(config),
+        "",
+        f"![hits over SCFs](campaign/{name}/campaign_hits.png)",
+        "",
+        shown("campaign"),
+        "How the computed designs ended:",
+        "",
+        *outcomes(config),
+        "",
+        "What the predictor had said of these designs, before any of their SCFs (95 % bootstrap intervals, then the number of designs):",
+        "",
+        *predictions(config),
+        "",
+        shown("campaign_readiness"),
+        shown("campaign_found"),
+    ]
+
+
+def page(configs: Sequence[Config], n_scfs: Sequence[int], conclusions: str) -> str:
+    """The page as Markdown."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    names = [name_of(config) for config in configs]
+    return "\n".join(
+        [
+            "# Campaigns on real skeletons",
+            "",
+            "<!-- written by benchmarks/campaign.py; what it says in words is docs/results/campaign/conclusions.txt -->",
+            "",
+            f"Written at {commit.stdout.strip()} from runs of `config/campaign_study.yaml`: the policy and the predictor that ship with xtalrl design and screen, `paper-fast` "
+            "computes, and the predictor learns from every SCF. How a campaign works and what the columns mean is in [campaign.md](../campaign.md).",
+            "",
+            conclusions,
+            *(line for config in configs for line in section(config)),
+            "## Make it again",
+            "",
+            "```sh",
+            *(f"xtalrl cache import docs/results/campaign/{name}/scfs.parquet" for name in names),
+            "snakemake campaign --profile profiles/local --configfile config/campaign_study.yaml --config \\",
+            "  'structures={path: MP20}' 'labels={path: LABELS}' 'references={energies: LABELS/elemental_reference_energies.csv}' 'evaluation={formulas: FORMULAS}'",
+            "python benchmarks/campaign.py config/campaign_study.yaml",
+            "```",
+            "",
+            "`MP20` and `LABELS` are described in [published-labels.md](../published-labels.md), `FORMULAS` is a list of known formulas, one per line. "
+            f"The imports hold {' and '.join(f'{n:,}' for n in n_scfs)} SCFs, so that no pw.x is needed.",
+            "",
+            f"Beside this page, in `docs/results/campaign/` ({', '.join(f'`{name}`' for name in names)}): the tables as CSV, `hits.csv`, `screening.parquet` (every proposed design with its prediction "
+            "and what the screen made of it), `outcomes.parquet` (the SCFs of the rounds with every attempt) and `scfs.parquet` (the export of the cache).",
+            "",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", nargs="+", help="config files of a campaign, separated by commas")
+    configs = [load(*map(Path, run.split(","))) for run in parser.parse_args(arguments).run]
+    text = DATA / "conclusions.txt"
+    conclusions = text.read_text() if text.is_file() else ""
+    write_text(PAGE, page(configs, [keep(config) for config in configs], conclusions))
+    print(f"{PAGE.relative_to(PROJECT)} is written")
+
+
+if __name__ == "__main__":
+    main()
