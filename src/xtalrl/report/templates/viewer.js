@@ -76,7 +76,7 @@ const showDesign = (() => {
     viewer.rotate(-75, "x"); // c upwards, seen a little from above and from the side
     viewer.rotate(20, "y");
     viewer.rotate(12, "x");
-    viewer.zoom(1.8); // zoomTo leaves room for a molecule's surface
+    viewer.zoom(1.4); // zoomTo leaves room for a molecule's surface
     viewer.render();
   };
 
