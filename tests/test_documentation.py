@@ -169,6 +169,10 @@ def parse_xtalrl(words: list[str]) -> None:
 
 def parse_snakemake(words: list[str]) -> None:
     """Let Snakemake's own parser read the words, and look at targets and configuration files: after --configfile all is a file to it."""
+    if "--reporter" in words:  # the options of a plugin that is not installed here stand last, each with its value
+        first = next(index for index, word in enumerate(words) if word.startswith("--report-"))
+        assert all(word.startswith("--report-") for word in words[first::2])
+        words = words[:first]
     _, arguments = snakemake.cli.parse_args(words)
     for target in arguments.targets:
         assert target in TARGETS or target.startswith("results/"), f"{target} is no target"
