@@ -275,8 +275,12 @@ def policy_of_round(name):
 
     def file(wildcards):
         learns = CAMPAIGN.policy_steps and wildcards.round != "1"
-        folder = ROUND.format(round=wildcards.round) + "/policy"
-        return f"{folder if learns else campaign_policy()}/{name}"
+        policy = (
+            f"{ROUND.format(round=wildcards.round)}/policy"
+            if learns
+            else campaign_policy()
+        )
+        return f"{policy}/{name}"
 
     return file
 

@@ -12,6 +12,7 @@ for entry in FIGURES:
                 f"{RESULTS}/figures/{entry.name}.png",
                 caption=f"../workflow/report/{entry.name}.rst",
                 category="Figures",
+                labels={"figure": entry.title.rstrip(".")},
             ),
             pdf=f"{RESULTS}/figures/{entry.name}.pdf",
             csv=f"{RESULTS}/figures/{entry.name}.csv",

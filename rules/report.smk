@@ -24,7 +24,12 @@ rule make_report:
         figure_files("png"),
         trained_runs(f"{RESULTS}/policies/{{policy}}/seed{{seed}}/training.csv"),
     output:
-        report=f"{RESULTS}/report.html",
+        report=report(
+            f"{RESULTS}/report.html",
+            caption="../workflow/report/report.rst",
+            category="Report",
+            labels={"page": "Report"},
+        ),
     log:
         f"{RESULTS}/logs/make_report.log",
     benchmark:

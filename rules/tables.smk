@@ -12,6 +12,7 @@ for entry in TABLES:
                 f"{RESULTS}/tables/{entry.name}.csv",
                 caption=f"../workflow/report/{entry.name}.rst",
                 category="Tables",
+                labels={"table": entry.title.rstrip(".")},
             ),
             markdown=f"{RESULTS}/tables/{entry.name}.md",
             latex=f"{RESULTS}/tables/{entry.name}.tex",

@@ -26,7 +26,8 @@ def test_generated_documents_are_in_step_with_the_models(root: Path) -> None:
     assert (root / "docs/tables.md").read_text() == render_tables(), "run `make docs`"
     assert (root / "docs/commands.md").read_text() == render_commands(app), "run `make docs`"
     captions = {path.stem: path.read_text() for path in (root / "workflow/report").glob("*.rst")}
-    assert captions == render_captions(), "run `make docs`"
+    assert captions.keys() - render_captions().keys() == {"report", "workflow"}, "these two are written by hand"
+    assert captions.items() >= render_captions().items(), "run `make docs`"
 
 
 def test_the_default_file_is_the_default_configuration() -> None:

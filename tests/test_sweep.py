@@ -110,3 +110,4 @@ def test_snakemakes_own_report_has_the_captions(root: Path, miniature: Path) -> 
     for name in ("figure7", "table3_settings_1.12ev", "paper_comparison"):
         assert name in text
     assert "Settings of the reward with the total energy" in text
+    assert "designed by offline reinforcement learning on DFT data" in text
