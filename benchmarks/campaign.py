@@ -12,12 +12,16 @@ from __future__ import annotations
 import argparse
 import shutil
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
 from scipy import stats
 
 from xtalrl import tables
@@ -25,11 +29,20 @@ from xtalrl.campaign.screening import AUDITED, CHOSEN, COMPUTED
 from xtalrl.config import Config, load
 from xtalrl.dft.exchange import export_cache, keys_of_run
 from xtalrl.files import write_text
-from xtalrl.metrics.prediction import Judged, figures
+from xtalrl.metrics.intervals import Floats
+from xtalrl.metrics.prediction import Judged, area_under_curve, figures
+from xtalrl.rl.campaign_learning import learn_from_designs
+from xtalrl.rl.learner import Stack
+from xtalrl.rl.replay import Replay
+from xtalrl.rl.rollout import load_network, read_record
+from xtalrl.rl.settings import TrainingSettings
+from xtalrl.rl.trajectories import build_trajectories
 
 PROJECT = Path(__file__).resolve().parents[1]
 PAGE = PROJECT / "docs/results/campaign.md"
 DATA = PROJECT / "docs/results/campaign"
+LEARNING_STEPS = 400
+"""Updates of the policy where it is tried whether it learns from designs."""
 SHOWN_FIGURES = (
     "gap, mean absolute error",
     "gap, rank correlation",
@@ -119,6 +132,77 @@ def predictions(config: Config) -> Iterator[str]:
         yield f"| {name} ({by_round[0][name].unit}) | {' | '.join(cells)} |"
 
 
+def learning(config: Config) -> Iterator[str]:
+    """What the policy makes of the designs of the second half of the rounds, before and after it learned from those of the first half."""
+    results, rounds = Path(config.results), config.campaign.rounds
+    seen, unseen = range(1, rounds // 2 + 1), range(rounds // 2 + 1, rounds + 1)
+    folder = results / f"policies/rvs-{config.campaign.policy}/seed{config.policies.seeds[0]}"
+    truth = {
+        row["request_id"]: row["band_gap"]
+        for number in unseen
+        for row in tables.read_rows(results / f"campaign-{number}/evaluation.parquet", tables.EVALUATION)
+        if row["band_gap"] is not None
+    }
+    low, high = config.campaign.wanted_ev
+    with tempfile.TemporaryDirectory() as temporary:
+        after = Path(temporary)
+        learn_from_designs(
+            folder,
+            results / "structures/graphs.parquet",
+            results / "labels.parquet",
+            [results / f"campaign-{number}/graphs.parquet" for number in seen],
+            [results / f"campaign-{number}/labels.parquet" for number in seen],
+            after / "policy.json",
+            after / "weights.safetensors",
+            steps=LEARNING_STEPS,
+            device="cpu",
+            seed=config.campaign.seed,
+            threads=1,
+        )
+        graphs = pa.concat_tables(
+            tables.read(results / f"campaign-{number}/graphs.parquet", tables.GRAPHS) for number in unseen
+        )
+        graphs = graphs.filter(pc.is_in(graphs["material_id"], pa.array(list(truth))))
+        gaps = np.array([truth[name] for name in graphs["material_id"].to_pylist()])
+        hit, metal = (gaps > low) & (gaps < (np.inf if high is None else high)), gaps == 0
+        yield f"| policy | {hit.sum()} hits | {(~hit & ~metal).sum()} other nonmetals | {metal.sum()} metals | hits told from the rest | nonmetals told from metals |"
+        yield "| --- | --- | --- | --- | --- | --- |"
+        for name, of_policy in (("as it ships", folder), (f"after {LEARNING_STEPS} steps", after)):
+            wanted, as_metal = (
+                log_probabilities(of_policy, graphs, target, after) for target in (config.campaign.asked_ev, 0.0)
+            )
+            means = " | ".join(f"{wanted[some].mean():.2f}" for some in (hit, ~hit & ~metal, metal))
+            areas = area_under_curve(wanted, hit), area_under_curve(wanted - as_metal, ~metal)
+            yield f"| {name} | {means} | {areas[0]:.2f} | {areas[1]:.2f} |"
+
+
+def log_probabilities(policy: Path, graphs: pa.Table, target_ev: float, scratch: Path) -> Floats:
+    """ln π(design) of a policy that is asked for a gap, for the crystals of some graphs; the mean over up to five orders of filling."""
+    record, spec = read_record(policy / "policy.json")
+    labels = [
+        {"material_id": name, "split": "train", "source": "scf", "outcome": "converged", "detail": "", "band_gap": 0.0, "formation_energy_per_atom": 0.0}
+        for name in graphs["material_id"].to_pylist()
+    ]  # fmt: skip
+    train = pa.array(["train"] * len(graphs), pa.string())
+    tables.write(graphs.set_column(graphs.schema.get_field_index("split"), "split", train), tables.GRAPHS, scratch / "graphs.parquet")  # fmt: skip
+    tables.write_rows(labels, tables.LABELS, scratch / "labels.parquet")
+    build_trajectories(
+        scratch / "graphs.parquet", scratch / "labels.parquet", scratch / "trajectories.parquet", 5, ties="shuffled"
+    )
+    replay = Replay(scratch / "graphs.parquet", scratch / "trajectories.parquet")
+    stack = Stack(TrainingSettings(**record["settings"]), replay)
+    state = stack.trained_state(spec, load_network(record, policy / "weights.safetensors"))
+    batch = replay.batch(np.arange(len(replay)))
+    observed, node_types = stack.network.observe(batch.graphs, batch.node_types, batch.focus)
+    with torch.no_grad():
+        logits = stack.q_values(state.result[None], observed, node_types, batch.focus, torch.tensor([target_ev]), None)
+        of_action = torch.log_softmax(logits[0], -1).gather(1, batch.action[:, None])[:, 0]
+    of_trajectory = np.bincount(batch.trajectory.numpy(), of_action.double().numpy(), len(replay.band_gap))
+    crystal = replay.orders.crystal
+    by_name = dict(zip(replay.graphs.material_ids, np.bincount(crystal, of_trajectory) / np.bincount(crystal), strict=True))  # fmt: skip
+    return np.array([by_name[name] for name in graphs["material_id"].to_pylist()])
+
+
 def cost(config: Config) -> str:
     """SCFs, engines and time."""
     results = Path(config.results)
@@ -177,6 +261,11 @@ def section(config: Config) -> list[str]:
         "What the predictor had said of these designs, before any of their SCFs (95 % bootstrap intervals, then the number of designs):",
         "",
         *predictions(config),
+        "",
+        f"What the policy makes of the designs of the last {(campaign.rounds + 1) // 2} rounds before and after it has learned from those of the first {campaign.rounds // 2} "
+        "(`campaign.policy_steps`, which this campaign did not use): the mean of ln π of a design when asked for the wanted gap, and areas under the curve, of ln π and of ln π less that when asked for a metal:",
+        "",
+        *learning(config),
         "",
         shown("campaign_readiness"),
         shown("campaign_found"),
