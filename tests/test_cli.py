@@ -12,6 +12,7 @@ from test_dft_exchange import fill, record
 from typer.testing import CliRunner
 
 from xtalrl import __version__
+from xtalrl.commands import main
 from xtalrl.commands.cli import app
 from xtalrl.config import load
 from xtalrl.provenance import write_record
@@ -33,6 +34,13 @@ OUTPUT = """
 def cli(root: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
     monkeypatch.chdir(root)
     return CliRunner()
+
+
+def test_without_its_packages_the_command_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "typer", None)
+    monkeypatch.delitem(sys.modules, "xtalrl.commands.cli")
+    with pytest.raises(SystemExit, match=r"'typer' is missing: .* `pip install \"xtalrl\[train,workflow\]\"`"):
+        main()
 
 
 def test_scf_parse_prints_one_json_line_a_file(cli: CliRunner, tmp_path: Path) -> None:
