@@ -274,6 +274,24 @@ def screen(folder: Path, config: Config, name: str, number: int = 1, **changed: 
     return tables.read_rows(folder / f"{name}.parquet", tables.SCREENING)
 
 
+def test_another_arrangement_of_what_an_earlier_round_computed_is_left_out(
+    run: tuple[Path, Config], tmp_path: Path
+) -> None:
+    """It is often the same crystal, and would count as another hit."""
+    folder, config = run
+    second = next(row for row in screenings(run)[1] if row["verdict"] == CHOSEN)
+    before = [row | {"request_id": f"{row['request_id']}-other"} for row in screenings(run)[0]]
+    computed = next(row for row in before if row["verdict"] in COMPUTED)
+    computed |= {"material_id": second["material_id"], "formula": second["formula"]}
+    (tmp_path / "campaign-1").mkdir()
+    tables.write_rows(before, tables.SCREENING, tmp_path / "campaign-1/screening.parquet")
+    for name in ("campaign-2", "labels.parquet", "family.json"):
+        (tmp_path / name).symlink_to(folder / name)
+    rows = screen(tmp_path, config, "again", number=2, round_number=2)
+    (again,) = (row for row in rows if row["request_id"] == second["request_id"])
+    assert (again["verdict"], again["why"]) == (LEFT_OUT, "the same elements on the skeleton were computed before")
+
+
 def test_the_paper_s_rules_compute_no_odd_number_of_electrons(run: tuple[Path, Config]) -> None:
     rows = screen(*run, "paper", recovery="paper")
     assessments = tables.read_rows(run[0] / "campaign-1/assessments.parquet", tables.ASSESSMENTS)

@@ -178,10 +178,10 @@ def screen_designs(
     before = [row for path in earlier or () for row in tables.read_rows(path, tables.SCREENING)]
     rows = tables.read_rows(assessments, tables.ASSESSMENTS)
     pseudopotentials = load_family(str(family))[0]
-    known = {row["request_id"] for row in before if row["request_id"]}
+    why_not = _left_out(rows, before, wanted, pseudopotentials, recovery, predicted)
     entries = [
         _entry(row, round_number, why, predicted.get(row["request_id"]), wanted)
-        for row, why in zip(rows, _left_out(rows, known, wanted, pseudopotentials, recovery, predicted), strict=True)
+        for row, why in zip(rows, why_not, strict=True)
     ]
     _leave_out_twins(entries)
     candidates = [
@@ -236,19 +236,23 @@ def screen_designs(
 
 def _left_out(
     rows: Sequence[Mapping[str, Any]],
-    known: Collection[str],
+    before: Sequence[Mapping[str, Any]],
     wishes: Wishes,
     family: Family,
     recovery: Recovery,
     predicted: Collection[str],
 ) -> Iterator[str]:
-    """The reason why the screen cannot choose a design, for each design; empty where it can."""
-    seen = set(known)
+    """The reason why the screen cannot choose a design, for each design; empty where it can. `before` are the rows of `SCREENING` of the earlier rounds."""
+    seen = {row["request_id"] for row in before if row["request_id"]}
+    # Another arrangement of the same elements is often the same crystal, seen from an equivalent site.
+    computed = {(row["material_id"], row["formula"]) for row in before if row["verdict"] in COMPUTED}
     for row in rows:
         if row["request_id"] is None:
             yield "not neutral by the validity rule"
         elif row["request_id"] in seen:
             yield "proposed before"
+        elif (row["material_id"], row["formula"]) in computed:
+            yield "the same elements on the skeleton were computed before"
         elif wishes.novel and not row["novel"]:
             yield "a known composition"
         elif not will_run(row["species"], family, recovery):
