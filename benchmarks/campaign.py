@@ -87,6 +87,7 @@ def goals(config: Config) -> Iterator[str]:
     ratio = "–" if np.isnan(per_hit) or np.isnan(unscreened) else f"{unscreened / per_hit:.1f}"
     yield f"| CPU per hit without a screen, over CPU per confirmed hit with it | 3 | {ratio} |"
     yield f"| recall of the screen (%), at most {everything['recall_at_most_pct']:.0f} with so few SCFs | 80 | {interval('recall_pct')} |"
+    yield f"| compositions among the hits | | {hits['formula'].nunique()} |"
     yield f"| novel, of the hits (%) | 50 | {share(int((hits['novel'] == True).sum()), len(hits))} |"  # noqa: E712
     yield f"| confirmed, of the hits (%) | | {share(int((hits['verdict'] == 'hit confirmed').sum()), len(hits))} |"
 
@@ -137,12 +138,15 @@ def learning(config: Config) -> Iterator[str]:
     results, rounds = Path(config.results), config.campaign.rounds
     seen, unseen = range(1, rounds // 2 + 1), range(rounds // 2 + 1, rounds + 1)
     folder = results / f"policies/rvs-{config.campaign.policy}/seed{config.policies.seeds[0]}"
-    truth = {
-        row["request_id"]: row["band_gap"]
-        for number in unseen
-        for row in tables.read_rows(results / f"campaign-{number}/evaluation.parquet", tables.EVALUATION)
-        if row["band_gap"] is not None
-    }
+    truth: dict[str, float] = {}
+    parts = []
+    for number in unseen:
+        rows = tables.read_rows(results / f"campaign-{number}/evaluation.parquet", tables.EVALUATION)
+        computed = {row["request_id"]: row["band_gap"] for row in rows if row["band_gap"] is not None}
+        truth |= computed
+        of_round = tables.read(results / f"campaign-{number}/graphs.parquet", tables.GRAPHS)
+        parts.append(of_round.filter(pc.is_in(of_round["material_id"], pa.array(list(computed)))))
+    graphs = pa.concat_tables(parts)
     low, high = config.campaign.wanted_ev
     with tempfile.TemporaryDirectory() as temporary:
         after = Path(temporary)
@@ -159,10 +163,6 @@ def learning(config: Config) -> Iterator[str]:
             seed=config.campaign.seed,
             threads=1,
         )
-        graphs = pa.concat_tables(
-            tables.read(results / f"campaign-{number}/graphs.parquet", tables.GRAPHS) for number in unseen
-        )
-        graphs = graphs.filter(pc.is_in(graphs["material_id"], pa.array(list(truth))))
         gaps = np.array([truth[name] for name in graphs["material_id"].to_pylist()])
         hit, metal = (gaps > low) & (gaps < (np.inf if high is None else high)), gaps == 0
         yield f"| policy | {hit.sum()} hits | {(~hit & ~metal).sum()} other nonmetals | {metal.sum()} metals | hits told from the rest | nonmetals told from metals |"
