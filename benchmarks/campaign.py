@@ -299,7 +299,7 @@ def page(configs: Sequence[Config], n_scfs: Sequence[int], conclusions: str) -> 
             "```",
             "",
             "`MP20` and `LABELS` are described in [published-labels.md](../published-labels.md), `FORMULAS` is a list of known formulas, one per line. "
-            f"The imports hold {' and '.join(f'{n:,}' for n in n_scfs)} SCFs, so that no pw.x is needed.",
+            f"The imports hold {' and '.join(f'{n:,}' for n in n_scfs)} SCFs; what is asked for again is not computed again.",
             "",
             f"Beside this page, in `docs/results/campaign/` ({', '.join(f'`{name}`' for name in names)}): the tables as CSV, `hits.csv`, `screening.parquet` (every proposed design with its prediction "
             "and what the screen made of it), `outcomes.parquet` (the SCFs of the rounds with every attempt) and `scfs.parquet` (the export of the cache).",
