@@ -42,8 +42,8 @@ rule train_campaign_policy:
         design_labels=of_earlier_rounds("labels.parquet"),
     output:
         f"{ROUND}/policy/training.csv",
+        f"{ROUND}/policy/weights.safetensors",
         policy=f"{ROUND}/policy/policy.json",
-        weights=f"{ROUND}/policy/weights.safetensors",
     log:
         f"{RESULTS}/logs/train_campaign_policy.{{round}}.log",
     benchmark:

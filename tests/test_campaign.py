@@ -239,6 +239,18 @@ def test_computed_designs_become_labels_failures_included(run: tuple[Path, Confi
     assert all(row["source"] == "scf" for row in labels)
 
 
+def test_nothing_is_learned_from_a_failure_of_the_machine(run: tuple[Path, Config], tmp_path: Path) -> None:
+    folder, _ = run
+    outcomes = tables.read_rows(folder / "campaign-1/outcomes.parquet", tables.SCF_OUTCOMES)
+    failed = next(row for row in outcomes if row["total_energy_ry"] is None)
+    failed["outcome"] = "killed"
+    tables.write_rows(outcomes, tables.SCF_OUTCOMES, tmp_path / "outcomes.parquet")
+    label_designs(folder / "campaign-1/evaluation.parquet", tmp_path / "outcomes.parquet", tmp_path / "labels.parquet")
+    labelled = {row["material_id"] for row in tables.read_rows(tmp_path / "labels.parquet", tables.LABELS)}
+    evaluation = tables.read_rows(folder / "campaign-1/evaluation.parquet", tables.EVALUATION)
+    assert {row["request_id"] for row in evaluation} - labelled == {failed["request_id"]}
+
+
 @pytest.mark.parametrize(("wanted", "near"), [((3.5, 4.5), True), ((25.0, 26.0), False), ((25.0, None), False)])
 def test_a_target_far_from_all_labels_is_said_with_counts(
     run: tuple[Path, Config], wanted: tuple[float, float | None], near: bool, caplog: pytest.LogCaptureFixture

@@ -81,7 +81,6 @@ def learn(run: dict[str, Path], folder: Path, steps: int) -> Path:
         [run["design_graphs"]],
         [run["design_labels"]],
         folder / "policy.json",
-        folder / "weights.safetensors",
         steps,
         "cpu",
         0,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xtalrl import tables
+from xtalrl.dft.outcomes import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +18,8 @@ NEAR_EV = 1.0
 
 def label_designs(evaluation: str | Path, outcomes: str | Path, labels: str | Path) -> None:
     """Write the computed designs of a round as `LABELS`, including failures and metals, with their request_id as material_id.
+
+    A design whose SCF was ended by the machine is left out: that says nothing about the crystal, and nothing is to be learned from it.
 
     Args:
         evaluation: `EVALUATION` of the round.
@@ -30,6 +33,8 @@ def label_designs(evaluation: str | Path, outcomes: str | Path, labels: str | Pa
     rows = []
     for design in tables.read_rows(evaluation, tables.EVALUATION):
         scf = scfs[design["request_id"]]
+        if not Outcome(scf["outcome"]).is_kept:
+            continue
         shared = ("band_gap", "band_gap_raw", "formation_energy_per_atom", "outcome", "detail")
         rows.append(
             {name: design[name] for name in shared}

@@ -38,7 +38,6 @@ def learn_from_designs(
     design_graphs: Sequence[str | Path],
     design_labels: Sequence[str | Path],
     policy: str | Path,
-    weights: str | Path,
     steps: int,
     device: str,
     seed: int,
@@ -56,8 +55,7 @@ def learn_from_designs(
         labels: `LABELS` of the run.
         design_graphs: `GRAPHS` of the designs of each round so far.
         design_labels: `LABELS` of the same designs.
-        policy: policy.json to write.
-        weights: weights.safetensors to write, in the same folder.
+        policy: policy.json to write; its other files are written beside it.
         steps: number of updates.
         device: auto, cpu or cuda.
         seed: seed of the choice of crystals, of their trajectories and of the batches.
