@@ -89,6 +89,7 @@ def goals(config: Config) -> Iterator[str]:
     yield f"| CPU per hit without a screen, over CPU per confirmed hit with it | 3 | {ratio} |"
     yield f"| recall of the screen (%), at most {everything['recall_at_most_pct']:.0f} with so few SCFs | 80 | {interval('recall_pct')} |"
     yield f"| compositions among the hits | | {hits['formula'].nunique()} |"
+    yield f"| different crystals among the hits, by pymatgen's StructureMatcher | | {hits['same_as_rank'].isna().sum()} |"
     yield f"| novel, of the hits (%) | 50 | {share(int((hits['novel'] == True).sum()), len(hits))} |"  # noqa: E712
     yield f"| confirmed, of the hits (%) | | {share(int((hits['verdict'] == 'hit confirmed').sum()), len(hits))} |"
 

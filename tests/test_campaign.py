@@ -165,6 +165,12 @@ def test_what_is_handed_over(run: tuple[Path, Config]) -> None:
     n_confirmed = sum(row["verdict"] == CONFIRMED for row in found)
     assert verdicts[:n_confirmed] == [CONFIRMED] * n_confirmed
     assert CONFIRMED not in verdicts[n_confirmed:]
+    by_rank = {row["rank"]: row for row in rows}
+    for row in rows:
+        if row["same_as_rank"]:
+            first = by_rank[row["same_as_rank"]]
+            assert (first["formula"], first["same_as_rank"]) == (row["formula"], "")
+            assert int(first["rank"]) < int(row["rank"])
     schema = json.loads((RESOURCES / "schemas/evidence.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     records = sorted((folder / "campaign/designs").glob("*.json"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 from scipy import stats
 
-from xtalrl.campaign.nearest import PLACE, KnownCrystals, cumulative
+from xtalrl.campaign.nearest import PLACE, KnownCrystals, cumulative, first_alike
 from xtalrl.cells import Cell, reduced_formula
 from xtalrl.elements import ELEMENTS
 
@@ -36,6 +36,21 @@ def test_the_distance_is_the_earth_mover_s_over_mendeleev_numbers(first: list[st
 def test_one_place_further_is_a_distance_of_1() -> None:
     assert abs(cumulative([["Na"]]) - cumulative([["K"]])).sum() == pytest.approx(1)
     assert abs(cumulative([["Na", "Cl"]]) - cumulative([["K", "Cl"]])).sum() == pytest.approx(0.5)
+
+
+def test_crystals_that_come_again_name_the_first() -> None:
+    salt, larger, other, twice = (
+        Cell.from_row(row("x", elements, positions, edge)).to_structure()
+        for elements, positions, edge in (
+            (["Na", "Cl"], ROCKSALT, 5.6),
+            (["Cl", "Na"], ROCKSALT, 6.1),
+            (["Na", "Cl"], CAESIUM_CHLORIDE, 3.4),
+            (["Na", "Cl"], CAESIUM_CHLORIDE, 3.4),
+        )
+    )
+    twice.make_supercell((1, 1, 2))
+    assert first_alike([salt, other, larger, twice]) == [None, None, 0, 1]
+    assert first_alike([]) == []
 
 
 def test_a_known_crystal_is_recognised_and_another_form_of_it_is_not() -> None:

@@ -11,11 +11,13 @@ import sys
 import tarfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from dft_data import SHARED, SILICON, fake_pids, fake_pw, is_alive, needs_shared, sssp
 
+from xtalrl.cells import Cell
 from xtalrl.dft import engines
 from xtalrl.dft.engines import Engine, describe_engine, find_engine, prepare_engine
 from xtalrl.dft.inputs import render, settings_for
@@ -150,6 +152,7 @@ def test_the_environment_of_a_run(tmp_path, monkeypatch, command: str) -> None:
     assert {"OMPI_MCA_hwloc_base_binding_policy=none", "I_MPI_PIN=0"} <= seen
     # Freed memory stays with pw.x, unless whoever started us has said how malloc is to behave.
     assert {"MALLOC_MMAP_MAX_=64", f"MALLOC_TRIM_THRESHOLD_={2**30}"} <= seen
+    assert "GFORTRAN_UNBUFFERED_PRECONNECTED=y" in seen
     step = {"SLURM_STEP_ID=7", "PMI_RANK=7", "PMIX_NAMESPACE=7"}
     launched = command.startswith(("mpirun", "srun"))
     assert seen & step == (step if launched else set())
@@ -203,8 +206,7 @@ needs_embedded = pytest.mark.skipif(
 )
 
 
-def _extract_silicon(folder: Path) -> None:
-    file = "Si.pbe-n-rrkjus_psl.1.0.0.UPF"
+def _extract(folder: Path, file: str) -> None:
     with tarfile.open(SHARED / "sssp" / "SSSP_1.3.0_PBE_efficiency.tar.gz") as archive:
         source = archive.extractfile(f"./{file}")
         assert source is not None
@@ -219,7 +221,7 @@ def test_the_embedded_pw_agrees_with_a_system_pw(tmp_path, no_pw_on_path) -> Non
     assert cache is not None
     case = SHARED / "pw_failures" / "32_stdin_input"
     text = re.sub(r"pseudo_dir = '[^']*'", "pseudo_dir = './'", (case / "pw.in").read_text())
-    _extract_silicon(tmp_path)
+    _extract(tmp_path, sssp().elements["Si"].file)
     engine = find_engine(None, cache)
     assert engine.kind == "embedded"
     ours = classify(engine.run(text, tmp_path, 120))
@@ -230,12 +232,26 @@ def test_the_embedded_pw_agrees_with_a_system_pw(tmp_path, no_pw_on_path) -> Non
 
 
 @needs_shared
+@pytest.mark.skipif(shutil.which("pw.x") is None, reason="there is no pw.x on PATH")
+def test_what_an_eigensolver_says_before_it_aborts_is_not_lost(tmp_path) -> None:
+    """With MPI it ends in MPI_Abort without a flush, and the exit code is its error number: 134 would look like SIGABRT (Debian's pw.x 6.7)."""
+    _extract(tmp_path, sssp().elements["C"].file)
+    diamond = Cell(("C", "C"), tuple(0.6569 * x for x in SILICON.lattice), SILICON.frac_coords)
+    settings = replace(settings_for(diamond, "crystal", load_protocol("paper"), sssp()), nbnd=88)
+    result = classify(find_engine("pw.x", tmp_path).run(render(diamond, settings, sssp()), tmp_path, 120))
+    assert (result.outcome, result.detail) == (
+        Outcome.DIAGONALIZATION_FAILED,
+        "cdiaghg: S matrix not positive definite",
+    )
+
+
+@needs_shared
 @needs_embedded
 @pytest.mark.slow
 def test_a_run_that_ran_out_of_time_goes_on_where_it_was(tmp_path, no_pw_on_path) -> None:
     cache = fetched_cache()
     assert cache is not None
-    _extract_silicon(tmp_path)
+    _extract(tmp_path, sssp().elements["Si"].file)
     engine, settings = find_engine(None, cache), settings_for(SILICON, "crystal", load_protocol("paper"), sssp())
     first = classify(engine.run(render(SILICON, settings, sssp(), max_seconds=4), tmp_path, 300))
     assert first.outcome is Outcome.TIME_LIMIT

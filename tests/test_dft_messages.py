@@ -244,6 +244,18 @@ def test_what_ends_without_a_word_of_pw_is_the_machines(kind: str, where: str) -
                 assert result.outcome == outcome
 
 
+def test_the_number_of_an_abort_is_no_signal() -> None:
+    """The eigensolvers of pw.x abort with their own error number, after a box that MPI_Abort may lose."""
+    noise = "MPI_ABORT was invoked on rank 0 in communicator MPI_COMM_WORLD\nwith errorcode 134."
+    assert (
+        classify(Run(HEADER + box("cdiaghg", "S matrix not positive definite"), noise, 134)).outcome
+        is Outcome.DIAGONALIZATION_FAILED
+    )
+    lost = classify(Run(HEADER, noise, 134))
+    assert lost.outcome is Outcome.KILLED
+    assert lost.detail.startswith("pw.x gave up with exit code 134, and its message is lost; stderr: MPI_ABORT")
+
+
 @pytest.mark.parametrize("code", [1, 2, 9, 124, 127, 132, 137, 143, 152, 174, 255, -9, -15])
 @pytest.mark.parametrize("timed_out", [False, True])
 def test_a_run_that_never_began_failed_because_of_the_machine(code: int, timed_out: bool) -> None:

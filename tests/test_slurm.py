@@ -383,11 +383,12 @@ def planned(output: str) -> set[str]:
 
 
 def test_one_stage_again_touches_only_what_depends_on_it(disturbed: Run) -> None:
-    # With one hash seed in two, Snakemake also plans the light job below what is forced; there, at the latest, nothing changes.
+    # With some hash seeds, Snakemake also plans the light jobs that read what is forced; there, at the latest, nothing changes.
+    light = {"plan_design_scf", "fill_designs"}
     redone = planned(disturbed.snakemake("--dry-run", "--forcerun=assess_designs", "all"))
-    assert {"assess_designs"} <= redone <= {"assess_designs", "plan_design_scf"}
+    assert {"assess_designs"} <= redone <= {"assess_designs"} | light
     done = disturbed.snakemake("--forcerun=assess_designs", "all")
-    assert len(re.findall(r"^Job \d+: ", done, re.MULTILINE)) <= 2, "the tables come out the same"
+    assert len(re.findall(r"^Job \d+: ", done, re.MULTILINE)) <= 1 + len(light), "the tables come out the same"
     weights = str(disturbed.results / "policies/bc/seed0/weights.safetensors")
     redone = disturbed.snakemake("--dry-run", f"--forcerun={weights}", "all")
     assert set(re.findall(r"Training (\S+), seed", redone)) == {"bc"}

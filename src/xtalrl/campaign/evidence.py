@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pymatgen.core.structure import Structure
 from pymatgen.io.cif import CifWriter
 
 from xtalrl import tables
-from xtalrl.campaign.nearest import KnownCrystals
+from xtalrl.campaign.nearest import KnownCrystals, first_alike
 from xtalrl.campaign.screening import COMPUTED
 from xtalrl.campaign.wishes import Wishes
 from xtalrl.cells import Cell
@@ -36,9 +37,9 @@ logger = logging.getLogger(__name__)
 FORMAT = "xtalrl-evidence-1"
 HIT_COLUMNS = (
     "rank", "formula", "skeleton", "skeleton_formula", "band_gap", "verdict", "confirmed_band_gap", "formation_energy_per_atom", "energy_above_hull",
-    "hull_flag", "novel", "nearest_crystal", "nearest_formula", "composition_distance", "same_structure", "outcome", "round", "screening", "p_hit", "predicted_band_gap", "cpu_s", "request_id", "cif", "evidence",
+    "hull_flag", "same_as_rank", "novel", "nearest_crystal", "nearest_formula", "composition_distance", "same_structure", "outcome", "round", "screening", "p_hit", "predicted_band_gap", "cpu_s", "request_id", "cif", "evidence",
 )  # fmt: skip
-"""Columns of hits.csv. Energies are in eV/atom, gaps in eV; `composition_distance` is that of `xtalrl.campaign.nearest`; `cpu_s` is the wall time in s of all
+"""Columns of hits.csv. Energies are in eV/atom, gaps in eV; `same_as_rank` is the first hit that is the same crystal, empty for that one; `composition_distance` is that of `xtalrl.campaign.nearest`; `cpu_s` is the wall time in s of all
 single-core SCFs of the design, including the finer one."""
 
 Row = Mapping[str, Any]
@@ -90,7 +91,7 @@ def hand_over(
     folder.mkdir(parents=True, exist_ok=True)
     goal = Wishes(**wishes)
     known = KnownCrystals(tables.read_rows(crystals, tables.CRYSTALS))
-    rows = []
+    found: list[tuple[dict[str, Any], Structure]] = []
     progress = Progress("Evidence", len(screened), "designs")
     for screening in screened:
         request_id = screening["request_id"]
@@ -106,13 +107,20 @@ def hand_over(
             scf = runs.described(cell, finer[request_id])
             record["confirmation"] = {"verdict": verdict["verdict"], "difference": verdict["difference"], "scf": scf}
             write_text(folder / f"{name}.cif", _cif(cell, screening["formula"]))
-            rows.append(_hit(record, f"{folder.name}/{name}"))
+            found.append((_hit(record, f"{folder.name}/{name}"), cell.to_structure()))
         text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
         write_text(folder / f"{name}.json", f"{text}\n")
         progress.advance()
-    rows.sort(key=_order)
-    write_csv(hits, HIT_COLUMNS, [{**row, "rank": rank} for rank, row in enumerate(rows, 1)])
-    logger.info("%s hits in %s; the evidence of %s designs in %s", f"{len(rows):,}", hits, f"{len(screened):,}", folder)
+    found.sort(key=lambda hit: _order(hit[0]))
+    rows, structures = [row for row, _ in found], [structure for _, structure in found]
+    for rank, (row, first) in enumerate(zip(rows, first_alike(structures), strict=True), 1):
+        row.update(rank=rank, same_as_rank=None if first is None else first + 1)
+    write_csv(hits, HIT_COLUMNS, rows)
+    different = sum(row["same_as_rank"] is None for row in rows)
+    logger.info(
+        "%s hits, %s different crystals, in %s; the evidence of %s designs in %s",
+        f"{len(rows):,}", f"{different:,}", hits, f"{len(screened):,}", folder,
+    )  # fmt: skip
 
 
 def _by_request(path: str | Path, schema: Any) -> dict[str, Row]:
@@ -205,7 +213,7 @@ def _record(
 
 
 def _hit(record: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """A row of hits.csv without its rank."""
+    """A row of hits.csv; its rank is known when all hits are."""
     result, confirmation, screening = record["result"], record["confirmation"], record["screening"]
     nearest = record["nearest"] or {}
     return {
@@ -219,6 +227,7 @@ def _hit(record: Mapping[str, Any], path: str) -> dict[str, Any]:
         "formation_energy_per_atom": result["formation_energy_per_atom"],
         "energy_above_hull": result["energy_above_hull"],
         "hull_flag": result["hull_flag"],
+        "same_as_rank": None,
         "novel": result["novel"],
         "nearest_crystal": nearest.get("material_id"),
         "nearest_formula": nearest.get("formula"),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.periodic_table import Element
+from pymatgen.core.structure import Structure
 
 from xtalrl.cells import Cell
 from xtalrl.elements import ELEMENTS
@@ -30,6 +31,18 @@ def cumulative(compositions: Sequence[Sequence[str]]) -> Floats:
     for row, species in zip(shares, compositions, strict=True):
         np.add.at(row, [PLACE[element] for element in species], 1 / len(species))
     return shares.cumsum(1)
+
+
+def first_alike(structures: Sequence[Structure]) -> list[int | None]:
+    """For each structure the index of the first one before it that pymatgen's StructureMatcher finds to be the same crystal; None where there is none."""
+    matcher = StructureMatcher()
+    firsts: list[int] = []
+    alike: list[int | None] = []
+    for at, structure in enumerate(structures):
+        alike.append(next((first for first in firsts if matcher.fit(structures[first], structure)), None))
+        if alike[-1] is None:
+            firsts.append(at)
+    return alike
 
 
 class KnownCrystals:

@@ -68,6 +68,11 @@ _MALLOC_KEEPS_ITS_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
 }
+_PRINTS_AT_ONCE = {
+    # gfortran buffers what pw.x prints. The eigensolvers of QE (`lax_error__` of LAXlib) end in MPI_Abort without a flush: the box that says
+    # why is lost, and their error number becomes the exit code. 134, an S matrix that is not positive definite, then looks like SIGABRT.
+    "GFORTRAN_UNBUFFERED_PRECONNECTED": "y",
+}
 _TERM_GRACE_S = 5.0
 _PROBE_TIMEOUT_S = 120.0
 _BANNER = re.compile(r"Program PWSCF v\.(\S+)(?: \(.*\))? starts")
@@ -147,7 +152,7 @@ class Engine:
         )
 
     def _environment(self) -> Mapping[str, str]:
-        environment = _MALLOC_KEEPS_ITS_MEMORY | dict(os.environ) | _ONE_CORE_EACH
+        environment = _MALLOC_KEEPS_ITS_MEMORY | dict(os.environ) | _ONE_CORE_EACH | _PRINTS_AT_ONCE
         if not _LAUNCHER.search(shlex.join(self.command)):
             # A job step of SLURM looks to MPI as if it had been started by srun: Open MPI without SLURM's PMI refuses to run
             # (open-mpi/ompi#3778), and with it all pw.x of the shard would be one and the same rank.

@@ -218,6 +218,8 @@ _HEADER = "Program PWSCF"
 _CPU_TIME_EXCEEDED = "Maximum CPU time exceeded"
 _STOP_REQUESTED = "Program stopped by user request"
 _STEPS_ENDED = "The maximum number of steps has been reached"
+_ABORTED = re.compile(r"\bMPI_ABORT was invoked|called MPI_Abort\(")
+"""What Open MPI and MPICH say of a process that ends all of them by itself."""
 _TIMEOUT_EXIT_CODE = 124
 """Exit code of timeout(1), should the configured command use it."""
 _MAKES_WAIT = frozenset((Outcome.OUT_OF_MEMORY, Outcome.DISK_FULL))
@@ -325,6 +327,9 @@ def _never_began(run: Run, output: str) -> Result:
 
 def _ended_without_a_word(run: Run, output: str, where: str) -> Result:
     """The result of a run that ended without any explanation: the exit code and the missing parts of the output decide."""
+    if _HEADER in output and _ABORTED.search(run.stderr):
+        # The code is then pw.x's own, whatever signal it looks like.
+        return Result(Outcome.KILLED, f"pw.x gave up with exit code {run.exit_code}, and its message is lost")
     if run.exit_code is not None and (sent := _signal_of(run.exit_code)) is not None:
         return Result(Outcome.KILLED, f"signal {sent}")
     if _HEADER not in output:

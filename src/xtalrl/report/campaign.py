@@ -195,8 +195,8 @@ def hits_table(results: Results, scoring: Scoring) -> Table:
         )
         lines.append(
             [
-                row["rank"], row["formula"], f"{row['skeleton']} ({row['skeleton_formula']})", _short(row["band_gap"], 2),
-                _short(row["confirmed_band_gap"], 2), row["verdict"], _short(row["formation_energy_per_atom"], 2),
+                row["rank"], row["formula"] + (f" (as {row['same_as_rank']})" if row["same_as_rank"] else ""),
+                f"{row['skeleton']} ({row['skeleton_formula']})", _short(row["band_gap"], 2), _short(row["confirmed_band_gap"], 2), row["verdict"], _short(row["formation_energy_per_atom"], 2),
                 _short(row["energy_above_hull"], 2) + (f" ({row['hull_flag']})" if row["hull_flag"] else ""), row["novel"] or "–",
                 f"{row['nearest_formula']}, {row['nearest_crystal']}, {near}" if row["nearest_crystal"] else "–", _short(row["cpu_s"], 0),
             ]

@@ -188,12 +188,12 @@ TABLES = (
     Content(
         "campaign_found",
         "The hits of the campaign.",
-        "Confirmed hits come first, then those lowest above the hull; nothing is relaxed. Nearest known crystal: that of the run's data with the least earth mover's distance "
-        "between compositions over Pettifor's Mendeleev numbers (ElMD; 1: every atom one place further in that order); the same crystal: pymatgen's StructureMatcher says so. CPU: "
+        "Confirmed hits come first, then those lowest above the hull; nothing is relaxed. “As 2”: the same crystal as that of rank 2 by pymatgen's StructureMatcher. Nearest known "
+        "crystal: that of the run's data with the least earth mover's distance between compositions over Pettifor's Mendeleev numbers (ElMD; 1: every atom one place further in that order); the same crystal: StructureMatcher says so. CPU: "
         "wall time of the single-core SCFs, the finer one included.",
         "campaign.hits_table", ("campaign_found",), ("campaign",),
-        keys=("rank", "formula", "skeleton", "band_gap", "verdict", "confirmed_band_gap", "formation_energy_per_atom", "energy_above_hull", "hull_flag", "novel",
-              "nearest_crystal", "nearest_formula", "composition_distance", "same_structure", "cpu_s"), needs_campaign=True,
+        keys=("rank", "formula", "skeleton", "band_gap", "verdict", "confirmed_band_gap", "formation_energy_per_atom", "energy_above_hull", "hull_flag", "same_as_rank",
+              "novel", "nearest_crystal", "nearest_formula", "composition_distance", "same_structure", "cpu_s"), needs_campaign=True,
     ),
     Content(
         "stability",
