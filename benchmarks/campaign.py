@@ -249,7 +249,7 @@ def keep(config: Config) -> int:
         for row in tables.read_rows(results / f"campaign-{number}/screening.parquet", tables.SCREENING)
     ]
     tables.write_rows(screenings, tables.SCREENING, folder / "screening.parquet")
-    return export_cache(config.cache, folder / "scfs.parquet", keys_of_run(results))
+    return export_cache(config.cache, folder / "scfs.parquet", keys_of_run(results), config.dft.finished)
 
 
 def section(config: Config) -> list[str]:

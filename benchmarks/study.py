@@ -166,7 +166,7 @@ def keep(config: Config) -> int:
     for name in ("figure2.png", "figure4.png"):
         shutil.copyfile(results / f"figures/{name}", DATA / name)
     shutil.copyfile(results / "evaluation/outcomes.parquet", DATA / "outcomes.parquet")
-    return export_cache(config.cache, DATA / "scfs.parquet", keys_of_run(results))
+    return export_cache(config.cache, DATA / "scfs.parquet", keys_of_run(results), config.dft.finished)
 
 
 def before_scfs(config: Config) -> list[str]:

@@ -440,6 +440,7 @@ rule hand_over:
     params:
         call=unrecorded("xtalrl.campaign.evidence.hand_over"),
         cache=unrecorded(CACHE),
+        finished=unrecorded(cfg.dft.finished),
         wishes=CAMPAIGN.wishes,
     message:
         "Writing the hits, their crystals and the evidence"

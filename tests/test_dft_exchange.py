@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -235,6 +236,15 @@ def test_the_scfs_of_one_run_are_exported_alone(tmp_path: Path) -> None:
     assert ran.exit_code == 0, ran.output
     lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
     assert {line["key"] for line in lines} == {one.key for one in records[:3]}
+    # The same where another's SCFs were taken as they are (`dft.finished`), and the run's own cache is empty.
+    export_cache(cache, tmp_path / "others.parquet")
+    shutil.rmtree(cache)
+    with (tmp_path / "config.yaml").open("a") as config:
+        config.write(f"dft: {{finished: {tmp_path}/others.parquet}}\n")
+    ran = CliRunner().invoke(app, command)
+    assert ran.exit_code == 0, ran.output
+    again = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    assert {line["key"] for line in again} == {one.key for one in records[:3]}
     (tmp_path / "results/scf/outcomes.parquet").unlink()
     (tmp_path / "results/evaluation/outcomes.parquet").unlink()
     empty = CliRunner().invoke(app, command)

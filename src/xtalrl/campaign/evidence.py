@@ -26,6 +26,7 @@ from xtalrl.campaign.wishes import Wishes
 from xtalrl.cells import Cell
 from xtalrl.csv_files import write_csv
 from xtalrl.dft.cache import Cache, Record
+from xtalrl.dft.exchange import finished_scfs
 from xtalrl.dft.inputs import Settings, render
 from xtalrl.dft.pseudopotentials import Family, load_family
 from xtalrl.files import write_text
@@ -60,6 +61,7 @@ def hand_over(
     designs: str | Path,
     wishes: Mapping[str, Any],
     cache: str | Path,
+    finished: str | None = None,
 ) -> None:
     """Write hits.csv, and a folder that holds the evidence for every computed design and the CIF of every hit.
 
@@ -74,9 +76,10 @@ def hand_over(
         designs: folder to make.
         wishes: fields of `Wishes`.
         cache: folder of finished runs; an attempt that is no longer there has no settings and no input in its record.
+        finished: what `dft.finished` names; its runs count as those of the cache.
 
     Raises:
-        XtalrlError: a table cannot be read.
+        XtalrlError: a table cannot be read, or what `finished` names cannot be taken.
     """
     evaluated = _by_request(evaluation, tables.EVALUATION)
     scfs, finer = (_by_request(path, tables.SCF_OUTCOMES) for path in (outcomes, finer_outcomes))
@@ -86,7 +89,7 @@ def hand_over(
     screened = [
         row for path in screenings for row in tables.read_rows(path, tables.SCREENING) if row["verdict"] in COMPUTED
     ]
-    runs = _Runs(load_family(str(family))[0], Cache(cache))
+    runs = _Runs(load_family(str(family))[0], Cache(cache, finished_scfs(finished) if finished else ()))
     folder = Path(designs)
     folder.mkdir(parents=True, exist_ok=True)
     goal = Wishes(**wishes)

@@ -475,13 +475,13 @@ def export(
     from xtalrl.dft.exchange import export_cache, keys_of_run
 
     config = _load(configfile)
-    keys = keys_of_run(config.results) if of_run else None
+    keys, finished = (keys_of_run(config.results), config.dft.finished) if of_run else (None, None)
     if file.suffix in (".parquet", ".jsonl"):
-        count = export_cache(config.cache, file, keys)
+        count = export_cache(config.cache, file, keys, finished)
     else:
         from xtalrl.commands.exports import export_scfs
 
-        count = export_scfs(config.cache, file, keys)
+        count = export_scfs(config.cache, file, keys, finished)
     typer.echo(f"{count:,} calculations in {file}")
 
 

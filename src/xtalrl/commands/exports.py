@@ -194,24 +194,27 @@ def export_run(config: Config, output: str | Path, selection: Selection) -> dict
         return RUN_WRITERS[output.suffix](config, temporary)
 
 
-def export_scfs(cache: str | Path, output: str | Path, keys: Collection[str] | None = None) -> int:
+def export_scfs(
+    cache: str | Path, output: str | Path, keys: Collection[str] | None = None, finished: str | None = None
+) -> int:
     """Write the finished SCFs of a cache as structures, in any format of `export_designs`.
 
     Args:
         cache: folder of the cache.
         output: as `export_designs` takes it. It must not exist.
         keys: the calculations to write; None writes all.
+        finished: as `records_of` takes it.
 
     Returns:
         The number of SCFs that were written. Those of the first version of the cache, which did not hold their cells, are left out.
 
     Raises:
-        XtalrlError: there is no cache or no SCF in it, or `output` exists or has another ending.
+        XtalrlError: there is no cache or no SCF in it, what `finished` names cannot be taken, or `output` exists or has another ending.
     """
     output = check_output(output)
     if output.suffix in RUN_WRITERS:
         raise XtalrlError(f"{output}: a {output.suffix} is of a run: `xtalrl export {output}`.")
-    scfs = [_scf(record) for record in records_of(cache, keys) if record.is_complete]
+    scfs = [_scf(record) for record in records_of(cache, keys, finished) if record.is_complete]
     if not scfs:
         raise XtalrlError(f"{cache} holds no finished SCF with its cell that was asked for.")
     write_designs(scfs, output)

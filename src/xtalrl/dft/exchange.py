@@ -151,31 +151,38 @@ def keys_of_run(results: str | Path) -> set[str]:
     }
 
 
-def records_of(cache: str | Path, keys: Collection[str] | None = None) -> list[Record]:
+def records_of(cache: str | Path, keys: Collection[str] | None = None, finished: str | None = None) -> list[Record]:
     """The records of a cache, one per calculation: those of these keys, or all.
 
+    Args:
+        finished: what `dft.finished` of a run names; its records count as those of the cache, which may then be empty.
+
     Raises:
-        XtalrlError: there is no cache.
+        XtalrlError: there is no cache, or what `finished` names cannot be taken.
     """
-    records = _one_per_key(_read_all(_files(cache))[0]).values()
-    return [record for record in records if keys is None or record.key in keys]
+    given = finished_scfs(finished) if finished else []
+    ours = _read_all(_files(cache))[0] if not given or any(records_folder(cache).glob("*.jsonl")) else []
+    return [record for record in _one_per_key(given + ours).values() if keys is None or record.key in keys]
 
 
-def export_cache(cache: str | Path, path: str | Path, keys: Collection[str] | None = None) -> int:
+def export_cache(
+    cache: str | Path, path: str | Path, keys: Collection[str] | None = None, finished: str | None = None
+) -> int:
     """Write the records of a cache, one per calculation, to a .parquet or .jsonl file, and return their number.
 
     Args:
         cache: folder of the cache.
         path: file to write.
         keys: the calculations to write; None writes all.
+        finished: as `records_of` takes it.
 
     Raises:
-        XtalrlError: there is no cache, or the file has another ending or cannot be there.
+        XtalrlError: there is no cache, what `finished` names cannot be taken, or the file has another ending or cannot be there.
     """
     path = Path(path)
     if path.suffix not in (".parquet", ".jsonl"):
         raise XtalrlError(f"{path} must end in .parquet or .jsonl.")
-    kept = [replace(record, generation=None) for record in records_of(cache, keys)]
+    kept = [replace(record, generation=None) for record in records_of(cache, keys, finished)]
     try:
         with whole_file(path) as temporary:
             if path.suffix == ".parquet":
