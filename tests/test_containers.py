@@ -1,10 +1,12 @@
 """The definitions of containers, as far as it goes without an engine: they say the same, name files that are there, and hold sound shell.
 
-Their commands were run in a debootstrap by hand (docs/cluster.md), which takes too long for a test; no test pulls an image.
+What they copy becomes an environment by their commands, here in a folder; that of apt, and all in a debootstrap, were run by hand
+(docs/cluster.md), which takes too long for a test. No test pulls an image.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -83,6 +85,30 @@ def test_what_make_venv_reads_is_copied(root: Path, docker: list[tuple[str, str]
     assert "requirements" in named
     assert named <= copied(docker).keys()
     assert '"TORCH_BUILD"' in tool
+
+
+@pytest.mark.slow
+def test_what_is_copied_becomes_an_environment(root: Path, docker: list[tuple[str, str]], tmp_path: Path) -> None:
+    """The files that the image gets are all that its commands need; `/opt/xtalrl` is a folder here, and apt's packages are those of the machine."""
+    for source, target in copied(docker).items():
+        place = tmp_path / target.removeprefix("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if (root / source).is_dir():
+            shutil.copytree(root / source, place, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(root / source, place)
+    commands = [command for command in of(docker, "RUN") if not command.startswith("apt-get")]
+    assert len(commands) == 2
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environment |= dict(argument.split("=") for argument in of(docker, "ARG"))
+    for command in commands:
+        here = re.sub(r"(?<![\w/])/opt/xtalrl", f"{tmp_path}/opt/xtalrl", command)
+        ran = subprocess.run(
+            ["/bin/sh", "-c", here], env=environment, cwd="/", capture_output=True, text=True, timeout=1200
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.startswith("xtalrl ")
+    shutil.rmtree(tmp_path / "opt")  # 2 GB
 
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,13 +16,11 @@ import pytest
 import snakemake.cli
 import typer
 import yaml
+from printed_commands import FENCE, PAGES, ROOT, printed_commands, words_of
 
 from xtalrl.commands.cli import app
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md"), *ROOT.glob("config/*.md"), *ROOT.glob("profiles/*.md"), *ROOT.glob("resources/**/*.md")])  # fmt: skip
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
-FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?![a-z]+:)([^)#\s]*)(#[^)\s]*)?\)")
 
 
@@ -115,28 +112,6 @@ COMMANDS = typer.main.get_command(app)
 MAKE_TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 TARGETS = set(re.findall(r"^rule (\w+):", (ROOT / "Snakefile").read_text(), re.MULTILINE)) | {"xtalrl_all"}
 PLACEHOLDER = re.compile(r"[A-Z_-]+|…|\.\.\.")
-
-
-def printed_commands() -> list[tuple[str, str]]:
-    """The commands in the code blocks of all pages, each with its page."""
-    found = []
-    for page in PAGES:
-        for _, language, block in FENCE.findall(page.read_text()):
-            if language in ("", "sh", "bash", "console"):
-                lines = block.replace("\\\n", " ").splitlines()
-                found += [(str(page.relative_to(ROOT)), part.strip()) for line in lines for part in line.split("&&")]
-    return [
-        (page, line)
-        for page, line in found
-        if re.match(r"(make|xtalrl|snakemake|sbatch profiles/\S+|\S+ -m snakemake) (?! )", line)
-    ]
-
-
-def words_of(command: str) -> list[str]:
-    words = shlex.split(command, comments=True)
-    if "|" in words:
-        words = words[: words.index("|")]
-    return words
 
 
 def test_there_are_commands_to_check() -> None:
