@@ -463,7 +463,7 @@ def test_results_that_another_configuration_made_elsewhere_are_refused(results: 
     assert copied.planned({"training.log_every": 10}) == [], "which changes no result"
 
     def snakemake(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "snakemake", "all", "--profile", "profiles/local", *arguments]
+        command = [sys.executable, "-m", "snakemake", "all", "--profile", "profiles/local", "--nolock", *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
     changed = results.folder / "changed.yaml"
