@@ -199,7 +199,7 @@ checkpoint screen_designs:
         labels=true_labels,
         family=FAMILY,
         earlier=of_earlier_rounds("screening.parquet"),
-        skeletons=f"{RESULTS}/campaign/skeletons.parquet" if CAMPAIGN.core_hours else [],
+        skeletons=f"{RESULTS}/campaign/skeletons.parquet",
         earlier_outcomes=(
             of_earlier_rounds("outcomes.parquet") if CAMPAIGN.core_hours else []
         ),

@@ -166,6 +166,7 @@ def _write_round(
         here / "predictions.parquet",
         folder / "labels.parquet",
         folder / "family.json",
+        folder / "campaign/skeletons.parquet",
         [folder / f"campaign-{earlier}/screening.parquet" for earlier in range(1, number)],
         here / "screening.parquet",
         here / "chosen.parquet",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,7 @@ def screen(folder: Path, config: Config, name: str, number: int = 1, **changed: 
         folder / f"campaign-{number}/predictions.parquet",
         folder / "labels.parquet",
         folder / "family.json",
+        folder / "campaign/skeletons.parquet",
         [folder / f"campaign-{earlier}/screening.parquet" for earlier in range(1, number)],
         folder / f"{name}.parquet",
         folder / f"{name}-chosen.parquet",
@@ -300,14 +302,69 @@ def test_another_arrangement_of_what_an_earlier_round_computed_is_left_out(
     second = next(row for row in screenings(run)[1] if row["verdict"] == CHOSEN)
     before = [row | {"request_id": f"{row['request_id']}-other"} for row in screenings(run)[0]]
     computed = next(row for row in before if row["verdict"] in COMPUTED)
-    computed |= {"material_id": second["material_id"], "formula": second["formula"]}
+    computed |= {name: second[name] for name in ("material_id", "formula", "species")}
     (tmp_path / "campaign-1").mkdir()
     tables.write_rows(before, tables.SCREENING, tmp_path / "campaign-1/screening.parquet")
-    for name in ("campaign-2", "labels.parquet", "family.json"):
+    for name in ("campaign", "campaign-2", "labels.parquet", "family.json"):
         (tmp_path / name).symlink_to(folder / name)
     rows = screen(tmp_path, config, "again", number=2, round_number=2)
     (again,) = (row for row in rows if row["request_id"] == second["request_id"])
     assert (again["verdict"], again["why"]) == (LEFT_OUT, "the same elements on the skeleton were computed before")
+
+
+def test_the_same_crystal_is_computed_once_on_whatever_skeletons(run: tuple[Path, Config], tmp_path: Path) -> None:
+    """The likelier of two designs with the same elements on skeletons that differ in size only; in a later round neither."""
+    folder, config = run
+    first = [row for row in screenings(run)[0] if not row["why"]]
+    there = {(row["material_id"], row["formula"]) for row in first}
+    one, other = next(
+        (one, other)
+        for one, other in permutations(first, 2)
+        if len(one["species"]) == len(other["species"])
+        and one["p_hit"] != other["p_hit"]
+        and (other["material_id"], one["formula"]) not in there
+    )
+    skeletons = {
+        row["material_id"]: row for row in tables.read_rows(folder / "campaign/skeletons.parquet", tables.CRYSTALS)
+    }
+    true = skeletons[one["material_id"]]
+    skeletons[other["material_id"]] |= {
+        "lattice": [1.1 * length for length in true["lattice"]], "frac_coords": true["frac_coords"],
+    }  # fmt: skip
+    assessments = tables.read_rows(folder / "campaign-1/assessments.parquet", tables.ASSESSMENTS)
+    for row in assessments:
+        if row["request_id"] == other["request_id"]:
+            row |= {"species": one["species"], "formula": one["formula"]}
+    for name in ("campaign", "campaign-1", "campaign-2"):
+        (tmp_path / name).mkdir()
+    for name in ("labels.parquet", "family.json"):
+        (tmp_path / name).symlink_to(folder / name)
+    tables.write_rows(skeletons.values(), tables.CRYSTALS, tmp_path / "campaign/skeletons.parquet")
+    for place in ("campaign-1", "campaign-2"):
+        tables.write_rows(assessments, tables.ASSESSMENTS, tmp_path / place / "assessments.parquet")
+        (tmp_path / place / "predictions.parquet").symlink_to(folder / "campaign-1/predictions.parquet")
+
+    def reasons(rows: list[dict[str, Any]]) -> dict[str, str]:
+        return {
+            row["request_id"]: row["why"]
+            for row in rows
+            if row["request_id"] in (one["request_id"], other["request_id"])
+        }
+
+    worse, better = sorted((one, other), key=lambda row: row["p_hit"])
+    rows = screen(tmp_path, config, "now")
+    assert reasons(rows) == {
+        better["request_id"]: "",
+        worse["request_id"]: "the same crystal is likelier on another skeleton",
+    }
+    # Had the better one been computed in a round before, under another name, the worse one would be left out for that.
+    before = [
+        row | {"request_id": "another", "verdict": CHOSEN} for row in rows if row["request_id"] == better["request_id"]
+    ]
+    tables.write_rows(before, tables.SCREENING, tmp_path / "campaign-1/screening.parquet")
+    later = reasons(screen(tmp_path, config, "later", number=2, round_number=2))
+    assert later[better["request_id"]] == "the same elements on the skeleton were computed before"
+    assert later[worse["request_id"]] == "the same crystal was computed before"
 
 
 def test_the_paper_s_rules_compute_no_odd_number_of_electrons(run: tuple[Path, Config]) -> None:
@@ -326,16 +383,16 @@ def test_wishes_that_leave_nothing_get_a_sentence(run: tuple[Path, Config], tmp_
     )
     with pytest.raises(XtalrlError, match=r"none is left to compute \(.*a known composition"):
         screen_designs(
-            tmp_path / "a.parquet", folder / "campaign-1/predictions.parquet", folder / "labels.parquet", folder / "family.json", [], tmp_path / "s.parquet",
-            tmp_path / "c.parquet", config.campaign.wishes | {"novel": True}, "extended", 1, 3, 60, 0.3, 0,
+            tmp_path / "a.parquet", folder / "campaign-1/predictions.parquet", folder / "labels.parquet", folder / "family.json", folder / "campaign/skeletons.parquet",
+            [], tmp_path / "s.parquet", tmp_path / "c.parquet", config.campaign.wishes | {"novel": True}, "extended", 1, 3, 60, 0.3, 0,
         )  # fmt: skip
 
 
 def test_a_budget_of_core_hours_is_spent_by_estimated_costs(run: tuple[Path, Config]) -> None:
     folder, _ = run
     skeletons = folder / "campaign/skeletons.parquet"
-    few = screen(*run, "few", budget=None, core_hours=0.6, skeletons=skeletons)
-    more = screen(*run, "more", budget=None, core_hours=1.2, skeletons=skeletons)
+    few = screen(*run, "few", budget=None, core_hours=0.6)
+    more = screen(*run, "more", budget=None, core_hours=1.2)
     counts = [Counter(row["verdict"] for row in rows) for rows in (few, more)]
     assert 1 < counts[0][CHOSEN] < counts[1][CHOSEN]
     assert 1 <= counts[0][AUDITED] < counts[1][AUDITED]
@@ -351,7 +408,7 @@ def test_a_budget_of_core_hours_is_spent_by_estimated_costs(run: tuple[Path, Con
 
 def test_later_rounds_know_what_earlier_ones_took(run: tuple[Path, Config]) -> None:
     folder, config = run
-    second = {"round_number": 2, "budget": None, "skeletons": folder / "campaign/skeletons.parquet", "core_hours": 2.0}
+    second = {"round_number": 2, "budget": None, "core_hours": 2.0}
     chosen = []
     for factor in (1, 3):
         outcomes = tables.read_rows(folder / "campaign-1/outcomes.parquet", tables.SCF_OUTCOMES)

@@ -39,17 +39,18 @@ def test_one_place_further_is_a_distance_of_1() -> None:
 
 
 def test_crystals_that_come_again_name_the_first() -> None:
-    salt, larger, other, twice = (
-        Cell.from_row(row("x", elements, positions, edge)).to_structure()
+    salt, larger, other, reordered = (
+        Cell.from_row(row("x", elements, positions, edge))
         for elements, positions, edge in (
             (["Na", "Cl"], ROCKSALT, 5.6),
             (["Cl", "Na"], ROCKSALT, 6.1),
             (["Na", "Cl"], CAESIUM_CHLORIDE, 3.4),
-            (["Na", "Cl"], CAESIUM_CHLORIDE, 3.4),
+            (["Cl", "Na"], CAESIUM_CHLORIDE, 3.4),
         )
     )
-    twice.make_supercell((1, 1, 2))
-    assert first_alike([salt, other, larger, twice]) == [None, None, 0, 1]
+    twice = other.to_structure().make_supercell((1, 1, 2), in_place=False)
+    cells = [salt, other, larger, Cell.from_structure(twice), reordered]
+    assert first_alike(cells) == [None, None, 0, 1, 1]
     assert first_alike([]) == []
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pymatgen.core.structure import Structure
 from pymatgen.io.cif import CifWriter
 
 from xtalrl import tables
@@ -94,7 +93,7 @@ def hand_over(
     folder.mkdir(parents=True, exist_ok=True)
     goal = Wishes(**wishes)
     known = KnownCrystals(tables.read_rows(crystals, tables.CRYSTALS))
-    found: list[tuple[dict[str, Any], Structure]] = []
+    found: list[tuple[dict[str, Any], Cell]] = []
     progress = Progress("Evidence", len(screened), "designs")
     for screening in screened:
         request_id = screening["request_id"]
@@ -110,13 +109,13 @@ def hand_over(
             scf = runs.described(cell, finer[request_id])
             record["confirmation"] = {"verdict": verdict["verdict"], "difference": verdict["difference"], "scf": scf}
             write_text(folder / f"{name}.cif", _cif(cell, screening["formula"]))
-            found.append((_hit(record, f"{folder.name}/{name}"), cell.to_structure()))
+            found.append((_hit(record, f"{folder.name}/{name}"), cell))
         text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
         write_text(folder / f"{name}.json", f"{text}\n")
         progress.advance()
     found.sort(key=lambda hit: _order(hit[0]))
-    rows, structures = [row for row, _ in found], [structure for _, structure in found]
-    for rank, (row, first) in enumerate(zip(rows, first_alike(structures), strict=True), 1):
+    rows = [row for row, _ in found]
+    for rank, (row, first) in enumerate(zip(rows, first_alike([cell for _, cell in found]), strict=True), 1):
         row.update(rank=rank, same_as_rank=None if first is None else first + 1)
     write_csv(hits, HIT_COLUMNS, rows)
     different = sum(row["same_as_rank"] is None for row in rows)

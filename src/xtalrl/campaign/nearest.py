@@ -7,6 +7,7 @@ doi:10.1016/0038-1098(84)90765-8). A distance of 0 is the same composition; at 1
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.periodic_table import Element
 from pymatgen.core.structure import Structure
 
-from xtalrl.cells import Cell
+from xtalrl.cells import Cell, reduced_formula
 from xtalrl.elements import ELEMENTS
 from xtalrl.metrics.intervals import Floats
 
@@ -33,15 +34,21 @@ def cumulative(compositions: Sequence[Sequence[str]]) -> Floats:
     return shares.cumsum(1)
 
 
-def first_alike(structures: Sequence[Structure]) -> list[int | None]:
-    """For each structure the index of the first one before it that pymatgen's StructureMatcher finds to be the same crystal; None where there is none."""
+def first_alike(cells: Sequence[Cell]) -> list[int | None]:
+    """For each cell the index of the first one before it that pymatgen's StructureMatcher finds to be the same crystal; None where there is none.
+
+    Volumes are scaled, so that the same crystal on cells of other sizes is the same.
+    """
     matcher = StructureMatcher()
-    firsts: list[int] = []
+    firsts: dict[str, list[tuple[int, Structure]]] = defaultdict(list)
     alike: list[int | None] = []
-    for at, structure in enumerate(structures):
-        alike.append(next((first for first in firsts if matcher.fit(structures[first], structure)), None))
-        if alike[-1] is None:
-            firsts.append(at)
+    for at, cell in enumerate(cells):
+        structure = cell.to_structure()
+        of_this_formula = firsts[reduced_formula(cell.species)]
+        first = next((index for index, other in of_this_formula if matcher.fit(other, structure)), None)
+        if first is None:
+            of_this_formula.append((at, structure))
+        alike.append(first)
     return alike
 
 

@@ -15,6 +15,7 @@ from scipy import stats
 
 from xtalrl import tables
 from xtalrl.campaign.learning import warn_where_labels_are_far
+from xtalrl.campaign.nearest import first_alike
 from xtalrl.campaign.wishes import Wishes
 from xtalrl.cells import Cell
 from xtalrl.dft.pseudopotentials import Family, load_family
@@ -134,6 +135,7 @@ def screen_designs(
     predictions: str | Path,
     labels: str | Path,
     family: str | Path,
+    skeletons: str | Path,
     earlier: Sequence[str | Path] | None,
     screening: str | Path,
     chosen: str | Path,
@@ -145,7 +147,6 @@ def screen_designs(
     audit: float,
     seed: int,
     core_hours: float | None = None,
-    skeletons: str | Path | None = None,
     earlier_outcomes: Sequence[str | Path] | None = None,
 ) -> None:
     """Decide which designs of a round get an SCF; write the `SCREENING` of all designs and the `ASSESSMENTS` of those that get one.
@@ -155,6 +156,7 @@ def screen_designs(
         predictions: `PREDICTIONS` of the valid designs, by request_id.
         labels: `LABELS` of the run; the first round warns if none of them is near the wanted gaps.
         family: family.json of the pseudopotentials.
+        skeletons: `CRYSTALS` of the skeletons.
         earlier: `SCREENING` of the earlier rounds; None in the first.
         screening, chosen: tables to write.
         wishes: fields of `Wishes`.
@@ -165,8 +167,7 @@ def screen_designs(
         audit: share of the round's SCFs that goes to designs drawn from those the screen drops.
         seed: seed of that draw.
         core_hours: core-hours of the whole campaign, instead of `budget`.
-        skeletons, earlier_outcomes: `CRYSTALS` of the skeletons and `SCF_OUTCOMES` of the earlier rounds, from which costs are estimated; only with
-            `core_hours`.
+        earlier_outcomes: `SCF_OUTCOMES` of the earlier rounds, from which costs are estimated; only with `core_hours`.
 
     Raises:
         XtalrlError: a file cannot be read, or the first round has nothing that could be computed.
@@ -184,6 +185,9 @@ def screen_designs(
         for row, why in zip(rows, why_not, strict=True)
     ]
     _leave_out_twins(entries)
+    cells = {row["material_id"]: row for row in tables.read_rows(skeletons, tables.CRYSTALS)}
+    spent = [row for row in before if row["verdict"] in COMPUTED]
+    _leave_out_same_crystals(entries, spent, cells)
     candidates = [
         Candidate(entry["request_id"], entry["material_id"], entry["formula"], entry["p_hit"])
         for entry in entries
@@ -196,12 +200,11 @@ def screen_designs(
             f"Of {len(entries):,} designs none is left to compute ({reasons}): loosen the wishes in `campaign`."
         )
     order = ranked(candidates)
-    spent = [row for row in before if row["verdict"] in COMPUTED]
     rounds_left = rounds - round_number + 1
     if core_hours is not None:
-        assert skeletons is not None
         outcomes = [row for path in earlier_outcomes or () for row in tables.read_rows(path, tables.SCF_OUTCOMES)]
-        costs = _costs([*spent, *(entry for entry in entries if not entry["why"])], skeletons, pseudopotentials)
+        priced = [*spent, *(entry for entry in entries if not entry["why"])]
+        costs = {row["request_id"]: cost_of(_cell(row, cells), pseudopotentials) for row in priced}
         price = seconds_per_cost({row["request_id"]: costs[row["request_id"]] for row in spent}, outcomes)
         share_s = share_of_hours(core_hours, outcomes, rounds_left)
         logger.info(
@@ -264,13 +267,9 @@ def _left_out(
         seen.add(row["request_id"])
 
 
-def _costs(designs: Sequence[Mapping[str, Any]], skeletons: str | Path, family: Family) -> dict[str, float]:
-    """`cost_of` of rows with `material_id`, `species` and `request_id`, by the last."""
-    cells = {row["material_id"]: row for row in tables.read_rows(skeletons, tables.CRYSTALS)}
-    return {
-        row["request_id"]: cost_of(Cell.from_row(cells[row["material_id"]] | {"species": row["species"]}), family)
-        for row in designs
-    }
+def _cell(design: Mapping[str, Any], skeletons: Mapping[str, Mapping[str, Any]]) -> Cell:
+    """The cell of a row of `SCREENING`; `skeletons` are rows of `CRYSTALS` by material_id."""
+    return Cell.from_row({**skeletons[design["material_id"]], "species": design["species"]})
 
 
 def _entry(
@@ -309,6 +308,20 @@ def _leave_out_twins(entries: Sequence[dict[str, Any]]) -> None:
                 "verdict": LEFT_OUT,
                 "why": "another arrangement of the same elements on the skeleton is likelier",
             }
+
+
+def _leave_out_same_crystals(
+    entries: Sequence[dict[str, Any]],
+    spent: Sequence[Mapping[str, Any]],
+    skeletons: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Leave out designs that are the crystal of an SCF of an earlier round, or of a likelier design of this one, on another skeleton."""
+    likeliest = sorted((one for one in entries if not one["why"]), key=lambda one: (-one["p_hit"], one["request_id"]))
+    alike = first_alike([_cell(row, skeletons) for row in (*spent, *likeliest)])[len(spent) :]
+    for entry, first in zip(likeliest, alike, strict=True):
+        if first is not None:
+            before = "was computed before" if first < len(spent) else "is likelier on another skeleton"
+            entry |= {"verdict": LEFT_OUT, "why": f"the same crystal {before}"}
 
 
 def probability(said: Mapping[str, Any], wishes: Wishes) -> float:
