@@ -1,5 +1,6 @@
 """The validated configuration and the helpers that several rules share."""
 
+import os
 import sys
 
 from snakemake.exceptions import WorkflowError
@@ -17,6 +18,7 @@ from xtalrl.dft.protocols import CONFIRMING, load_protocol
 from xtalrl.dft.pseudopotentials import describe_family
 from xtalrl.energies import CHECKED_ELEMENTS
 from xtalrl.errors import XtalrlError
+from xtalrl.provenance import refuse_other_files
 from xtalrl.resources import DEFAULTS, here_or_of_project, of_project
 from xtalrl.report.contents import (
     FIGURES,
@@ -29,8 +31,10 @@ from xtalrl.rl.pretrained import PREDICTOR_FILE, read_pretrained
 from xtalrl.structures.external_files import check_sets, fingerprint
 from xtalrl.structures.mp20 import find_csvs
 from xtalrl.workflow import (
+    TYPED,
     check_folders,
     make_cache_folders,
+    options_typed,
     rerun_marks,
     trains_together,
 )
@@ -52,6 +56,7 @@ configfile: CONFIG_FILE
 try:
     cfg = validate(config)
     check_folders(cfg)
+    refuse_other_files(cfg)
     if workflow.is_main_process:
         check_inputs(cfg)
     check_sets(cfg.external, cfg.policy_specs())
@@ -71,6 +76,9 @@ try:
         STRUCTURE_CSVS = {split: f"{cfg.cache}/mp20/{split}.csv" for split in SPLITS}
 except XtalrlError as error:
     raise WorkflowError(str(error)) from None
+
+# Jobs are told by the first Snakemake how it was started, for the commands that their messages name.
+os.environ.setdefault(TYPED, options_typed(workflow.overwrite_configfiles, sys.argv))
 
 RESULTS = cfg.results
 CACHE = cfg.cache

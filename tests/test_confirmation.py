@@ -169,7 +169,7 @@ def test_outcomes_of_other_hits_get_a_sentence(tmp_path: Path) -> None:
     hits = hits_of(tmp_path, design("ccql-1", "a", 1.0))
     tables.write_rows([finer("b", 1.0)], tables.SCF_OUTCOMES, tmp_path / "outcomes.parquet")
     with pytest.raises(
-        XtalrlError, match=r"no outcome for the hit a of ccql-1.*snakemake -R plan_confirmation_scf confirm"
+        XtalrlError, match=r"no outcome for the hit a of ccql-1.*snakemake confirm -R plan_confirmation_scf"
     ):
         confirm_hits(hits, tmp_path / "outcomes.parquet", tmp_path / "confirmation.parquet")
 

@@ -405,7 +405,7 @@ def test_every_kind_of_output_says_how_it_ended(root: Path, tmp_path: Path, case
             text += part if part.endswith("\n") else (root / f"tests/fixtures/ends/{part}.out").read_text()
     contents = {
         label: "".join(f"{label}{line}\n" for line in text.splitlines())
-        for label in ("0: ", " 0: ", "[1,0]<stdout>:", "[0] ")
+        for label in ("0: ", " 0: ", "[1,0]<stdout>:", "[0] ", "[prterun-host-123@1,0]<stdout>: ", "[job1,0]<stdout>: ")
     }
     for name, content in enumerate([text, text.replace("\n", "\r\n"), *contents.values()]):
         (tmp_path / str(name)).write_text(content, newline="")

@@ -17,7 +17,8 @@ from dft_data import is_alive
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError, explain_os_error
 from xtalrl.progress import Pace, pace_file, read_pace
-from xtalrl.workflow import check_folders, make_cache_folders
+from xtalrl.provenance import refuse_other_files, write_record
+from xtalrl.workflow import TYPED, check_folders, completed, make_cache_folders, options_typed
 
 
 def run_job(tmp_path: Path, body: str) -> tuple[int, str, str]:
@@ -112,6 +113,45 @@ def test_results_keep_to_a_folder_of_their_own(
         check_folders(Config(results=results, cache=cache))
     assert sentence in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("results", ["config", "profiles/local", "results/mine"])
+def test_a_file_of_the_user_is_not_replaced_by_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, results: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / results / "config.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("results: results/mine\n")
+    config = Config(results=results, cache="cache")
+    with pytest.raises(XtalrlError, match=f"`results` is '{results}', where config.yaml is not the record of a run"):
+        refuse_other_files(config)
+    assert own.read_text() == "results: results/mine\n"
+    own.unlink()
+    write_record(config)
+    refuse_other_files(config)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("run `snakemake scf` again.", "run `snakemake scf --profile profiles/local --configfile a.yaml 'b c.yaml'` again."),
+        ("`snakemake --forcerun x` or `snakemake y`", "`snakemake --forcerun x OPTIONS` or `snakemake y OPTIONS`"),
+        ("`snakemake scf --profile profiles/slurm`", "`snakemake scf --profile profiles/slurm`"),
+        ("`snakemake scf --cores 1`, `snakemake`, `xtalrl status`", "`snakemake scf --cores 1`, `snakemake`, `xtalrl status`"),
+    ],
+)  # fmt: skip
+def test_a_command_in_a_message_can_be_typed(message: str, expected: str) -> None:
+    options = options_typed(["a.yaml", "b c.yaml"])
+    assert completed(message, options) == expected.replace("OPTIONS", options)
+
+
+def test_the_profile_of_a_message_is_that_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert options_typed([], ["snakemake", "all", "--profile", "profiles/slurm"]) == "--profile profiles/slurm"
+    assert options_typed([], ["snakemake", "--workflow-profile=mine", "all"]) == "--profile mine"
+    monkeypatch.setenv(TYPED, options_typed(["mine.yaml"], ["--profile", "profiles/slurm"]))
+    _, stderr, _ = run_job(tmp_path, "raise XtalrlError('a is missing: run `snakemake a`.')")
+    assert stderr.endswith("run `snakemake a --profile profiles/slurm --configfile mine.yaml`.\n")
 
 
 def test_a_link_to_itself_is_no_folder(tmp_path: Path) -> None:

@@ -140,7 +140,9 @@ def test_protocols_never_mix(tmp_path: Path, other: dict[str, str]) -> None:
 
 
 def test_a_valid_design_without_scf_is_a_mistake(tmp_path: Path) -> None:
-    with pytest.raises(XtalrlError, match=r"no outcome for the design mp-1/a of bc.*snakemake -R plan_design_scf"):
+    with pytest.raises(
+        XtalrlError, match=r"no outcome for the design mp-1/a of bc.*snakemake evaluate -R plan_design_scf"
+    ):
         evaluate(tmp_path, [assessment("mp-1", "mp-1/a", ["Na", "Cl"])], [], [])
 
 

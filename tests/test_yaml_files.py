@@ -27,6 +27,8 @@ REFUSED = {
     "twice": ("training:\n  steps: 5\n  batch_size: 1\n  steps: 6\n", "'steps' stands in line 2 and again in line 4"),
     "twice at the top": ("results: a\nresults: b\n", "'results' stands in line 1 and again in line 2"),
     "twice in JSON": ('{"results": "a", "results": "b"}', "'results' stands twice"),
+    "twice in a line": ("training: {steps: 5, steps: 6}\n", "'steps' stands in line 1 and again"),
+    "twice in a line of JSON": ('{"results": "a", "results": "a"}', "'results' stands twice"),
     "twice, quoted": ("results: a\n'results': b\n", "'results' stands in line 1"),
     "itself": ("training: &t\n  steps: *t\n", "refers to itself"),
     "itself in a list": ("a: &a [*a]\n", "refers to itself"),
@@ -141,12 +143,16 @@ def test_files_are_laid_over_each_other_as_snakemake_does(files: list[dict]) -> 
         (["--config", "a=1", "-C", "b=2"], True),
         (["--config", "a=1", "b={a: 1}", "--cores", "a=1"], False),
         (["all", "-C", "a=1", "b=2", "a=3"], True),
+        (["--config", "b={a: 1, c: {a: 2}}", "c={", "d=: :"], False),
+        (["--config", "b={a: 1, a: 2}"], True),
     ],
 )
 def test_an_option_that_would_replace_the_first_is_refused(arguments: list[str], is_refused: bool) -> None:
     if not is_refused:
         return refuse_second_options(arguments)
-    with pytest.raises(XtalrlError, match=r"given twice.* after one `--config|sets 'a' twice"):
+    with pytest.raises(
+        XtalrlError, match=r"given twice.* after one `--config|sets 'a' twice|the key 'a' stands in line 1 and again"
+    ):
         refuse_second_options(arguments)
     return None
 

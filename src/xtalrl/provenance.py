@@ -17,6 +17,7 @@ from xtalrl.files import write_whole
 
 RECORD = "config.yaml"
 """File in the folder of results: the whole configuration of the latest run that made anything there."""
+_HEAD = "# What these results were made with."
 _SHOWN = 5
 _IN_REPORT = re.compile(r"<summary>Configuration</summary><pre[^>]*>(.*?)</pre>", re.DOTALL)
 
@@ -24,7 +25,21 @@ _IN_REPORT = re.compile(r"<summary>Configuration</summary><pre[^>]*>(.*?)</pre>"
 def write_record(config: Config) -> None:
     """Record that the results of this run are made with this configuration."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_whole(Path(config.results) / RECORD, f"# What these results were made with.\n{text}".encode())
+    write_whole(Path(config.results) / RECORD, f"{_HEAD}\n{text}".encode())
+
+
+def refuse_other_files(config: Config) -> None:
+    """Refuse a folder of results in which the record would replace a file of the user, such as a configuration or a profile.
+
+    Raises:
+        XtalrlError: there is such a file.
+    """
+    record = Path(config.results) / RECORD
+    if record.exists() and not record.read_text(encoding="utf-8", errors="replace").startswith(_HEAD):
+        raise XtalrlError(
+            f"`results` is {config.results!r}, where {RECORD} is not the record of a run, which would replace it: name a folder of its own, "
+            "e.g. `results/mine`."
+        )
 
 
 def read_record(results: str | Path) -> dict[str, Any] | None:

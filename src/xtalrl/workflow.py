@@ -10,11 +10,14 @@ import errno
 import importlib
 import logging
 import os
+import re
+import shlex
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +81,7 @@ def job(log: str) -> Iterator[None]:
     try:
         yield
     except XtalrlError as error:
-        logger.error("ERROR: %s", error)
+        logger.error("ERROR: %s", completed(str(error), os.environ.get(TYPED, options_typed(()))))
         sys.exit(1)
     except OSError as error:
         if (sentence := explain_os_error(error)) is None:
@@ -214,6 +217,25 @@ def as_typed(command: str, configfiles: Sequence[Path]) -> str:
     if not configfiles:
         return command
     return f"{command} --configfile {' '.join(str(path) for path in configfiles)}"
+
+
+TYPED = "XTALRL_TYPED"
+"""Environment variable that tells a job the options its Snakemake was started with, for the commands in its messages."""
+
+
+def options_typed(configfiles: Sequence[str | Path], arguments: Sequence[str] = ()) -> str:
+    """Profile and configuration files as options of snakemake: the profile that its command line names, else the one for one machine."""
+    words = [part for argument in arguments for part in argument.split("=", 1)]
+    named = [value for option, value in pairwise(words) if option in ("--profile", "--workflow-profile")]
+    files = ["--configfile", *map(str, configfiles)] if configfiles else []
+    return shlex.join(["--profile", named[-1] if named else "profiles/local", *files])
+
+
+def completed(message: str, options: str) -> str:
+    """A message in which each command `snakemake …` that names neither a profile nor cores has these options, without which it would not start."""
+    return re.sub(
+        r"`(snakemake (?![^`]*--(?:profile|cores)\b)[^`]+)`", lambda found: f"`{found[1]} {options}`", message
+    )
 
 
 def rerun_marks(results: str) -> frozenset[tuple[str, str]]:

@@ -32,10 +32,11 @@ class _Loader(yaml.SafeLoader):
             if key_node.tag in _NOT_YET_KEYS:
                 continue
             key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
-            if isinstance(key, Hashable) and lines.setdefault(key, line) != line:
-                raise _Misleading(
-                    f"the key {key!r} stands in line {lines[key]} and again in line {line}: keep one of them"
-                )
+            if isinstance(key, Hashable) and key in lines:
+                again = "again" if lines[key] == line else f"again in line {line}"
+                raise _Misleading(f"the key {key!r} stands in line {lines[key]} and {again}: keep one of them")
+            if isinstance(key, Hashable):
+                lines[key] = line
         return super().construct_mapping(node, deep)
 
     def construct_yaml_number(self, node: yaml.ScalarNode) -> float:
@@ -121,7 +122,7 @@ def refuse_second_options(arguments: Sequence[str]) -> None:
     """Refuse a snakemake or xtalrl command in which one option would silently replace another.
 
     Raises:
-        XtalrlError: `--configfile`, `--config` or a key of `--config` is given twice.
+        XtalrlError: `--configfile`, `--config` or a key of `--config` is given twice, in one of its values, too.
     """
     for names, what in (
         (
@@ -134,7 +135,16 @@ def refuse_second_options(arguments: Sequence[str]) -> None:
             raise XtalrlError(f"`{names[0]}` is given twice, and Snakemake would use the last alone: name all {what}.")
     after = itertools.dropwhile(lambda word: word not in ("--config", "-C"), arguments)
     entries = itertools.takewhile(lambda word: not word.startswith("-"), itertools.islice(after, 1, None))
-    keys = [entry.partition("=")[0] for entry in entries]
+    keys = []
+    for entry in entries:
+        key, _, value = entry.partition("=")
+        keys.append(key)
+        try:
+            _parse(value, "")
+        except _Misleading as error:
+            raise XtalrlError(f"`--config {entry}`: {error}.") from None
+        except Exception:  # Snakemake takes as text what is not YAML.
+            continue
     if twice := [key for key in keys if keys.count(key) > 1]:
         raise XtalrlError(f"`--config` sets {twice[0]!r} twice: keep one of them.")
 

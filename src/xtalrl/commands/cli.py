@@ -81,7 +81,7 @@ def _command(function: Callable[..., None], group: typer.Typer = app, name: str 
         try:
             function(*args, **kwargs)
         except XtalrlError as error:
-            typer.echo(f"ERROR: {error}", err=True)
+            typer.echo(f"ERROR: {_with_options(str(error), **kwargs)}", err=True)
             sys.exit(1)
         except BrokenPipeError:
             sys.exit(0)
@@ -92,6 +92,15 @@ def _command(function: Callable[..., None], group: typer.Typer = app, name: str 
             sys.exit(1)
 
     return group.command(name=name or function.__name__.replace("_", "-"), cls=_Command)(wrapper)
+
+
+def _with_options(message: str, **options: Any) -> str:
+    """A message whose commands can be typed: with the configuration that this command was given."""
+    from xtalrl.provenance import RECORD
+    from xtalrl.workflow import completed, options_typed
+
+    results = options.get("results")
+    return completed(message, options_typed([results / RECORD] if results else options.get("configfile") or []))
 
 
 def _load(configfile: list[Path] | None) -> Any:

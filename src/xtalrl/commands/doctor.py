@@ -22,6 +22,7 @@ from xtalrl.commands.checks import Check, State
 from xtalrl.commands.cluster import check_cluster, load_profile
 from xtalrl.config import Config
 from xtalrl.errors import XtalrlError, explain_os_error
+from xtalrl.provenance import refuse_other_files
 from xtalrl.workflow import as_typed, check_folders
 
 
@@ -133,6 +134,7 @@ def _check_packages(config: Config) -> Check:
 def _check_folders(config: Config) -> Check:
     try:
         check_folders(config)
+        refuse_other_files(config)
     except XtalrlError as error:
         return Check("folders", State.MISSING, str(error), f"df -h {config.results} {config.cache}")
     results = Path(config.results).absolute()

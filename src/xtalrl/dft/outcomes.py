@@ -200,8 +200,9 @@ class Result:
         return self.band_gap_raw_ev < 0
 
 
-_LABEL = re.compile(r"^ *(?:\d+: ?|\[[\d,]+\](?:<\w+>)?:? ?)", re.M)
-"""Labels that a launcher puts before each line on request: `srun -l`, `mpirun --tag-output`, `mpiexec.hydra -prepend-rank`."""
+_LABEL = re.compile(r"^ *(?:\d+: ?|\[(?:(?:[\w.-]+@)?\w+,)?\d+\](?:<\w+>)?:? ?)", re.M)
+"""Labels that a launcher puts before each line on request: `srun -l`, `mpirun --tag-output` (4: `[1,0]<stdout>:`, 5: `[prterun-host-12@1,0]<stdout>: ` or
+`[job1,0]<stdout>: `), `mpiexec.hydra -prepend-rank`."""
 _ENERGY = re.compile(r"^!\s+total energy\s+=\s*(\S+?)\s*Ry", re.M)
 _HYBRID_ENERGY = re.compile(r"^!!\s+total energy\s+=\s*(\S+?)\s*Ry", re.M)
 _EXX_FRACTION = re.compile(r"EXX-fraction\s+=\s+(\d*\.\d+)")

@@ -63,7 +63,7 @@ def confirm_hits(hits: str | Path, outcomes: str | Path, confirmation: str | Pat
         if scf is None:
             raise XtalrlError(
                 f"{outcomes} has no outcome for the hit {hit['request_id']} of {hit['policy']}: the SCFs were planned for other hits. "
-                "Run `snakemake -R plan_confirmation_scf confirm`."
+                "Run `snakemake confirm -R plan_confirmation_scf`."
             )
         gap = scf["band_gap"]
         verdict = (

@@ -192,13 +192,13 @@ def _designs(policy: str, frame: pd.DataFrame, path: str | Path, labels: Labels)
     rules = sorted(set(frame["validity_rule"]))
     if len(rules) > 1:
         raise XtalrlError(
-            f"{path} mixes the validity rules {', '.join(rules)} in policy {policy!r}: run `snakemake -R assess_designs evaluate` again."
+            f"{path} mixes the validity rules {', '.join(rules)} in policy {policy!r}: run `snakemake evaluate -R assess_designs` again."
         )
     by_cell = frame.set_index(["seed", "material_id"])
     if by_cell.index.has_duplicates:
         seed, material_id = by_cell.index[by_cell.index.duplicated()][0]
         raise XtalrlError(
-            f"{path} holds the design of {material_id} by {policy}, seed {seed}, twice: run `snakemake -R assess_designs evaluate` again."
+            f"{path} holds the design of {material_id} by {policy}, seed {seed}, twice: run `snakemake evaluate -R assess_designs` again."
         )
     seeds, crystals = sorted(set(frame["seed"])), sorted(set(frame["material_id"]))
     arrays = {

@@ -79,7 +79,7 @@ def _properties(
     if scf is None:
         raise XtalrlError(
             f"{path} has no outcome for the design {design['request_id']} of {design['policy']}: the SCFs were planned "
-            "for other designs. Run `snakemake -R plan_design_scf evaluate`."
+            "for other designs. Run `snakemake evaluate -R plan_design_scf`."
         )
     energy, why_none = references.formation_energy(scf)
     return {
