@@ -7,6 +7,7 @@ import platform
 import re
 import resource
 import shutil
+import subprocess
 import sys
 import tarfile
 import threading
@@ -159,6 +160,34 @@ def test_the_environment_of_a_run(tmp_path, monkeypatch, command: str) -> None:
     assert ("OMPI_MCA_ess_singleton_isolated=1" in seen) != launched
     assert run.exit_code == 0
     assert classify(run).outcome is Outcome.OUTPUT_LOST
+
+
+def test_a_launcher_that_is_a_script_leaves_nothing_behind_when_its_job_is_killed(tmp_path) -> None:
+    """It does not say `exec`, so that pw.x is a child of its own, which the kernel does not end with it."""
+    command, log = fake_pw(tmp_path)
+    script = tmp_path / "launch.sh"
+    script.write_text(f'#!/bin/sh\n{command} "$@"\necho over\n')
+    script.chmod(0o755)
+    code = (
+        "from xtalrl.dft.engines import Engine; "
+        f"Engine('command', ({str(script)!r},)).run('nat = 1\\nATOMIC_SPECIES\\nHe 4.0 pw.in\\n', {str(tmp_path)!r}, 600)"
+    )
+    job = subprocess.Popen([sys.executable, "-c", code])
+    pids = fake_pids(log)
+    job.kill()
+    job.wait()
+    assert not any(is_alive(pid, patience_s=8) for pid in pids)
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [("exit 7", 7), ("kill -9 $$", -9), ("kill -TERM $$", -15), ("kill -SEGV $$", -11), ("exit 137", 137)],
+)
+def test_a_run_ends_as_its_command_has_ended(tmp_path, ending: str, code: int) -> None:
+    script = tmp_path / "launch.sh"
+    script.write_text(f"#!/bin/sh\n{ending}\n")
+    script.chmod(0o755)
+    assert Engine("command", (str(script),)).run("", tmp_path, 10).exit_code == code
 
 
 @pytest.mark.parametrize("how", ["timeout", "stop"])

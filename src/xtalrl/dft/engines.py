@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,14 +108,15 @@ class Engine:
         crash = folder / "CRASH"  # pw.x appends to it.
         crash.unlink(missing_ok=True)
         start = time.monotonic()
-        command = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), *self.command]
         timed_out = False
         with (
+            _pipe() as (reading, _),  # launch.py sees our end by that of the writing end
             open(folder / "pw.in", "rb") as stdin,
             open(folder / "pw.out", "wb") as stdout,
             open(folder / "pw.err", "wb") as stderr,
             subprocess.Popen(
-                command,
+                [sys.executable, "-I", "-S", launch.__file__, str(reading), *self.command],
+                pass_fds=(reading,),
                 cwd=folder,
                 stdin=stdin,
                 stdout=stdout,
@@ -160,6 +161,17 @@ class Engine:
                 del environment[name]
             environment["OMPI_MCA_ess_singleton_isolated"] = "1"  # No daemon for a run without mpirun: 0.2 s less.
         return environment
+
+
+@contextlib.contextmanager
+def _pipe() -> Iterator[tuple[int, int]]:
+    """Reading and writing end of a pipe."""
+    ends = os.pipe()
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
 
 
 def _end_session(process: subprocess.Popen[bytes]) -> None:
