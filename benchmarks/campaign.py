@@ -31,6 +31,7 @@ from xtalrl.cells import Cell
 from xtalrl.config import Config, load
 from xtalrl.dft.exchange import export_cache, keys_of_run
 from xtalrl.files import write_text
+from xtalrl.metrics.confirmation import CONFIRMED
 from xtalrl.metrics.intervals import Floats
 from xtalrl.metrics.prediction import Judged, area_under_curve, figures
 from xtalrl.rl.campaign_learning import learn_from_designs
@@ -94,7 +95,9 @@ def goals(config: Config) -> Iterator[str]:
     yield f"| compositions among the hits | | {hits['formula'].nunique()} |"
     yield f"| different crystals among the hits | | {hits['same_as_rank'].isna().sum()} |"
     yield f"| novel, of the hits (%) | 50 | {share(int((hits['novel'] == True).sum()), len(hits))} |"  # noqa: E712
-    yield f"| confirmed, of the hits (%) | | {share(int((hits['verdict'] == 'hit confirmed').sum()), len(hits))} |"
+    confirmed = hits[hits["verdict"] == CONFIRMED]
+    yield f"| confirmed, of the hits (%) | | {share(len(confirmed), len(hits))} |"
+    yield f"| different crystals among the confirmed hits | | {confirmed['same_as_rank'].isna().sum()} |"
 
 
 def crystals(config: Config) -> tuple[int, int]:
