@@ -80,7 +80,34 @@ def test_validity_judges_every_line(cli: CliRunner) -> None:
     result = cli.invoke(app, ["validity", "--rule", "cdvae-smact14"], input="NaCl\nXx2\nMgO\n")
     assert result.exit_code == 1
     assert [line.split("\t")[2] for line in result.stdout.splitlines()] == ["valid", "unreadable", "valid"]
-    assert "1 are no formulas:\nline 2: 'Xx2'" in result.stderr
+    assert "Not a formula (1):\nline 2: 'Xx2'" in result.stderr
+
+
+def test_validity_of_what_editors_and_typos_leave(cli: CliRunner, tmp_path: Path) -> None:
+    (tmp_path / "marked.txt").write_text("MgO\nNaCl\n", encoding="utf-8-sig")
+    assert cli.invoke(app, ["validity", "--rule", "cdvae-smact14", str(tmp_path / "marked.txt")]).output.splitlines() == [
+        "MgO\tcdvae-smact14\tvalid", "NaCl\tcdvae-smact14\tvalid",
+    ]  # fmt: skip
+    assert "valid" in cli.invoke(app, ["validity"], input="\ufeffMgO\n").stdout
+    huge = cli.invoke(app, ["validity"], input=f"MgO\nC1e400\nC{'9' * 5000}\nNaCl\n")
+    assert "NaCl\t" in huge.stdout and "C1e400\tcdvae-smact14\tunreadable" in huge.stdout
+    assert "Not a formula (2):" in huge.stderr and len(huge.stderr) < 500
+    empty = cli.invoke(app, ["validity"], input="\n \n")
+    assert empty.exit_code == 1 and "Standard input holds no formula: give one per line" in empty.stderr
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "predict x.cif --gap", "predict x.cif --gap 1 --window", "predict x.cif --gap-from", "design x.cif --gap",
+        "export x.csv --gap-from", "export x.csv --max-hull", "evaluate x.zip --target",
+    ],
+)  # fmt: skip
+def test_what_is_not_finite_is_no_option(cli: CliRunner, command: str, number: str) -> None:
+    answer = cli.invoke(app, [*command.split(), number])
+    assert answer.exit_code == 1, answer.output
+    assert f"{command.split()[-1]} is {number}: give a finite number." in answer.stderr
 
 
 @pytest.mark.parametrize(

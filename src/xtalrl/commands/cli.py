@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,6 +80,7 @@ def _command(function: Callable[..., None], group: typer.Typer = app, name: str 
     @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> None:
         try:
+            _refuse_what_is_not_finite(kwargs)
             function(*args, **kwargs)
         except XtalrlError as error:
             typer.echo(f"ERROR: {_with_options(str(error), **kwargs)}", err=True)
@@ -92,6 +94,18 @@ def _command(function: Callable[..., None], group: typer.Typer = app, name: str 
             sys.exit(1)
 
     return group.command(name=name or function.__name__.replace("_", "-"), cls=_Command)(wrapper)
+
+
+def _refuse_what_is_not_finite(options: Mapping[str, Any]) -> None:
+    """Refuse nan and inf, which are numbers to Python, in any option.
+
+    Raises:
+        XtalrlError: an option is one of them.
+    """
+    for name, value in options.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise XtalrlError(f"--{name.replace('_', '-')} is {number}: give a finite number.")
 
 
 def _with_options(message: str, **options: Any) -> str:
@@ -520,14 +534,14 @@ def validity(
     from xtalrl.metrics.validity import RULES, verdicts
 
     try:
-        lines = file.read_text().splitlines() if file else sys.stdin
+        lines = file.read_text(encoding="utf-8-sig").splitlines() if file else sys.stdin
     except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
         raise XtalrlError(
             f"{file} cannot be read ({getattr(error, 'strerror', None) or error}): give a text file of formulas, one per line, "
             f"or the formulas themselves on standard input, e.g. `echo MgO | xtalrl validity`."
         ) from None
     rules = rule or list(RULES)
-    unreadable = []
+    unreadable, formula = [], None
     for formula, found in verdicts(lines, rules):
         if isinstance(found, str):
             unreadable.append(found)
@@ -535,7 +549,11 @@ def validity(
             verdict = "unreadable" if isinstance(found, str) else "valid" if found[name] else "invalid"
             typer.echo(f"{formula}\t{name}\t{verdict}")
     if unreadable:
-        raise XtalrlError(f"{len(unreadable):,} are no formulas:\n{shown(unreadable)}")
+        raise XtalrlError(f"Not a formula ({len(unreadable):,}):\n{shown(unreadable)}")
+    if formula is None:
+        raise XtalrlError(
+            f"{file or 'Standard input'} holds no formula: give one per line, e.g. `echo MgO | xtalrl validity`."
+        )
 
 
 @_command

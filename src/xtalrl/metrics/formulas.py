@@ -19,7 +19,9 @@ from xtalrl.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-_PLAIN = re.compile(r"(?:[A-Z][a-z]?\d*)+")
+LARGEST_AMOUNT = 999_999
+"""Largest number of atoms of an element in a formula; larger ones are mistakes."""
+_PLAIN = re.compile(r"(?:[A-Z][a-z]?\d{0,6})+")
 _TERM = re.compile(r"([A-Z][a-z]?)(\d*)")
 
 
@@ -29,7 +31,7 @@ def parse_formula(formula: str) -> dict[str, int]:
     Raises:
         XtalrlError: the text is no formula, names an unknown element, or has fractional amounts.
     """
-    text = formula.strip()
+    text = formula.strip().removeprefix("\ufeff")  # a byte order mark, with which some editors begin a file
     if _PLAIN.fullmatch(text) and all(symbol in _symbols() for symbol, _ in _TERM.findall(text)):
         counts: Counter[str] = Counter()
         for symbol, amount in _TERM.findall(text):
@@ -38,11 +40,12 @@ def parse_formula(formula: str) -> dict[str, int]:
             return dict(counts)
     try:
         amounts = Composition(text, strict=True).get_el_amt_dict() if text else {}
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         amounts = {}
-    if not amounts or any(amount != int(amount) or amount < 1 for amount in amounts.values()):
+    if not amounts or not all(1 <= amount <= LARGEST_AMOUNT and amount == int(amount) for amount in amounts.values()):
+        shown = text if len(text) <= 60 else f"{text[:60]}…"
         raise XtalrlError(
-            f"{formula!r} is not a chemical formula with whole amounts: write it like SrTiO3, Ca(OH)2 or Na1Cl1, one per line."
+            f"{shown!r} is not a chemical formula with whole amounts of at most {LARGEST_AMOUNT:,}: write it like SrTiO3, Ca(OH)2 or Na1Cl1, one per line."
         )
     return {symbol: int(amount) for symbol, amount in amounts.items()}
 
