@@ -92,6 +92,17 @@ REJECTED: dict[str, tuple[str, Reason, str]] = {
     "water": (with_("Wat1"), Reason.NOT_AS_STATED, "hydrogens without positions"),
     **{f"label {name}": (with_(name), Reason.UNREADABLE_CIF, f"'{name}' is no element")
        for name in ("OH", "OH2", "NO3", "13C", "Vac", "Va1", "Hal", "Uue", "CO1", "X1", "?", "T1")},
+    **{f"mixed or molecular label {name}": (with_(name), Reason.UNREADABLE_CIF, f"'{name}' is no element")
+       for name in ("Na/K", "Nb/Ta", "Fe,Co", "Ni0.5Co0.5", "H2O1", "H2O", "C6H6", "O2H", "N2H4", "B4C1")},
+    **{f"type {name}": (CELL + TYPED + f"Na1 Na 0 0 0\nX1 {name} 0.5 0.5 0.5\n", Reason.UNREADABLE_CIF, f"'{name}' is no element")
+       for name in ("H2O", "H3O+", "Na2O", "P2O7", "S2O3", "B4C", "C6H6", "N2H4", "O2H", "Na/K")},
+    **{f"formula in {key}": (CELL + f"_chemical_formula_{key} '{formula}'\n" + ATOMS + "N1 0 0 0\nCl1 0.5 0.5 0.5\n",
+        Reason.NOT_AS_STATED, f"_chemical_formula_{key} names H; N1 Cl1 was read")
+       for key, formula in (("moiety", "H4 N, Cl"), ("moiety", "2(H4 N 1+), 2(Cl 1-)"), ("iupac", "N H4 Cl"), ("analytical", "NH4Cl"), ("sum", "N Cl (H2 O)x"))},
+    "formula in a loop": (CELL + "loop_\n_chemical_formula_sum\n'H4 N Cl'\n" + ATOMS + "N1 0 0 0\nCl1 0.5 0.5 0.5\n",
+        Reason.NOT_AS_STATED, "H4 N1 Cl1; N1 Cl1 was read"),
+    "weight": (CELL + "_chemical_formula_weight 53.49\n" + ATOMS + "N1 0 0 0\nCl1 0.5 0.5 0.5\n",
+        Reason.NOT_AS_STATED, "_chemical_formula_weight is 53.49; N1 Cl1 weighs 49.46"),
     "type symbol": (CELL + TYPED + "Na1 Na 0 0 0\nO1 OH 0.5 0.5 0.5\n", Reason.UNREADABLE_CIF, "'OH' is no element"),
     "label dropped, formula tells": (
         CELL + "_chemical_formula_sum 'Na O H'\n" + ATOMS + "Na1 0 0 0\nOH1 0.5 0.5 0.5\n", Reason.NOT_AS_STATED, "Na1 O1 H1; Na1 was read"),
@@ -121,6 +132,21 @@ REJECTED: dict[str, tuple[str, Reason, str]] = {
         (CELL + P1 + CAF2.partition("\n")[2]).replace("_symmetry_mult", "_site_symmetry_mult"), Reason.NOT_AS_STATED, "the multiplicity 4"),
     "two crystals": (with_("Cl1") + with_("K1").replace("data_x", "data_y"), Reason.UNREADABLE_CIF, "lists 2 crystals: x, y"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("label", ["Cl1", "Cl1A", "Cl1B", "Cl(1)", "Cl-1", "Cl1'", "Cl1_2", "Cl12C"])
+@pytest.mark.parametrize("type_", [None, "Cl", "Cl1-", "Cl-", "Cl-1", "Cl0+", "Cl0.5-", "Cl1"])
+def test_labels_and_types_of_one_element_are_read(label: str, type_: str | None) -> None:
+    atoms = f"Na1 0 0 0\n{label} 0.5 0.5 0.5\n" if type_ is None else f"Na1 Na 0 0 0\n{label} {type_} 0.5 0.5 0.5\n"
+    assert read_cif(CELL + (ATOMS if type_ is None else TYPED) + atoms).composition.reduced_formula == "NaCl"
+
+
+@pytest.mark.parametrize(
+    "line", ["_chemical_formula_moiety 'Na 1+, Cl 1-'", "_chemical_formula_iupac 'sodium chloride'", "_chemical_formula_structural 'rock salt'",
+             "_chemical_formula_weight 58.44", "_chemical_formula_weight 58.4(2)", "_chemical_formula_weight ?", "_chemical_formula_moiety ?"],
+)  # fmt: skip
+def test_other_words_on_the_formula_do_no_harm(line: str) -> None:
+    assert len(read_cif(CELL + line + "\n" + ATOMS + "Na1 0 0 0\nCl1 0.5 0.5 0.5\n")) == 2
 
 
 @pytest.mark.parametrize("what", REJECTED)

@@ -163,7 +163,9 @@ def _read(text: str, caught: Sequence[warnings.WarningMessage]) -> Structure:
     stated = _stated_formula(data)
     if stated:
         _check_ratios(structure, stated)
-    elif guessed:
+    else:
+        _check_named_elements(structure, data)
+    if guessed and not stated:
         raise Rejection(
             Reason.UNREADABLE_CIF, f"{guessed[0]!r} is no element, and there is no _chemical_formula_sum to tell it"
         )
@@ -233,9 +235,11 @@ def _check_atoms(data: Mapping[str, Any]) -> list[str]:
         if value != "?" and ((number := _number(value)) is None or number < 0):
             raise Rejection(Reason.UNREADABLE_CIF, f"the occupancy of {label} is {value!r}, no number from 0 to 1")
     guessed: list[str] = []
-    symbols = columns["type_symbol"] or labels
+    symbols, certain = (
+        (labels, _label_names_element) if columns["type_symbol"] is None else (columns["type_symbol"], _names_element)
+    )
     for symbol, occupancy in zip(symbols, occupancies, strict=True):
-        if (occupancy == "?" or _number(occupancy)) and not _names_element(symbol):
+        if (occupancy == "?" or _number(occupancy)) and not certain(symbol):
             guessed.append(symbol)
     return guessed
 
@@ -245,11 +249,31 @@ def _too_many(n_sites: int) -> Rejection:
 
 
 def _names_element(symbol: str) -> bool:
+    """Whether the symbol of an atom's type is certainly an element, with or without a charge or a number, and not a molecule, such as H2O."""
+    return _begins_with_element(symbol) and not re.search(r"[A-Z]", symbol[len(_letters(symbol)) :])
+
+
+def _label_names_element(label: str) -> bool:
+    """Whether a label is certainly that of one element: neither a molecule, as H2O1, nor a mixed site, as Na/K or Ni0.5Co0.5.
+
+    A letter after the number, as in O1A or O1B, tells atoms of one element apart.
+    """
+    rest = label[len(_letters(label)) :]
+    others = [found[0] for found in re.finditer(r"(?<=[/,;&|])[A-Za-z]+", rest)]
+    others += [found[1] for found in re.finditer(r"\d([A-Z][a-z]|[A-Z](?=\d)|[HNO]$)", rest)]
+    return _begins_with_element(label) and not any(Element.is_valid_symbol(other.title()) for other in others)
+
+
+def _letters(symbol: str) -> str:
+    return re.match(r"[A-Za-z]*", symbol)[0]  # type: ignore[index]
+
+
+def _begins_with_element(symbol: str) -> bool:
     """Whether the first letters of a symbol or label are certainly an element.
 
     Two capitals that are both elements, as in CO, are not: carbon can be meant as well as cobalt.
     """
-    letters = re.match(r"[A-Za-z]*", symbol)[0]  # type: ignore[index]
+    letters = _letters(symbol)
     if not Element.is_valid_symbol(letters.title()) or letters == "T":
         return False
     return not (len(letters) == 2 and letters.isupper() and all(map(Element.is_valid_symbol, letters)))
@@ -437,16 +461,53 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+_ISOTOPES = {"D": "H", "T": "H"}
+_FORMULAS = tuple(f"_chemical_formula_{kind}" for kind in ("sum", "structural", "moiety", "iupac", "analytical"))
+"""Formulas that a block may state; only the first two can be counted."""
+WEIGHT_TOLERANCE = 0.02
+"""Relative difference from a whole number of stated weights beyond which a cell lacks atoms."""
+
+
 def _stated_formula(data: Mapping[str, Any]) -> dict[str, float]:
     """Number of atoms of each element in the stated formula, if any."""
     for key in ("_chemical_formula_sum", "_chemical_formula_structural"):
         value = data.get(key)
+        value = value[0] if isinstance(value, list) and len(value) == 1 else value
         if isinstance(value, str) and value.strip() not in _UNKNOWN:
             try:
                 return _amounts(Composition(value))
             except Exception:  # A name, or a formula with text in it: pymatgen raises of many kinds.
                 continue
     return {}
+
+
+def _is_symbol(symbol: str) -> bool:
+    return symbol in _ISOTOPES or Element.is_valid_symbol(symbol)
+
+
+def _check_named_elements(structure: Structure, data: Mapping[str, Any]) -> None:
+    """Check a file without a formula that can be counted by what else it says of one: the elements of other formulas, and the weight.
+
+    Raises:
+        Rejection: an element that is named was not read, as the hydrogen of a file that gives no positions for it, or the weight is another.
+    """
+    read = _amounts(structure.composition.element_composition)
+    for key in _FORMULAS:
+        values = data.get(key)
+        for value in [values] if isinstance(values, str) else values or []:
+            words = re.findall(r"[A-Za-z]+", value)
+            named = [symbol for word in words for symbol in re.findall(r"[A-Z][a-z]?", word)]
+            is_formula = all(map(_is_symbol, named)) and {*"".join(words)} <= {*"".join(named), "x", "n"}
+            if is_formula and (missing := [symbol for symbol in named if _ISOTOPES.get(symbol, symbol) not in read]):
+                raise Rejection(Reason.NOT_AS_STATED, f"its {key} names {missing[0]}; {_written(read)} was read")
+    weight = data.get("_chemical_formula_weight")
+    if isinstance(weight, str) and (unit := _number(weight)):
+        units = structure.composition.weight / unit
+        if abs(units - max(1, round(units))) > WEIGHT_TOLERANCE * units:
+            raise Rejection(
+                Reason.NOT_AS_STATED,
+                f"its _chemical_formula_weight is {weight}; {_written(read)} weighs {structure.composition.weight:.2f}",
+            )
 
 
 def _amounts(composition: Composition) -> dict[str, float]:
