@@ -70,7 +70,7 @@ def test_the_cifs_of_a_folder_and_its_subfolders(tmp_path: Path, caplog: pytest.
         ("cut.cif.gz", "gone.cif", "pipe.cif"), "unreadable_entry"
     )
     assert "left out hidden files (3), such as .git/x.cif" in caplog.text
-    assert "not 1 of its files, such as more.extxyz" in caplog.text
+    assert "not its other files (2), such as more.extxyz" in caplog.text
     assert "share the name of another have one of their own (1), such as sub/deep/a" in caplog.text
 
 
@@ -83,6 +83,69 @@ def test_a_cif_alone_and_each_of_its_blocks(tmp_path: Path) -> None:
         file.write("data_image0\n_cell_length_a 3\nloop_\n_atom_site_label\nNa1\n")
     found, rejected = read_designs(tmp_path / "three.cif", 20)
     assert (len(found), [row["material_id"] for row in rejected]) == (3, ["three#image0#2"])
+
+
+POSCAR = "salt\n1.0\n0 2.82 2.82\n2.82 0 2.82\n2.82 2.82 0\nNa Cl\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n"
+VELOCITIES = "\n0.01 0 0\n-0.01 0 0\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (POSCAR, None),
+        (POSCAR + VELOCITIES, None),
+        (POSCAR + "Cartesian" + VELOCITIES, None),
+        (POSCAR.replace("Direct", "Selective dynamics\nDirect").replace("0 0 0\n", "0 0 0 T T T\n").replace("0.5 0.5 0.5\n", "0.5 0.5 0.5 T T F\n"), None),
+        (POSCAR.replace("Na Cl", "Na_pv Cl"), None),
+        (POSCAR.replace("Na Cl", "D Cl"), None),
+        (POSCAR + POSCAR.replace("Na", "K"), "line 11 is 'salt', and only velocities may follow the positions: one crystal per file"),
+        (POSCAR + "0.25 0.25 0.25\n", "its counts make 2 atoms, and line 11 is one more"),
+        (POSCAR.replace("1 1", "1 2"), "its counts make 3 atoms, and line 11, the position of atom 3, is missing"),
+        (POSCAR.replace("0.5 0.5 0.5", "0.5 0.5 half"), "line 10, the position of atom 2, is '0.5 0.5 half'"),
+        (POSCAR.replace("Na Cl\n", ""), "line 6 has counts and no elements, as in VASP 4"),
+        (POSCAR.replace("1 1", "1"), "line 7 is '1', which is not a count for each of 'Na Cl'"),
+        (POSCAR.replace("1 1", "-1 1"), "line 7 is '-1 1', which is not a count for each of 'Na Cl'"),
+        (POSCAR.replace("Na Cl", "Na Qq"), "'Qq' is not an element"),
+        (POSCAR[:40], "it breaks off after line"),
+        ("", "it breaks off after line 0"),
+        (POSCAR.replace("2.82", "x"), "it is not a POSCAR that can be read (ValueError"),
+    ],
+)  # fmt: skip
+def test_a_poscar_is_one_crystal_of_vasp_5(text: str, reason: str | None, tmp_path: Path) -> None:
+    for name in ("POSCAR", "salt.vasp", "POSCAR.gz"):
+        content = text.encode()
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        found, rejected = ids(tmp_path / name)
+        if reason is None:
+            assert (len(found), rejected) == (1, {})
+        else:
+            assert found == []
+            assert reason in rejected[name]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_files_of_other_kinds_are_mentioned(packed: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "xtalrl")
+    names = ["a.cif", "POSCAR", "b.vasp", "c.mcif", "d.xyz", "e.cif.bz2", "f.cif.txt", "inner.zip", "README"]
+    path = tmp_path / ("set.zip" if packed else "set")
+    if packed:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(f"folder/{name}", CIF)
+    else:
+        path.mkdir()
+        for name in names:
+            (path / name).write_text(CIF)
+    found, rejected = ids(path)
+    assert (len(found), rejected) == (1, {})
+    assert "only its CIFs (*.cif, *.cif.gz) are read, and not its other files (8), such as" in caplog.text
+
+
+def test_an_archive_without_a_cif_says_what_is_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("POSCAR", POSCAR)
+    with pytest.raises(XtalrlError, match=r"set.zip holds no crystals: of a folder or an archive the files \*.cif and"):
+        ids(tmp_path / "set.zip")
 
 
 def test_the_crystals_of_an_archive(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

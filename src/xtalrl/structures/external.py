@@ -203,7 +203,9 @@ def read_designs(path: str | Path, max_sites: int) -> tuple[list[ExternalDesign]
         except Rejection as rejection:
             rejections.append(_rejected(entry, entry_id, rejection))
     if not ids:
-        raise XtalrlError(f"{printable(path)} holds no crystals.")
+        raise XtalrlError(
+            f"{printable(path)} holds no crystals: of a folder or an archive the files *.cif and *.cif.gz are read, of an .xyz its frames, of a .db its rows."
+        )
     if renamed:
         logger.info(
             "Entries that share the name of another have one of their own (%s), such as %s", len(renamed), renamed[0]

@@ -21,6 +21,7 @@ from typing import Any
 import ase
 import ase.io
 from ase.db.sqlite import SQLite3Database
+from pymatgen.core.periodic_table import Element
 
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
@@ -44,6 +45,8 @@ MAX_CIF_BYTES = 20_000_000
 """Largest size of an unpacked CIF in bytes. That of a usable crystal has some thousands."""
 _COUNT = re.compile(r"\s*(\d{1,9})\s*", re.ASCII)
 _COMMENT = re.compile(r"(Lattice|Properties)\s*=", re.IGNORECASE)
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eEdD][-+]?\d+)?")
+_BEFORE_VELOCITIES = re.compile(r"\s*(cart|direct|lattice vel)", re.IGNORECASE)
 _HEAVY_HYDROGEN = re.compile(r"^(\s*)[DT](?=\s)", re.MULTILINE)
 
 
@@ -85,14 +88,6 @@ def read_entries(path: Path) -> Iterator[Entry]:
 def _folder_entries(path: Path) -> Iterator[Entry]:
     files = sorted(walk(path))
     used = _usable(path, map(str, files))
-    others = [
-        file for file in files if file.suffix.lower() in (*EXTXYZ_SUFFIXES, ".db", ".zip") and not is_hidden(file)
-    ]
-    if others:
-        logger.info(
-            "%s: only the CIFs of a folder are read, not %s of its files, such as %s: name each as a set of its own",
-            printable(path), len(others), printable(others[0]),
-        )  # fmt: skip
     progress = Progress(f"Reading {printable(path.name)}", len(used), "files")
     for file in used:
         yield from _cif_entries(file, partial(_file_content, path / file))
@@ -100,8 +95,14 @@ def _folder_entries(path: Path) -> Iterator[Entry]:
 
 
 def _usable(path: Path, names: Iterable[str]) -> list[str]:
-    """The CIFs among the files of a folder or archive; hidden ones are mentioned in the log."""
-    cifs = [name for name in names if is_cif(name)]
+    """The CIFs among the files of a folder or archive; hidden ones and files of other kinds are mentioned in the log."""
+    files = [name for name in names if not name.endswith("/")]
+    cifs = [name for name in files if is_cif(name)]
+    if others := [name for name in files if not is_cif(name) and not is_hidden(name)]:
+        logger.warning(
+            "%s: only its CIFs (*.cif, *.cif.gz) are read, and not its other files (%s), such as %s: name a file of another kind as a set of its own",
+            printable(path), f"{len(others):,}", printable(others[0]),
+        )  # fmt: skip
     if hidden := [name for name in cifs if is_hidden(name)]:
         logger.info("%s: left out hidden files (%s), such as %s", printable(path), len(hidden), printable(hidden[0]))
     return [name for name in cifs if not is_hidden(name)]
@@ -144,11 +145,57 @@ def _poscar_entry(path: Path) -> Entry:
     name = printable(path.name)
     content: Any
     try:
-        content = ase.io.read(io.StringIO(_file_content(path).decode("utf-8", "replace")), format="vasp")
-    except Exception as error:  # ASE raises of many kinds on bad input.
+        with gzip.open(path) if path.suffix.lower() == ".gz" else io.BytesIO(_file_content(path)) as file:
+            text = file.read(MAX_CIF_BYTES + 1).decode("utf-8", "replace")
+        content = ase.io.read(io.StringIO(_one_poscar(text)), format="vasp")
+    except Rejection as error:
         content = error
+    except Exception as error:  # gzip, the file system and ASE raise of many kinds on bad input.
+        content = _unreadable(f"it is not a POSCAR that can be read ({type(error).__name__}: {error})")
     stem = name.removesuffix(path.suffix) if path.suffix.lower() in POSCAR_SUFFIXES else name
     return Entry(stem, stem, name, 0, content)
+
+
+def _one_poscar(text: str) -> str:
+    """The text of a POSCAR of VASP 5 in which nothing follows the positions but velocities. Deuterium and tritium are hydrogen.
+
+    Raises:
+        Rejection: it breaks off, names no elements, or holds more than one crystal.
+    """
+    lines = text.splitlines()
+    if len(lines) < 8:
+        raise _unreadable(f"it breaks off after line {len(lines)}: a POSCAR has a cell, elements, counts and positions")
+    symbols, counts = lines[5].split(), lines[6].split()
+    if symbols and all(symbol.isdigit() for symbol in symbols):
+        raise _unreadable(
+            "line 6 has counts and no elements, as in VASP 4: insert a line of elements before it, as in `Na Cl`"
+        )
+    if len(symbols) != len(counts) or not counts or not all(count.isdecimal() and int(count) for count in counts):
+        raise _unreadable(
+            f"line 7 is {lines[6].strip()[:40]!r}, which is not a count for each of {lines[5].strip()[:40]!r}"
+        )
+    for symbol in symbols:
+        if not Element.is_valid_symbol(re.split(r"[_/]", symbol)[0]):
+            raise Rejection(Reason.ELEMENT_OUTSIDE_88, f"{symbol!r} is not an element")
+    first = 9 if lines[7].strip()[:1] in ("s", "S") else 8
+    n_atoms = sum(map(int, counts))
+    for at in range(first, first + n_atoms):
+        words = lines[at].split()[:3] if at < len(lines) else []
+        if len(words) < 3 or not all(map(_NUMBER.fullmatch, words)):
+            what = f"is {lines[at].strip()[:40]!r}" if at < len(lines) else "is missing"
+            raise _unreadable(
+                f"its counts make {n_atoms:,} atoms, and line {at + 1}, the position of atom {at - first + 1:,}, {what}"
+            )
+    rest = lines[first + n_atoms :]
+    if rest and rest[0].strip() and _NUMBER.fullmatch(rest[0].split()[0]):
+        raise _unreadable(f"its counts make {n_atoms:,} atoms, and line {first + n_atoms + 1} is one more")
+    for at, line in enumerate(rest, first + n_atoms + 1):
+        if re.match(r"\s*[A-Za-z]", line) and not _BEFORE_VELOCITIES.match(line):
+            raise _unreadable(
+                f"line {at} is {line.strip()[:40]!r}, and only velocities may follow the positions: one crystal per file"
+            )
+    lines[5] = " ".join("H" if symbol in ("D", "T") else symbol for symbol in symbols)
+    return "\n".join(lines[: first + n_atoms]) + "\n"
 
 
 def _zip_entries(path: Path) -> Iterator[Entry]:
