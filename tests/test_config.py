@@ -63,11 +63,22 @@ def test_every_key_is_described() -> None:
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
+        ({"policies": {"targets_ev": 1.12}}, ["`policies.targets_ev` is 1.12: it must be a list, such as `[1, 2]`."]),
+        ({"training": None}, ["`training` is null: it must be a section of `key: value` pairs."]),
+        ({"training": {"steps": 1.5}}, ["`training.steps` is 1.5: it must be a whole number."]),
+        ({"campaign": {"novel": "maybe"}}, ["`campaign.novel` is 'maybe': it must be true or false."]),
+        (
+            {"dft": {"time_limits": {"crystal": []}}},
+            ["`dft.time_limits.crystal` is []: it must have at least 1 entry."],
+        ),
+        ({"external": {"a/b": "x.zip"}}, ["`external.a/b` is 'a/b': a name has letters, digits"]),
+        ({"results": "a?b"}, ["`results` is 'a?b': ? cannot be part of a path here"]),
+        ({"qqqqqq": 1}, ["`qqqqqq` is not a known key; allowed here: results"]),
         ({"dtf": {}}, ["`dtf`", "did you mean 'dft'?"]),
         ({"dft": {"recovry": "paper"}}, ["`dft.recovry`", "did you mean 'recovery'?"]),
         ({"dft": {"recovery": "none"}}, ["`dft.recovery`", "'none'", "'paper' or 'extended'"]),
         ({"dft": {"shards": {"scf": 0}}}, ["`dft.shards.scf`", "0", "greater than or equal to 1"]),
-        ({"dft": {"time_limits": {"design": []}}}, ["`dft.time_limits.design`", "at least 1 item"]),
+        ({"dft": {"time_limits": {"design": []}}}, ["`dft.time_limits.design`", "at least 1 entry"]),
         (
             {"dft": {"time_limits": {"crystal": [30, 0]}}},
             ["a mistake", "`dft.time_limits.crystal.1`", "greater than 0"],

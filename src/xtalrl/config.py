@@ -1152,22 +1152,42 @@ def load(*paths: str | Path) -> Config:
     return validate(read_merged(paths))
 
 
+_IN_WORDS = {
+    **dict.fromkeys(("tuple_type", "list_type"), "it must be a list, such as `[1, 2]`"),
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type", "mapping_type"), "it must be a section of `key: value` pairs"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "it must be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "it must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "it must be true or false"),
+    "string_type": "it must be text; quotes make text of a number",
+    "string_pattern_mismatch": "a name has letters, digits, dots, underscores and hyphens, and begins with a letter or a digit",
+}  # fmt: skip
+"""What pydantic says in words of Python, by its name of the error, in those of YAML."""
+
+
 def _sentence(item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"])
-    message = item["msg"].removeprefix("Value error, ")
+    where = ".".join(str(part) for part in item["loc"] if part != "[key]")
+    message = _IN_WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
+    if item["type"] in ("too_short", "too_long"):
+        bound, limit = ("at least", "min_length") if item["type"] == "too_short" else ("at most", "max_length")
+        number = item["ctx"][limit]
+        message = f"it must have {bound} {number} {'entry' if number == 1 else 'entries'}"
     if item["type"] == "extra_forbidden":
         names = list(_section_at(item["loc"][:-1]).model_fields)
         close = difflib.get_close_matches(str(item["loc"][-1]), names, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"`{where}` is not a known key: {hint}Allowed here: {', '.join(names)}."
+        hint = f": did you mean {close[0]!r}? Allowed" if close else "; allowed"
+        return f"`{where}` is not a known key{hint} here: {', '.join(names)}."
     if item["type"] == "value_error" and isinstance(item["input"], Mapping):  # Of keys that do not go together.
         return f"`{where}`: {message}." if where else f"{message}."
     return f"`{where}` is {_shown(item['input'])}: {message[0].lower()}{message[1:]}."
 
 
 def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     try:
-        text = without_secrets(repr(value))
+        text = repr(value)
+        if "//" in text or "@" in text:  # it may be an address
+            text = without_secrets(text)
     except ValueError:  # Python writes no whole number of more than 4,300 digits.
         return "a number of more than 4,300 digits"
     return text if len(text) <= 200 else f"{text[:150]} … ({len(text):,} characters)"
