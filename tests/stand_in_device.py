@@ -75,7 +75,7 @@ class StandInDevice:
 
 
 class _Functions(TorchFunctionMode):
-    """Catches what turns Python's and numpy's numbers into tensors and back, which is no operation."""
+    """Catches what turns Python's and numpy's numbers into tensors and back, which is not an operation."""
 
     def __init__(self, device: StandInDevice) -> None:
         self.device = device

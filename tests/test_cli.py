@@ -60,7 +60,7 @@ def test_scf_parse_names_a_file_that_is_not_there(cli: CliRunner, tmp_path: Path
     assert result.exit_code == 1
     missing, read = (json.loads(line) for line in result.stdout.splitlines())
     assert (missing["outcome"], read["outcome"]) == (None, "converged")
-    assert "ERROR: 1 of 2 are no outputs of pw.x, plain or .gz:\nnowhere.pwo cannot be read" in result.stderr
+    assert "ERROR: 1 of 2 are not outputs of pw.x, plain or .gz:\nnowhere.pwo cannot be read" in result.stderr
 
 
 def test_scf_parse_names_a_file_that_is_no_output_of_pw_x(cli: CliRunner, tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_scf_parse_names_a_file_that_is_no_output_of_pw_x(cli: CliRunner, tmp_pa
     result = cli.invoke(app, ["scf-parse", "README.md", str(tmp_path / "a.pwo")])
     assert result.exit_code == 1
     assert [json.loads(line)["outcome"] for line in result.stdout.splitlines()] == [None, "converged"]
-    assert "ERROR: 1 of 2 are no outputs of pw.x, plain or .gz:\nREADME.md is no output of pw.x" in result.stderr
+    assert "ERROR: 1 of 2 are not outputs of pw.x, plain or .gz:\nREADME.md is not an output of pw.x" in result.stderr
 
 
 def test_validity_reads_standard_input(cli: CliRunner) -> None:
@@ -184,7 +184,7 @@ def test_doctor_never_ends_in_a_traceback(
 
 
 def test_doctor_on_damaged_files(cli: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The family's record, the engine's and a data set that are no files, and results that are one."""
+    """The family's record, the engine's and a data set that are not files, and results that are one."""
     monkeypatch.setenv("PATH", "/nonexistent")
     (tmp_path / "results").write_text("a file")
     for folder in ("cache/families/sssp-1.3.0-efficiency/family.json", "cache/engine/engine.json", "data/train.csv"):

@@ -178,7 +178,7 @@ REFUSED_VALUES = [
     (
         "campaign",
         {"gap_ev": 1, "baselines": ["ccql"]},
-        "names 'ccql', which is no policy of this run; there are: random, bc",
+        "names 'ccql', which is not a policy of this run; there are: random, bc",
     ),
     ("campaign", {"gap_ev": 1, "baselines": ["bc"], "skeletons": "train"}, "needs `campaign.skeletons: val`"),
     ("campaign", {"gap_ev": 1, "novel": True}, "without a list of known formulas nothing can be called novel"),

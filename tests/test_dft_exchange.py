@@ -185,7 +185,7 @@ def test_the_commands(tmp_path, monkeypatch) -> None:
     verified = run(app, ["cache", "verify"])
     assert verified.exit_code == 1
     assert "x.jsonl, line 1 is torn" in verified.output
-    for source, message in (("nowhere", "is no cache folder"), ("bad.parquet", "was not written by")):
+    for source, message in (("nowhere", "is not a cache folder"), ("bad.parquet", "was not written by")):
         Path("bad.parquet").write_text("no")
         answer = run(app, ["cache", "import", source])
         assert answer.exit_code == 1

@@ -478,7 +478,7 @@ def test_what_is_no_output_at_all_has_a_reason(root: Path, tmp_path: Path, harm:
     fine = root / "tests/fixtures/ends/relax.out"
     rows = list(scf_parse([path, fine]))
     assert rows[0]["outcome"] is None
-    said = {"other": "is no output of pw.x", "prose": "is no output of pw.x", "empty": "is empty"}
+    said = {"other": "is not an output of pw.x", "prose": "is not an output of pw.x", "empty": "is empty"}
     assert rows[0]["reason"].startswith(said.get(harm, "cannot be read"))
     assert rows[1]["outcome"] == "converged"
 

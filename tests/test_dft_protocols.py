@@ -85,7 +85,7 @@ def test_the_digest_changes_with_every_setting_and_with_the_family() -> None:
         ({"kpoints": [3, 3]}, r"`kpoints` is \[3, 3\]: it must be three whole numbers"),
         ({"kpoints": None}, "`kpoints` is None: it must be three whole numbers"),
         ({"references.smearing": "cold"}, "`references.smearing` is 'cold': input should be 'marzari-vanderbilt'"),
-        ({"references.insulators": ["Q"]}, r"`references.insulators` is \['Q'\]: 'Q' is no element"),
+        ({"references.insulators": ["Q"]}, r"`references.insulators` is \['Q'\]: 'Q' is not an element"),
         ({"references.atom": {"box": 10}}, "`references.atom.box_angstrom` is missing"),
     ],
 )

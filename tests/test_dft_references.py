@@ -109,7 +109,7 @@ SILICON_SITES = ("Si 0 0 0 1", "Si 0.25 0.25 0.25 1")
         ([("Si", cif_of("Ge 0 0 0 1"))], "the CIF of 'Si' holds Ge"),
         ([("Si", "")], "unreadable_cif"),
         ([("Si", "data_nonsense")], "unreadable_cif"),
-        ([("Sii", cif_of(*SILICON_SITES))], "row 2: 'Sii' is no element"),
+        ([("Sii", cif_of(*SILICON_SITES))], "row 2: 'Sii' is not an element"),
         ([("Si", cif_of(*SILICON_SITES))] * 2, "row 3: Si occurs twice"),
     ],
 )  # fmt: skip

@@ -68,7 +68,7 @@ def iterations(place: Place) -> int:
 def test_the_next_job_goes_on_where_the_last_one_ended(cut: Place) -> None:
     done = iterations(cut)
     assert 20 < done < 60
-    assert not list((cut.cache / "scf").glob("*.jsonl")), "what a job cut off is no result"
+    assert not list((cut.cache / "scf").glob("*.jsonl")), "what a job cut off is not a result"
     row = cut.run()["argon"]
     assert (row["outcome"], row["total_energy_ry"]) == ("converged", -20.0)
     (attempt,) = row["attempts"]

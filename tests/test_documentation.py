@@ -150,10 +150,10 @@ def parse_snakemake(words: list[str]) -> None:
         words = words[:first]
     _, arguments = snakemake.cli.parse_args(words)
     for target in arguments.targets:
-        assert target in TARGETS or target.startswith("results/"), f"{target} is no target"
+        assert target in TARGETS or target.startswith("results/"), f"{target} is not a target"
     for file in map(str, arguments.configfile or []):
         name = Path(file).name
-        assert name.endswith((".yaml", ".json")) or PLACEHOLDER.fullmatch(name), f"{name} is no configuration file"
+        assert name.endswith((".yaml", ".json")) or PLACEHOLDER.fullmatch(name), f"{name} is not a configuration file"
         assert "config/" not in file or (ROOT / file).exists(), f"there is no {file}"
 
 

@@ -43,7 +43,7 @@ RIGHT = {
     "no length": answer("Connection: close"),
     "length is text": answer("Content-Length: abc", "Connection: close"),
     "length is negative": answer("Content-Length: -5", "Connection: close"),
-    "length is no ASCII": answer("Content-Length: ²", "Connection: close"),
+    "length is not ASCII": answer("Content-Length: ²", "Connection: close"),
     "a length of 5,000 digits": answer("Content-Length: " + "9" * 5000, "Connection: close"),
     "chunked": answer("Transfer-Encoding: chunked", body=CHUNKED),
     "packed": answer("Content-Encoding: gzip", "Connection: close", body=gzip.compress(BODY)),

@@ -174,7 +174,7 @@ def test_jobs_are_not_forgotten_while_slurm_is_away(
 def test_a_job_that_slurm_has_forgotten_is_known_by_its_outputs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, age_s: int | None, end: str
 ) -> None:
-    """Outputs of before its submission, or none, are no success."""
+    """Outputs of before its submission, or none, are not a success."""
     probe = Probe()
     probe.report_job_submission(SubmittedJobInfo(a_job("1"), "1", {"slurm_logfile": Path("1.log")}))  # type: ignore[arg-type]
     probe.ends.clear()

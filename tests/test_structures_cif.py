@@ -80,21 +80,21 @@ REJECTED: dict[str, tuple[str, Reason, str]] = {
     "Z tells": (
         CELL + P1 + "_chemical_formula_sum 'Na Cl'\n_cell_formula_units_Z 4\n" + NACL, Reason.NOT_AS_STATED, "makes 8 atoms"),
     "an operation is missing": (
-        SYMMETRIZED.replace("  3  '-y, x, z'\n", ""), Reason.NOT_AS_STATED, "are no group"),
-    "an operation is none": (CELL + P1.replace(" z", " q") + NACL, Reason.UNREADABLE_CIF, "'x, y, q' is no symmetry operation"),
+        SYMMETRIZED.replace("  3  '-y, x, z'\n", ""), Reason.NOT_AS_STATED, "are not a group"),
+    "an operation is none": (CELL + P1.replace(" z", " q") + NACL, Reason.UNREADABLE_CIF, "'x, y, q' is not a symmetry operation"),
     "an operation is singular": (CELL + P1.replace(" z", " y") + NACL, Reason.UNREADABLE_CIF, "no symmetry"),
     "the cell has another symmetry": (
-        CELL.replace("c 5.64", "c 6.64") + FM3M + NACL, Reason.NOT_AS_STATED, "its cell has not the symmetry Fm-3m"),
+        CELL.replace("c 5.64", "c 6.64") + FM3M + NACL, Reason.NOT_AS_STATED, "its cell does not have the symmetry Fm-3m"),
     "attached hydrogens": (
         CELL + ATOMS + "_atom_site_attached_hydrogens\nN1 0 0 0 4\nCl1 0.5 0.5 0.5 0\n", Reason.NOT_AS_STATED, "N1 has 4 hydrogens"),
     "hydrogens in the formula": (CELL + "_chemical_formula_sum 'H4 N Cl'\n" + ATOMS + "N1 0 0 0\nCl1 0.5 0.5 0.5\n",
         Reason.NOT_AS_STATED, "H4 N1 Cl1; N1 Cl1 was read"),
     "water": (with_("Wat1"), Reason.NOT_AS_STATED, "hydrogens without positions"),
-    **{f"label {name}": (with_(name), Reason.UNREADABLE_CIF, f"'{name}' is no element")
+    **{f"label {name}": (with_(name), Reason.UNREADABLE_CIF, f"'{name}' is not an element")
        for name in ("OH", "OH2", "NO3", "13C", "Vac", "Va1", "Hal", "Uue", "CO1", "X1", "?", "T1")},
-    **{f"mixed or molecular label {name}": (with_(name), Reason.UNREADABLE_CIF, f"'{name}' is no element")
+    **{f"mixed or molecular label {name}": (with_(name), Reason.UNREADABLE_CIF, f"'{name}' is not an element")
        for name in ("Na/K", "Nb/Ta", "Fe,Co", "Ni0.5Co0.5", "H2O1", "H2O", "C6H6", "O2H", "N2H4", "B4C1")},
-    **{f"type {name}": (CELL + TYPED + f"Na1 Na 0 0 0\nX1 {name} 0.5 0.5 0.5\n", Reason.UNREADABLE_CIF, f"'{name}' is no element")
+    **{f"type {name}": (CELL + TYPED + f"Na1 Na 0 0 0\nX1 {name} 0.5 0.5 0.5\n", Reason.UNREADABLE_CIF, f"'{name}' is not an element")
        for name in ("H2O", "H3O+", "Na2O", "P2O7", "S2O3", "B4C", "C6H6", "N2H4", "O2H", "Na/K")},
     **{f"formula in {key}": (CELL + f"_chemical_formula_{key} '{formula}'\n" + ATOMS + "N1 0 0 0\nCl1 0.5 0.5 0.5\n",
         Reason.NOT_AS_STATED, f"_chemical_formula_{key} names H; N1 Cl1 was read")
@@ -103,7 +103,7 @@ REJECTED: dict[str, tuple[str, Reason, str]] = {
         Reason.NOT_AS_STATED, "H4 N1 Cl1; N1 Cl1 was read"),
     "weight": (CELL + "_chemical_formula_weight 53.49\n" + ATOMS + "N1 0 0 0\nCl1 0.5 0.5 0.5\n",
         Reason.NOT_AS_STATED, "_chemical_formula_weight is 53.49; N1 Cl1 weighs 49.46"),
-    "type symbol": (CELL + TYPED + "Na1 Na 0 0 0\nO1 OH 0.5 0.5 0.5\n", Reason.UNREADABLE_CIF, "'OH' is no element"),
+    "type symbol": (CELL + TYPED + "Na1 Na 0 0 0\nO1 OH 0.5 0.5 0.5\n", Reason.UNREADABLE_CIF, "'OH' is not an element"),
     "label dropped, formula tells": (
         CELL + "_chemical_formula_sum 'Na O H'\n" + ATOMS + "Na1 0 0 0\nOH1 0.5 0.5 0.5\n", Reason.NOT_AS_STATED, "Na1 O1 H1; Na1 was read"),
     "occupancy .": (CELL + ATOMS + "_atom_site_occupancy\nNa1 0 0 0 ?\nCl1 0.5 0.5 0.5 .\n", Reason.UNREADABLE_CIF, "occupancy of Cl1 is '.'"),

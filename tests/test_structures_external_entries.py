@@ -294,7 +294,7 @@ FRAME = f"2\n{CELL}\nNa 0 0 0\nCl 2.82 0 0\n"
         (FRAME.replace("2\n", "3\n", 1) + FRAME, 1, ["announces 3 atoms, but the next begins at line 5"]),
         (FRAME + FRAME.replace("2\n", "3\n", 1), 1, ["announces 3 atoms, but the file has"]),
         (FRAME.replace("Cl 2.82", "Cl two") + FRAME, 1, ["could not convert"]),
-        (FRAME.replace("Na", "Uue") + FRAME, 1, ["'Uue' is no element"]),
+        (FRAME.replace("Na", "Uue") + FRAME, 1, ["'Uue' is not an element"]),
         (FRAME.replace("Na", "D") + FRAME.replace("Na", "T"), 2, []),
         (FRAME + "# the end\n", 1, ["'# the end', no number of atoms"]),
         (FRAME.replace("T T T", "T T F") + FRAME, 1, ["pbc is T T F"]),

@@ -77,7 +77,11 @@ def test_the_value_per_formula_unit_goes_first_and_the_csvs_own_value_stays(tmp_
             "material_id,gap\nmp-1,2\n",
             "needs the columns `material_id` and `total_magnetization`.*it has: material_id, gap",
         ),
-        ("m.csv", f"material_id,{PER_CELL}\nmp-1,many\n", "row 0: total_magnetization is 'many', which is no number"),
+        (
+            "m.csv",
+            f"material_id,{PER_CELL}\nmp-1,many\n",
+            "row 0: total_magnetization is 'many', which is not a number",
+        ),
         ("m.csv", f"material_id,{PER_CELL}\nmp-1,inf\n", "'inf'"),
         ("m.csv", f"material_id,{PER_CELL}\nmp-1,1\nmp-1,2\n", "row 1: mp-1 has other values in an earlier row"),
         ("m.csv", b"\xff\xfe\x00", "is not UTF-8 text"),

@@ -391,7 +391,7 @@ def test_a_damaged_cache_gets_a_sentence(server: MaterialsProjectServer, tmp_pat
     path = tmp_path / "cache/materials_project/formulas.parquet"
     path.parent.mkdir(parents=True)
     path.write_text("no parquet")
-    with pytest.raises(XtalrlError, match=r"formulas.parquet is no readable table.*delete it and run"):
+    with pytest.raises(XtalrlError, match=r"formulas.parquet is not a readable table.*delete it and run"):
         fetch_formulas(tmp_path / "formulas.txt", tmp_path / "cache")
 
 

@@ -30,7 +30,7 @@ def files_in(source: Path, names: Container[str]) -> Iterator[tuple[str, bytes]]
     A link is followed to another file of the archive, never out of it.
 
     Raises:
-        XtalrlError: the file is no archive, is damaged or encrypted, or exceeds the limits on size.
+        XtalrlError: the file is not an archive, is damaged or encrypted, or exceeds the limits on size.
     """
     read = 0
     try:

@@ -1011,7 +1011,7 @@ class Config(_Section):
             )
         if unknown := [name for name in campaign.baselines if name not in self.policy_specs()]:
             raise ValueError(
-                f"`campaign.baselines` names {unknown[0]!r}, which is no policy of this run; there are: {', '.join(self.policy_specs()) or 'none'}"
+                f"`campaign.baselines` names {unknown[0]!r}, which is not a policy of this run; there are: {', '.join(self.policy_specs()) or 'none'}"
             )
         if campaign.baselines and campaign.skeletons != "val":
             raise ValueError(

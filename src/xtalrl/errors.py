@@ -23,7 +23,9 @@ def explain_os_error(error: OSError) -> XtalrlError | None:
             f"Permission denied{which}: fix its permissions, or choose folders of your own (`results:` and `cache:` in the config)."
         )
     if error.errno in _IMPOSSIBLE and error.filename:
-        return XtalrlError(f"{error.filename!r} is no path that can be used here ({error.strerror}): choose another.")
+        return XtalrlError(
+            f"{error.filename!r} is not a path that can be used here ({error.strerror}): choose another."
+        )
     return None
 
 

@@ -77,12 +77,12 @@ def unseal_json(content: bytes) -> dict[str, Any]:
     """The record in JSON text written by `seal_json`, or by an older version that gave it no checksum.
 
     Raises:
-        ValueError: the text is no JSON object in UTF-8, or was changed after it was written.
+        ValueError: the text is not a JSON object in UTF-8, or was changed after it was written.
         RecursionError: the text is nested too deeply to be ours.
     """
     record = json.loads(content.decode())
     if not isinstance(record, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     checksum = record.pop(_CHECKSUM, None)
     if checksum is not None and checksum != _digest(record):
         raise ValueError("its checksum does not fit")

@@ -77,7 +77,7 @@ _SPECIES = _field("species", pa.list_(pa.string()), "Element of each site", item
 _FILLED = _field(
     "species",
     pa.list_(pa.string()),
-    "Element of each site; empty for an entry of an external set that is no crystal that can be used",
+    "Element of each site; empty for an entry of an external set that is not a crystal that can be used",
 )
 _LATTICE = _field("lattice", pa.list_(pa.float64()), "Lattice vectors as rows, flattened (9)", "Å", items="9")
 _FRAC_COORDS = _field(

@@ -98,7 +98,7 @@ def end_with_snakemake() -> None:
     """Send this process SIGTERM within a second after any Snakemake among its ancestors is gone, even if that was killed by SIGKILL.
 
     The kernel's PR_SET_PDEATHSIG is not enough: between a job and the Snakemake that was killed there are a second Snakemake and a shell.
-    A cluster job is no descendant of the Snakemake that submitted it, and therefore outlives it.
+    A cluster job is not a descendant of the Snakemake that submitted it, and therefore outlives it.
     """
     if not (watched := _snakemakes_above()):
         return

@@ -431,7 +431,7 @@ def scf_parse(
     if unread:
         from xtalrl.dft.exchange import shown
 
-        raise XtalrlError(f"{len(unread):,} of {len(files):,} are no outputs of pw.x, plain or .gz:\n{shown(unread)}")
+        raise XtalrlError(f"{len(unread):,} of {len(files):,} are not outputs of pw.x, plain or .gz:\n{shown(unread)}")
 
 
 @partial(_command, group=cache_app)
@@ -519,7 +519,7 @@ def import_(
     taken = import_cache(_load(configfile).cache, source)
     typer.echo(f"{taken.new:,} calculations are new, {taken.known:,} were known")
     if taken.refused:
-        raise XtalrlError(f"{len(taken.refused):,} were refused:\n{shown(taken.refused)}")
+        raise XtalrlError(f"Refused ({len(taken.refused):,}):\n{shown(taken.refused)}")
 
 
 @_command
@@ -529,7 +529,7 @@ def validity(
         list[str] | None, typer.Option(help="Only this rule; may be repeated. All rules if not given.")
     ] = None,
 ) -> None:
-    """Judge whether formulas can be charge-neutral: one line per formula and rule. A line that is no formula is `unreadable`, and named at the end."""
+    """Judge whether formulas can be charge-neutral: one line per formula and rule. A line that is not a formula is `unreadable`, and named at the end."""
     from xtalrl.dft.exchange import shown
     from xtalrl.metrics.validity import RULES, verdicts
 

@@ -286,7 +286,7 @@ def select_designs(config: Config, selection: Selection) -> list[Design]:
     """
     folder = Path(config.results)
     rows = tables.read_rows(folder / "evaluation/evaluation.parquet", tables.EVALUATION)
-    evaluation = [row for row in rows if row["species"]]  # Entries of external sets that are no crystals have none.
+    evaluation = [row for row in rows if row["species"]]  # Entries of external sets that are not crystals have none.
     _check(selection, evaluation, folder)
     scfs = _by_request(folder / "evaluation/outcomes.parquet", tables.SCF_OUTCOMES)
     hull = _by_request(folder / "evaluation/stability.parquet", tables.STABILITY)
@@ -411,7 +411,7 @@ def _cif_value(value: Any) -> str:
     if value.isascii() and value.isprintable() and not value.startswith('"'):
         for written in (f"'{value}'", f'"{value}"', f"\n;{value}\n;"):
             cif = f"data_x\n_x {written}\n"
-            with contextlib.suppress(Exception), warnings.catch_warnings():  # of a reader, on what is no CIF
+            with contextlib.suppress(Exception), warnings.catch_warnings():  # of a reader, on what is not a CIF
                 warnings.simplefilter("ignore")
                 blocks: Any = (CifBlock.from_str(cif), next(parse_cif(io.StringIO(cif), reader="ase")))
                 if all(block["_x"] == value for block in blocks):

@@ -93,7 +93,7 @@ def print_predictions(
     """Predict, write the table if a file is named, and print a line for each crystal.
 
     Raises:
-        XtalrlError: as in `predict_file`; or the output exists or is no CSV.
+        XtalrlError: as in `predict_file`; or the output exists or is not a CSV.
     """
     if output is not None and output.suffix != ".csv":
         raise XtalrlError(f"--output is {output}: predictions are written as CSV, so its name must end in .csv.")

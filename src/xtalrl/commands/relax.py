@@ -53,7 +53,7 @@ def print_relaxed(path: Path, known: Path | None, output: Path | None) -> None:
     """Relax, write the table if a file is named, and print a line for each crystal.
 
     Raises:
-        XtalrlError: see `relax_file`; the output exists or is no CSV.
+        XtalrlError: see `relax_file`; the output exists or is not a CSV.
     """
     if output is not None and output.suffix != ".csv":
         raise XtalrlError(f"--output is {output}: the table is written as CSV, so its name must end in .csv.")

@@ -31,7 +31,7 @@ def ask(*command: str) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
     except FileNotFoundError:
-        raise XtalrlError(f"{command[0]} is not on PATH: this is no login node of a SLURM cluster.") from None
+        raise XtalrlError(f"{command[0]} is not on PATH: this is not a login node of a SLURM cluster.") from None
     except subprocess.CalledProcessError as error:
         said = (error.stderr.strip() or error.stdout.strip() or f"exit code {error.returncode}").splitlines()[-1]
         raise XtalrlError(f"`{' '.join(command)}` fails: {said}") from None

@@ -139,7 +139,7 @@ class Record:
         """Whether this record is preferred to another one of the same run.
 
         A later generation is preferred to an earlier one. Within a generation, a run that ended is preferred to one that timed out, a longer run
-        to a shorter one, and a saved one to one that was not saved. A record that is no verdict (`Outcome.is_kept`) is never preferred.
+        to a shorter one, and a saved one to one that was not saved. A record that is not a verdict (`Outcome.is_kept`) is never preferred.
         """
         return self._rank() > other._rank()
 
@@ -209,7 +209,7 @@ class Cache:
         return record if record.answers(timeout_s, accept_not_saved) else None
 
     def add(self, record: Record) -> None:
-        """Keep a record, on the disk before this returns; one that is no verdict on its calculation is not kept (`Outcome.is_kept`)."""
+        """Keep a record, on the disk before this returns; one that is not a verdict on its calculation is not kept (`Outcome.is_kept`)."""
         if not Outcome(record.outcome).is_kept:
             return
         with self._lock:
@@ -297,7 +297,7 @@ def unseal(line: bytes, names: Collection[str]) -> tuple[dict[str, Any], bool]:
         names: fields that a line of an older version, without a checksum, may have; any other field means that the line is damaged.
 
     Raises:
-        ValueError: the line is no JSON object, or was changed since it was written.
+        ValueError: the line is not a JSON object, or was changed since it was written.
         RecursionError: the line is nested too deeply to be one of ours.
     """
     sealed = _SEALED.fullmatch(line)
@@ -320,7 +320,7 @@ def read_file(path: Path, start: int = 0) -> tuple[bytes, str | None]:
     """The content of a cache file from a given byte on, and a sentence if it cannot be read."""
     try:
         if not path.is_file():  # A folder, a link to nothing, a pipe.
-            raise OSError(errno.EINVAL, "it is no file")
+            raise OSError(errno.EINVAL, "it is not a file")
         with path.open("rb") as file:
             file.seek(start)
             return file.read(), None
@@ -407,7 +407,7 @@ def _owner(path: Path) -> str:
 
 
 def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no result")
+    raise ValueError(f"{text} is not a result")
 
 
 _LIVE_S = 600.0

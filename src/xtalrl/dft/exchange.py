@@ -261,7 +261,7 @@ def finished_scfs(source: str) -> list[Record]:
 
 
 def contradiction(one: Record, other: Record) -> str | None:
-    """A sentence if two records of one calculation cannot both be true. A run that was cut off, or is no verdict, contradicts nothing."""
+    """A sentence if two records of one calculation cannot both be true. A run that was cut off, or is not a verdict, contradicts nothing."""
     if any(record.outcome == Outcome.TIME_LIMIT or not Outcome(record.outcome).is_kept for record in (one, other)):
         return None
     name = f"{_name(one)}: two results of one calculation, "
@@ -288,7 +288,7 @@ def _read_source(source: Path) -> tuple[list[Record], list[str]]:
         return _read_all([source])
     if source.suffix == ".parquet" and source.is_file():
         return _read_parquet(source)
-    raise XtalrlError(f"{source} is no cache folder, and no .parquet or .jsonl file of `xtalrl cache export`.")
+    raise XtalrlError(f"{source} is not a cache folder, and no .parquet or .jsonl file of `xtalrl cache export`.")
 
 
 def _why_not_taken(record: Record) -> str | None:

@@ -131,7 +131,7 @@ class Outcome(enum.StrEnum):
     NO_ENERGY = (
         "no_energy",
         Category.ENVIRONMENT,
-        "The SCF converged, but the energy that pw.x printed is no number (NaN, asterisks).",
+        "The SCF converged, but the energy that pw.x printed is not a number (NaN, asterisks).",
     )
     OUTPUT_LOST = "output_lost", Category.ENVIRONMENT, "pw.x ended well, but its output did not arrive."
     NOT_SAVED = (
@@ -441,7 +441,7 @@ def scf_parse(files: Iterable[str | Path], jobs: int = 1) -> Iterator[dict[str, 
 
     Yields:
         One dictionary per file: file, outcome, total_energy_ry, band_gap_ev (clipped), band_gap_raw_ev, nspin,
-        total_magnetization, reason. A file that is missing, cannot be read or is no output of pw.x has no outcome, and the reason says why.
+        total_magnetization, reason. A file that is missing, cannot be read or is not an output of pw.x has no outcome, and the reason says why.
     """
     paths = [str(path) for path in files]
     if jobs <= 1 or len(paths) < 2 * jobs:

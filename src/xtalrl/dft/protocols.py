@@ -32,7 +32,7 @@ Mesh = tuple[Count, Count, Count]
 
 def _known_element(symbol: str) -> str:
     if symbol not in atomic_numbers:
-        raise ValueError(f"{symbol!r} is no element")
+        raise ValueError(f"{symbol!r} is not an element")
     return symbol
 
 

@@ -277,7 +277,7 @@ def _read_elemental_crystals(path: str) -> dict[str, tuple[Structure, str]]:
     for number, row in enumerate(table.rows, start=2):
         element, where = (row[name] or "").strip(), f"{path}, row {number}"
         if not Element.is_valid_symbol(element):
-            raise XtalrlError(f"{where}: {element!r} is no element.")
+            raise XtalrlError(f"{where}: {element!r} is not an element.")
         if element not in ELEMENTS:
             continue
         if element in crystals:

@@ -29,7 +29,7 @@ def parse_formula(formula: str) -> dict[str, int]:
     """Counts of each element of a formula such as `Ca(OH)2`, not reduced.
 
     Raises:
-        XtalrlError: the text is no formula, names an unknown element, or has fractional amounts.
+        XtalrlError: the text is not a formula, names an unknown element, or has fractional amounts.
     """
     text = formula.strip().removeprefix("\ufeff")  # a byte order mark, with which some editors begin a file
     if _PLAIN.fullmatch(text) and all(symbol in _symbols() for symbol, _ in _TERM.findall(text)):
@@ -73,7 +73,7 @@ def read_known_compositions(path: str | Path) -> frozenset[str]:
     """`composition_key` of every formula in a text file (or .gz), one formula per line; blank lines are skipped.
 
     Raises:
-        XtalrlError: the file is missing or unreadable, or a line is no formula (its number is named).
+        XtalrlError: the file is missing or unreadable, or a line is not a formula (its number is named).
     """
     path = Path(path)
     try:

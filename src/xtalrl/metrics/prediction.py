@@ -100,7 +100,7 @@ class Judged:
 
     @property
     def is_hit(self) -> Bools:
-        """Whether each turned out to have a gap in its wanted range; a failed SCF is no hit."""
+        """Whether each turned out to have a gap in its wanted range; a failed SCF is not a hit."""
         hit: Bools = (self.true_gap > self.gap_from) & (self.true_gap < self.gap_to)
         return hit
 

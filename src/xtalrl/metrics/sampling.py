@@ -17,7 +17,7 @@ def sample_designs(assessments: str | Path, sample: str | Path, max_sites: int |
     """Write the rows of `ASSESSMENTS` whose designs are computed, in their order.
 
     The lot of a skeleton depends on its identifier alone: all policies get the same skeletons, and a larger sample holds a smaller
-    one. Crystals of an external set are drawn as skeletons are, each set by itself. An entry that is no usable crystal has no size
+    one. Crystals of an external set are drawn as skeletons are, each set by itself. An entry that is not a usable crystal has no size
     and stays in the lot, so that a set does not gain by it.
 
     Args:

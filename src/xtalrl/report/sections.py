@@ -60,7 +60,7 @@ _FILES_HASHED = (
 )  # fmt: skip
 _MEANINGS = {
     INVALID_COMPOSITION: "No SCF was asked for: the composition is not valid.",
-    UNUSABLE_ENTRY: "The entry is no crystal that can be used; its reason is among the rejected.",
+    UNUSABLE_ENTRY: "The entry is not a crystal that can be used; its reason is among the rejected.",
     "imported": "Not computed here: taken from a published table.",
     MISSING_REFERENCE: "The SCF converged, but an element has no reference energy.",
 } | {str(outcome): outcome.sentence for outcome in Outcome}

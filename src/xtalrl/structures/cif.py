@@ -110,7 +110,7 @@ def split_blocks(text: str) -> list[tuple[str, str]]:
         if blocks:
             blocks[-1][1].append(line)
     if not blocks:
-        raise Rejection(Reason.UNREADABLE_CIF, "it is no CIF: no line begins a data block with data_")
+        raise Rejection(Reason.UNREADABLE_CIF, "it is not a CIF: no line begins a data block with data_")
     with_atoms = [(name, "\n".join(lines)) for name, lines in blocks if any(map(_OF_ATOMS.match, lines))]
     if not with_atoms:
         raise Rejection(Reason.UNREADABLE_CIF, f"none of its {len(blocks)} data blocks lists atoms")
@@ -167,7 +167,7 @@ def _read(text: str, caught: Sequence[warnings.WarningMessage]) -> Structure:
         _check_named_elements(structure, data)
     if guessed and not stated:
         raise Rejection(
-            Reason.UNREADABLE_CIF, f"{guessed[0]!r} is no element, and there is no _chemical_formula_sum to tell it"
+            Reason.UNREADABLE_CIF, f"{guessed[0]!r} is not an element, and there is no _chemical_formula_sum to tell it"
         )
     if not (stated and _count_confirmed(structure, stated, data)):
         stray = [str(w.message) for w in caught if str(w.message).startswith("Possible issue in CIF file")]
@@ -185,7 +185,7 @@ def _explained(error: Exception) -> str:
     if isinstance(error, ZeroDivisionError):
         return "one of its loops has no values"
     if "zip()" in said or "is not a multiple" in said:
-        return "one of its loops has not as many values as columns times rows"
+        return "one of its loops does not have as many values as columns times rows"
     if isinstance(error, IndexError):
         return "it breaks off"
     if isinstance(error, KeyError) or re.fullmatch(r"'_\w+'", said):
@@ -309,7 +309,7 @@ class _Operations:
         listed = [data[name] for name in _OPERATIONS if data.get(name)]
         for operation in (item for value in listed for item in ([value] if isinstance(value, str) else value)):
             if not _OPERATION.fullmatch(operation):
-                raise Rejection(Reason.UNREADABLE_CIF, f"{operation[:40]!r} is no symmetry operation")
+                raise Rejection(Reason.UNREADABLE_CIF, f"{operation[:40]!r} is not a symmetry operation")
         magnetic = any(name.startswith(_MAGNETIC) for name in data)
         self.listed = bool(listed) or magnetic
         if magnetic:
@@ -336,11 +336,11 @@ class _Operations:
         changed = np.swapaxes(rotations, 1, 2) @ metric @ rotations - metric
         if (np.abs(changed) > METRIC_TOLERANCE * metric.max()).any():
             named = self.name or f"of its {self.count} operations"
-            raise Rejection(Reason.NOT_AS_STATED, f"its cell has not the symmetry {named}")
+            raise Rejection(Reason.NOT_AS_STATED, f"its cell does not have the symmetry {named}")
         coords = np.array([[_number(value) or 0 for value in data[f"_atom_site_fract_{axis}"]] for axis in "xyz"]).T
         if not _is_group(rotations.tobytes(), translations.tobytes()):
             raise Rejection(
-                Reason.NOT_AS_STATED, f"its {self.count} symmetry operations are no group: some are missing"
+                Reason.NOT_AS_STATED, f"its {self.count} symmetry operations are not a group: some are missing"
             )
         self.orbits = [_orbit_size(position, rotations, translations) for position in coords]
         if sum(self.orbits) > MAX_SITES_READ:
@@ -453,7 +453,7 @@ def _is_group(rotations: bytes, translations: bytes) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    """The number in a value of a CIF, without its uncertainty; None if it is no number."""
+    """The number in a value of a CIF, without its uncertainty; None if it is not a number."""
     try:
         number = float(re.sub(r"\(.*", "", value))
     except (TypeError, ValueError):

@@ -116,7 +116,7 @@ def _read_split(
     for number, row in enumerate(rows):
         try:
             if None in row or None in row.values():
-                raise Rejection(Reason.MALFORMED_ROW, "it has not as many fields as the header")
+                raise Rejection(Reason.MALFORMED_ROW, "it does not have as many fields as the header")
             if not used:
                 _band_gap(row, metals)
                 raise Rejection(Reason.SPLIT_NOT_USED, f"`structures.splits` in the config leaves {split} out")

@@ -110,7 +110,7 @@ def _usable(path: Path, names: Iterable[str]) -> list[str]:
 
 def _file_content(path: Path) -> bytes:
     if not stat.S_ISREG(path.stat().st_mode):
-        raise Rejection(Reason.UNREADABLE_ENTRY, "it is no regular file")
+        raise Rejection(Reason.UNREADABLE_ENTRY, "it is not a regular file")
     with path.open("rb") as file:
         return file.read(MAX_CIF_BYTES + 1)
 
@@ -290,7 +290,7 @@ def _atoms(frame: str) -> Any:
             return ase.io.read(
                 io.StringIO("\n".join([count, comment, _HEAVY_HYDROGEN.sub(r"\1H", atoms)])), format="extxyz"
             )
-        raise Rejection(Reason.ELEMENT_OUTSIDE_88, f"{error.args[0]!r} is no element") from None
+        raise Rejection(Reason.ELEMENT_OUTSIDE_88, f"{error.args[0]!r} is not an element") from None
 
 
 def _database_entries(path: Path) -> Iterator[Entry]:
@@ -298,7 +298,7 @@ def _database_entries(path: Path) -> Iterator[Entry]:
         try:
             there = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'systems'").fetchone()[0]
             if not there:
-                raise XtalrlError(f"{printable(path)} is no ASE database: it has no table `systems`.")
+                raise XtalrlError(f"{printable(path)} is not an ASE database: it has no table `systems`.")
             database: Any = SQLite3Database(str(path), use_lock_file=False)
             database.connection, database.change_count = connection, 0
             database._initialize(connection)  # reads the version of the format
@@ -306,7 +306,7 @@ def _database_entries(path: Path) -> Iterator[Entry]:
             total = connection.execute("SELECT count(*) FROM systems").fetchone()[0]
         except XtalrlError:
             raise
-        except Exception as error:  # sqlite3 and ASE raise of many kinds on a file that is no database.
+        except Exception as error:  # sqlite3 and ASE raise of many kinds on a file that is not a database.
             raise XtalrlError(
                 f"{printable(path)} is not a readable ASE database ({type(error).__name__}: {error})."
             ) from None
@@ -352,11 +352,11 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     SQLite writes when it opens a file with a log of changes beside it; such a file is opened as a copy.
 
     Raises:
-        XtalrlError: the file is no SQLite database.
+        XtalrlError: the file is not a SQLite database.
     """
     with path.open("rb") as file:
         if file.read(16) != b"SQLite format 3\0":
-            raise XtalrlError(f"{printable(path)} is not a readable ASE database: it is no file of SQLite.")
+            raise XtalrlError(f"{printable(path)} is not a readable ASE database: it is not a file of SQLite.")
     logs = [log for suffix in ("-wal", "-journal") if (log := path.with_name(path.name + suffix)).is_file()]
     with contextlib.ExitStack() as stack:
         options = "mode=ro&immutable=1"

@@ -31,7 +31,7 @@ def read_magnetizations(path: str | Path) -> dict[str, dict[str, float | None]]:
     A crystal that occurs twice must have the same numbers. Empty means unknown.
 
     Raises:
-        XtalrlError: missing, unreadable, without a needed column, a value that is no finite number, or two values for one crystal.
+        XtalrlError: missing, unreadable, without a needed column, a value that is not a finite number, or two values for one crystal.
     """
     path = Path(path)
     try:
@@ -98,6 +98,6 @@ def _number(value: Any, where: str) -> float | None:
         number = math.nan
     if not math.isfinite(number):
         raise XtalrlError(
-            f"{where} is {str(value)[:40]!r}, which is no number of µB; leave it empty where it is not known."
+            f"{where} is {str(value)[:40]!r}, which is not a number of µB; leave it empty where it is not known."
         )
     return number

@@ -187,7 +187,7 @@ class _Answers:
             return tables.read_rows(self.path, self.schema)
         except XtalrlError:
             raise XtalrlError(
-                f"{self.path} is no readable table of answers of the Materials Project: delete it and run the same command again."
+                f"{self.path} is not a readable table of answers of the Materials Project: delete it and run the same command again."
             ) from None
 
     def database_version(self) -> str | None:

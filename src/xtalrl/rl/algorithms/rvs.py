@@ -33,7 +33,7 @@ class RvS(BehaviouralCloning):
     def trained_for(self, spec: PolicySpec, outcomes: Outcomes, settings: TrainingSettings) -> Tensor:
         """The crystal's own gap plus noise; NaN, which hides p̂ from the network, for a share of the transitions.
 
-        A gap of exactly 0 stays 0: a metal is no crystal with a small gap.
+        A gap of exactly 0 stays 0: a metal is not a crystal with a small gap.
         """
         gap = outcomes.band_gap.clamp(min=0)
         noisy = (gap + settings.target_noise_ev * outcomes.normal).clamp(min=0).where(gap > 0, gap)
