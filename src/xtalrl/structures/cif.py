@@ -186,6 +186,8 @@ def _explained(error: Exception) -> str:
         return "one of its loops has no values"
     if "zip()" in said or "is not a multiple" in said:
         return "one of its loops does not have as many values as columns times rows"
+    if found := re.match(r"could not convert string to float: (.*)", said):
+        return f"{found[1]} stands where a number is needed"
     if isinstance(error, IndexError):
         return "it breaks off"
     if isinstance(error, KeyError) or re.fullmatch(r"'_\w+'", said):
@@ -225,15 +227,19 @@ def _check_atoms(data: Mapping[str, Any]) -> list[str]:
     labels = columns["label"] or []
     for name in ("fract_x", "fract_y", "fract_z"):
         for label, value in zip(labels, columns[name] or (), strict=True):
-            if value != "." and _number(value) is None:  # "." is the default, 0.
-                raise Rejection(Reason.UNREADABLE_CIF, f"_atom_site_{name} of {label} is {value!r}, no number")
+            number = 0.0 if value == "." else _number(value)  # "." is the default, 0.
+            if number is None or abs(number) > LARGEST_COORDINATE:
+                raise Rejection(Reason.UNREADABLE_CIF, f"_atom_site_{name} of {label} is {value!r}, not a coordinate")
     for label, value in zip(labels, columns["attached_hydrogens"] or (), strict=False):
         if _number(value) not in (None, 0.0):
             raise Rejection(Reason.NOT_AS_STATED, f"{label} has {value} hydrogens without positions")
+    for label, flag in zip(labels, data.get("_atom_site_calc_flag") or (), strict=False):
+        if flag == "dum":
+            raise Rejection(Reason.NOT_AS_STATED, f"{label} is a dummy (_atom_site_calc_flag dum), not an atom")
     occupancies = columns["occupancy"] or ["1"] * len(labels)
     for label, value in zip(labels, occupancies, strict=True):
         if value != "?" and ((number := _number(value)) is None or number < 0):
-            raise Rejection(Reason.UNREADABLE_CIF, f"the occupancy of {label} is {value!r}, no number from 0 to 1")
+            raise Rejection(Reason.UNREADABLE_CIF, f"the occupancy of {label} is {value!r}, not a number from 0 to 1")
     guessed: list[str] = []
     symbols, certain = (
         (labels, _label_names_element) if columns["type_symbol"] is None else (columns["type_symbol"], _names_element)
@@ -288,9 +294,11 @@ def _check_cell(data: Mapping[str, Any]) -> None:
             if value is None:
                 continue
             number = _number(value[0] if isinstance(value, list) and len(value) == 1 else value)
-            if number is None or number <= 0 or (kind == "angle" and number >= 180):
-                allowed = "above 0" if kind == "length" else "between 0 and 180"
-                raise Rejection(Reason.UNREADABLE_CIF, f"_cell_{kind}_{name} is {value}, no number {allowed}")
+            low, high = (SMALLEST_EDGE, LARGEST_EDGE) if kind == "length" else (0, 180)
+            if number is None or not low < number < high:
+                raise Rejection(
+                    Reason.UNREADABLE_CIF, f"_cell_{kind}_{name} is {value}, not a number between {low:g} and {high:g}"
+                )
             given[kind].append(number)
     angles = given["angle"]
     if len(angles) == 3:
@@ -461,6 +469,10 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+SMALLEST_EDGE, LARGEST_EDGE = 0.1, 10_000.0
+"""Å: edges beyond these are mistakes."""
+LARGEST_COORDINATE = 1_000_000.0
+"""Fractional coordinates beyond this are mistakes, and lose their digits."""
 _ISOTOPES = {"D": "H", "T": "H"}
 _FORMULAS = tuple(f"_chemical_formula_{kind}" for kind in ("sum", "structural", "moiety", "iupac", "analytical"))
 """Formulas that a block may state; only the first two can be counted."""
@@ -479,6 +491,19 @@ def _stated_formula(data: Mapping[str, Any]) -> dict[str, float]:
             except Exception:  # A name, or a formula with text in it: pymatgen raises of many kinds.
                 continue
     return {}
+
+
+def _formula_units(data: Mapping[str, Any]) -> float:
+    """Number Z of formula units in the cell; 1 where the file does not say it.
+
+    Raises:
+        Rejection: it is not above 0.
+    """
+    value = data.get("_cell_formula_units_Z", "")
+    number = _number(value)
+    if number is not None and number <= 0:
+        raise Rejection(Reason.UNREADABLE_CIF, f"_cell_formula_units_Z is {value}, not a number above 0")
+    return number or 1
 
 
 def _is_symbol(symbol: str) -> bool:
@@ -539,7 +564,7 @@ def _count_confirmed(structure: Structure, stated: Mapping[str, float], data: Ma
         Rejection: fewer atoms were read.
     """
     n_stated, n_read = sum(stated.values()), len(structure)
-    units = _number(data.get("_cell_formula_units_Z", "")) or 1
+    units = _formula_units(data)
     divisor = math.gcd(*map(round, stated.values()))
     of_cell = divisor % units == 0  # Cl16 are 8 units of Cl2.
     expected = n_stated if of_cell else n_stated * units

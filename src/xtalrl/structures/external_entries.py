@@ -184,11 +184,11 @@ def _one_poscar(text: str) -> str:
         if len(words) < 3 or not all(map(_NUMBER.fullmatch, words)):
             what = f"is {lines[at].strip()[:40]!r}" if at < len(lines) else "is missing"
             raise _unreadable(
-                f"its counts make {n_atoms:,} atoms, and line {at + 1}, the position of atom {at - first + 1:,}, {what}"
+                f"its counts make {_counted(n_atoms)}, and line {at + 1}, the position of atom {at - first + 1:,}, {what}"
             )
     rest = lines[first + n_atoms :]
     if rest and rest[0].strip() and _NUMBER.fullmatch(rest[0].split()[0]):
-        raise _unreadable(f"its counts make {n_atoms:,} atoms, and line {first + n_atoms + 1} is one more")
+        raise _unreadable(f"its counts make {_counted(n_atoms)}, and line {first + n_atoms + 1} is one more")
     for at, line in enumerate(rest, first + n_atoms + 1):
         if re.match(r"\s*[A-Za-z]", line) and not _BEFORE_VELOCITIES.match(line):
             raise _unreadable(
@@ -263,17 +263,22 @@ def _frames(lines: list[str]) -> Iterator[str | Rejection]:
                 if following < len(lines)
                 else f"the file has {len(lines)} lines"
             )
-            yield _unreadable(f"line {start + 1} announces {int(found[1]):,} atoms, but {what}")
+            yield _unreadable(f"line {start + 1} announces {_counted(int(found[1]))}, but {what}")
             start = following
             continue
         while end < len(lines) and lines[end].lstrip().startswith("VEC"):  # vectors of the cell
             end += 1
         if end < len(lines) and len(lines[end].split()) == len(lines[end - 1].split()) >= 4:
-            yield _unreadable(f"line {start + 1} announces {int(found[1]):,} atoms, but line {end + 1} is one more")
+            yield _unreadable(f"line {start + 1} announces {_counted(int(found[1]))}, but line {end + 1} is one more")
             start = following
             continue
         yield "\n".join(lines[start:end]) + "\n"
         start = end
+
+
+def _counted(n_atoms: int) -> str:
+    """A number of atoms in words."""
+    return "1 atom" if n_atoms == 1 else f"{n_atoms:,} atoms"
 
 
 def _unreadable(detail: str) -> Rejection:
@@ -285,11 +290,10 @@ def _atoms(frame: str) -> Any:
     try:
         return ase.io.read(io.StringIO(frame), format="extxyz")
     except KeyError as error:
-        if error.args[0] in ("D", "T"):
-            count, comment, atoms = frame.split("\n", 2)
-            return ase.io.read(
-                io.StringIO("\n".join([count, comment, _HEAVY_HYDROGEN.sub(r"\1H", atoms)])), format="extxyz"
-            )
+        count, comment, atoms = frame.split("\n", 2)
+        plain = "\n".join([count, comment, _HEAVY_HYDROGEN.sub(r"\1H", atoms)])
+        if error.args[0] in ("D", "T") and plain != frame:
+            return _atoms(plain)
         raise Rejection(Reason.ELEMENT_OUTSIDE_88, f"{error.args[0]!r} is not an element") from None
 
 
