@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,8 @@ def test_every_key_is_described() -> None:
         ({"external": {"a/b": "x.zip"}}, ["`external.a/b` is 'a/b': a name has letters, digits"]),
         ({"results": "a?b"}, ["`results` is 'a?b': ? cannot be part of a path here"]),
         ({"qqqqqq": 1}, ["`qqqqqq` is not a known key; allowed here: results"]),
+        ({"evaluation": {"window_ev": math.nan}}, ["`evaluation.window_ev` is nan: it must be a finite number."]),
+        ({"dft": {"shards": {"scf": -1}}}, ["`dft.shards.scf` is -1: it must be greater than or equal to 1."]),
         ({"dtf": {}}, ["`dtf`", "did you mean 'dft'?"]),
         ({"dft": {"recovry": "paper"}}, ["`dft.recovry`", "did you mean 'recovery'?"]),
         ({"dft": {"recovery": "none"}}, ["`dft.recovery`", "'none'", "'paper' or 'extended'"]),

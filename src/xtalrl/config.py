@@ -1158,6 +1158,7 @@ _IN_WORDS = {
     **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "it must be a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "it must be a number"),
     **dict.fromkeys(("bool_type", "bool_parsing"), "it must be true or false"),
+    "finite_number": "it must be a finite number",
     "string_type": "it must be text; quotes make text of a number",
     "string_pattern_mismatch": "a name has letters, digits, dots, underscores and hyphens, and begins with a letter or a digit",
 }  # fmt: skip
@@ -1166,7 +1167,9 @@ _IN_WORDS = {
 
 def _sentence(item: Any) -> str:
     where = ".".join(str(part) for part in item["loc"] if part != "[key]")
-    message = _IN_WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
+    message = _IN_WORDS.get(
+        item["type"], item["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
+    )
     if item["type"] in ("too_short", "too_long"):
         bound, limit = ("at least", "min_length") if item["type"] == "too_short" else ("at most", "max_length")
         number = item["ctx"][limit]

@@ -98,4 +98,6 @@ def print_designs(
         print("To keep the crystals, add `--output designs.extxyz`.")
         return
     write_designs(designs, output)
-    print(f"{len(designs)} crystals are in {output}. The gaps are wishes: `xtalrl evaluate {output}` computes them.")
+    print(
+        f"{len(designs)} {'crystal is' if len(designs) == 1 else 'crystals are'} in {output}. The gaps are wishes: `xtalrl evaluate {output}` computes them."
+    )

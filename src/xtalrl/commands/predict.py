@@ -120,4 +120,6 @@ def print_predictions(
         print("To keep the table with all its columns, add `--output predictions.csv`.")
         return
     write_csv(output, list(rows[0]), rows)
-    print(f"{len(rows)} crystals are in {output}. A prediction is a guess: `xtalrl evaluate {path}` computes.")
+    print(
+        f"{len(rows)} {'crystal is' if len(rows) == 1 else 'crystals are'} in {output}. A prediction is a guess: `xtalrl evaluate {path}` computes."
+    )

@@ -72,4 +72,4 @@ def print_relaxed(path: Path, known: Path | None, output: Path | None) -> None:
     print(f"By {rows[0]['potential']}: a model's word, no DFT.")
     if output is not None:
         write_csv(output, list(rows[0]), rows)
-        print(f"{len(rows)} crystals are in {output}.")
+        print(f"{len(rows)} {'crystal is' if len(rows) == 1 else 'crystals are'} in {output}.")

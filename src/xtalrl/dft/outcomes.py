@@ -467,7 +467,10 @@ def _parse_file(path: str) -> dict[str, Any]:
     except Exception as error:  # Whatever is wrong with one file, the others are read.
         return dict.fromkeys(_PARSED) | {"file": path, "reason": f"cannot be read ({error or type(error).__name__})"}
     if result == Result(Outcome.ENGINE_FAILED, _NO_OUTPUT):
-        return dict.fromkeys(_PARSED) | {"file": path, "reason": "is not an output of pw.x" if text.strip() else "is empty"}
+        return dict.fromkeys(_PARSED) | {
+            "file": path,
+            "reason": "is not an output of pw.x" if text.strip() else "is empty",
+        }
     return {
         "file": path,
         "outcome": str(result.outcome),
