@@ -161,7 +161,7 @@ def load_protocol(name: str) -> Protocol:
 
 def _sentence(item: Any, content: dict[str, Any]) -> str:
     """A sentence on what is wrong with one key and which values are allowed."""
-    message = str(item["msg"]).removeprefix("Value error, ")
+    message = str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "it must be")
     model: Any = Protocol
     names: list[str] = []
     value: Any = content
