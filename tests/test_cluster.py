@@ -131,7 +131,7 @@ def test_a_partition_that_is_a_word_of_python(monkeypatch: pytest.MonkeyPatch, t
 def test_no_slurm_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     (check,) = check_cluster(config.validate({}), SQUEUE)
-    assert "no login node" in check.finding
+    assert "not a login node" in check.finding
 
 
 def test_mistakes_in_a_profile_get_a_sentence(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

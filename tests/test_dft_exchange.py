@@ -249,4 +249,7 @@ def test_the_scfs_of_one_run_are_exported_alone(tmp_path: Path) -> None:
     (tmp_path / "results/evaluation/outcomes.parquet").unlink()
     empty = CliRunner().invoke(app, command)
     assert empty.exit_code == 1
-    assert "holds no finished stage of SCFs: run `snakemake evaluate`" in empty.output
+    assert (
+        "holds no finished stage of SCFs: run `snakemake evaluate --profile profiles/local --configfile "
+        in empty.output
+    )
