@@ -91,7 +91,7 @@ def test_the_command_prints_and_writes(skeleton: Path, tmp_path: Path) -> None:
     [
         (["--gap", "-1"], "a gap is at least 0 eV"),
         (["--gap", "2", "--deny", "Xx"], "'Xx' is not one of the 88 elements"),
-        (["--gap", "2", "--policy", "mine"], "there is no such policy"),
+        (["--gap", "2", "--policy", "mine"], "There is no pretrained policy 'mine'"),
         (["--gap", "2", "--output", "designs.pdf"], "the ending '.pdf' is not known"),
         (["--gap", "2", "--allow", "O", "--deny", "O"], "no element to place"),
     ],

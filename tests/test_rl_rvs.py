@@ -316,7 +316,7 @@ def test_shipped_policies_are_checked(trained: Path, tmp_path: Path) -> None:
     ship_policy(trained, "mine", tmp_path)
     record, weights = read_pretrained("mine", tmp_path)
     assert record["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
-    with pytest.raises(XtalrlError, match=r"there is no such policy .* there are: mine"):
+    with pytest.raises(XtalrlError, match=r"There is no pretrained policy .* there are: mine"):
         read_pretrained("yours", tmp_path)
     path = tmp_path / "mine/policy.json"
     good = path.read_text()

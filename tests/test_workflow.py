@@ -181,4 +181,4 @@ def test_a_shipped_policy_that_is_not_there_is_a_sentence(root: Path) -> None:
         root, "--dry-run", "rollout", "--configfile", "config/test.yaml", "--config", "policies={rvs_targets_ev: [1], pretrained: mine}"
     )  # fmt: skip
     assert result.returncode != 0
-    assert "there is no such policy in resources/pretrained; there are: mp20" in result.stdout + result.stderr
+    assert "There is no pretrained policy 'mine'" in result.stdout + result.stderr

@@ -80,7 +80,9 @@ def read_mapping(path: str | Path, kind: str = "configuration file") -> dict[str
     except (
         Exception
     ) as error:  # PyYAML raises KeyError, IndexError, AttributeError … for values that do not fit their tag.
-        raise XtalrlError(f"{path} is not valid YAML: {str(error) or type(error).__name__}") from None
+        said = str(error) or type(error).__name__
+        what = "it holds a number of more than 4,300 digits" if "int_max_str_digits" in said else said
+        raise XtalrlError(f"{path} is not valid YAML: {what}") from None
     if content is None:
         raise XtalrlError(f"{path} is empty: it must hold `key: value` pairs.")
     if not isinstance(content, dict):

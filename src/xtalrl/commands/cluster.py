@@ -37,9 +37,12 @@ def load_profile(name: str) -> dict[str, Any]:
     """
     path = find_profile(name) / "config.yaml"
     try:
-        return dict(yaml.safe_load(path.read_text()))
+        content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise XtalrlError(f"{path} is not a valid profile: {error}") from None
+    if not isinstance(content, dict):
+        raise XtalrlError(f"{path} is not a valid profile: it must hold `key: value` pairs.")
+    return content
 
 
 def check_cluster(config: Config, profile: Mapping[str, Any]) -> Iterator[Check]:

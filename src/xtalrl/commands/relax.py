@@ -9,7 +9,7 @@ from xtalrl import tables
 from xtalrl.csv_files import write_csv
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
-from xtalrl.structures.external import read_designs
+from xtalrl.structures.external import in_words, read_designs
 from xtalrl.structures.relaxation import KnownPhases, Potential, compare
 
 MAX_SITES = 200
@@ -28,7 +28,7 @@ def relax_file(path: str | Path, known: str | Path | None = None) -> tuple[list[
     crystals = tables.read_rows(known, tables.CRYSTALS) if known else []
     potential = Potential()
     found, rejections = read_designs(path, MAX_SITES)
-    problems = [f"{row['source']}: {row['reason']} {row['detail']}".strip() for row in rejections]
+    problems = [in_words(row) for row in rejections]
     if not found:
         raise XtalrlError(f"No crystal in {path} can be relaxed. {problems[0]}")
     phases = KnownPhases(potential, crystals)

@@ -34,7 +34,7 @@ def read_pretrained(name: str, folder: Path = FOLDER) -> tuple[dict[str, Any], P
     path = folder / name / "policy.json"
     if not path.is_file():
         raise XtalrlError(
-            f"`policies.pretrained` is {name!r}, and there is no such policy in resources/pretrained; there are: "
+            f"There is no pretrained policy {name!r} (`policies.pretrained`, or `--policy`) in resources/pretrained; there are: "
             f"{', '.join(pretrained_policies(folder)) or 'none'}."
         )
     try:

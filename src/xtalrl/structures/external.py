@@ -64,6 +64,12 @@ class ExternalDesign:
         return self.id.rpartition("/")[2].partition("#")[0]
 
 
+def in_words(rejection: Mapping[str, Any]) -> str:
+    """A row of `REJECTED` as one line: its source, the reason, and the sentence on it."""
+    detail = f" ({rejection['detail']})" if rejection["detail"] else ""
+    return f"{rejection['source']}: {rejection['reason']}{detail}"
+
+
 def import_designs(
     path: str | Path,
     name: str,
@@ -105,8 +111,8 @@ def import_designs(
     if not found:
         first = rejections[0]
         raise XtalrlError(
-            f"None of the {len(rejections):,} entries of {printable(path)} can be used. The first: {first['source']}: {first['reason']} "
-            f"{first['detail']}. Crystals must be ordered, of the 88 elements, with at most {max_sites} sites in the cell."
+            f"None of the {len(rejections):,} entries of {printable(path)} can be used. The first: {in_words(first)}. "
+            f"Crystals must be ordered, of the 88 elements, with at most {max_sites} sites in the cell."
         )
     n_samples = Counter(match[0] for match in matches if match)
     samples_are_seeds = None not in matches and len(set(n_samples.values())) == 1
@@ -130,7 +136,7 @@ def import_designs(
         sample[material_id] += 1
     n_crystals = len(design_rows)
     for rejection in rejections[:_NAMED]:
-        logger.info("%s: %s %s", rejection["source"], rejection["reason"], rejection["detail"])
+        logger.info(in_words(rejection))
     for rejection in rejections:
         design_rows.append(
             {"material_id": f"{name}/{rejection['material_id']}", "policy": name, "seed": 0, "order": [], "species": []}

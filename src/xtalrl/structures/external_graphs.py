@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from xtalrl.structures.external import crystal_row, read_designs
+from xtalrl.structures.external import crystal_row, in_words, read_designs
 from xtalrl.structures.neighbor_graphs import edge_columns, graph_row
 
 
@@ -26,7 +26,7 @@ def read_with_graphs(
         XtalrlError: the path does not exist, is of no known kind, or holds nothing.
     """
     found, rejections = read_designs(path, max_sites)
-    problems = [f"{row['source']}: {row['reason']} {row['detail']}".strip() for row in rejections]
+    problems = [in_words(row) for row in rejections]
     crystals, graphs = [], []
     for entry in found:
         crystal = crystal_row(entry, f"{prefix}{entry.id}")

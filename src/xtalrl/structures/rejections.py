@@ -9,7 +9,7 @@ class Reason(enum.StrEnum):
     """Why a row of the source is not used."""
 
     MALFORMED_ROW = "malformed_row"
-    """It has not as many fields as the header: a quote or a comma is wrong there."""
+    """It does not have as many fields as the header: a quote or a comma is wrong there."""
     NO_MATERIAL_ID = "no_material_id"
     DUPLICATE_ID = "duplicate_id"
     BAD_NUMBER = "bad_number"
