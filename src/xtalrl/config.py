@@ -109,7 +109,7 @@ def _usable_path(path: str, refused: str = "{}<>*?[]") -> str:
         raise ValueError("`~` and variables are known to the shell alone: write the folder in full")
     if found := sorted(set(path) & set(refused)):
         raise ValueError(
-            f"{' '.join(found)} cannot be part of a path here, braces, angle brackets and wildcards mean something to Snakemake"
+            f"{' '.join(found)} cannot be part of a path here: braces, angle brackets and wildcards mean something to Snakemake"
         )
     if found := sorted({c for c in path if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")}):
         raise ValueError(f"it holds characters that no path can have here: {', '.join(ascii(c) for c in found)}")

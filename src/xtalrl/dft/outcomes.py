@@ -403,9 +403,8 @@ def _signal_of(exit_code: int) -> int | None:
     """
     if exit_code < 0:
         return -exit_code
-    if (
-        128 < exit_code < 128 + 32
-    ):  # Above are signals that no machine sends, and exit codes of the Fortran library: 174 is forrtl's SIGSEGV.
+    # Above are signals that no machine sends, and exit codes of Intel's Fortran library: its 174 is a SIGSEGV.
+    if 128 < exit_code < 128 + 32:
         return exit_code - 128
     return signal.SIGKILL.value if exit_code == signal.SIGKILL else None
 
