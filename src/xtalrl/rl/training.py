@@ -16,6 +16,7 @@ import json
 import logging
 import math
 import platform
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -276,8 +277,8 @@ class _Training:
         )
         with whole_file(self.path) as temporary:
             temporary.write_bytes(content)
-            if self.path.exists():
-                self.path.replace(self.previous)
+            if self.path.exists():  # A copy: a kill at any moment leaves a whole checkpoint in its place.
+                shutil.copyfile(self.path, self.previous)
         _write_log(self.folder, self.rows)
 
     def finish(self, stack: Stack) -> None:
