@@ -256,7 +256,7 @@ def _too_many(n_sites: int) -> Rejection:
 
 def _names_element(symbol: str) -> bool:
     """Whether the symbol of an atom's type is certainly an element, with or without a charge or a number, and not a molecule, such as H2O."""
-    return _begins_with_element(symbol) and not re.search(r"[A-Z]", symbol[len(_letters(symbol)) :])
+    return _begins_with_element(symbol) and not re.search(r"[A-Z/]|\d[a-z]", symbol[len(_letters(symbol)) :])
 
 
 def _label_names_element(label: str) -> bool:
@@ -265,8 +265,11 @@ def _label_names_element(label: str) -> bool:
     A letter after the number, as in O1A or O1B, tells atoms of one element apart.
     """
     rest = label[len(_letters(label)) :]
-    others = [found[0] for found in re.finditer(r"(?<=[/,;&|])[A-Za-z]+", rest)]
-    others += [found[1] for found in re.finditer(r"\d([A-Z][a-z]|[A-Z](?=\d)|[HNO]$)", rest)]
+    others = [found[0] for found in re.finditer(r"(?<=[/,;&|+:])[A-Za-z]+", rest)]
+    others += [
+        found[0] for found in re.finditer(r"(?<=[-_(])(?:[A-Z][a-z]|[G-Z])(?![A-Za-z])", rest)
+    ]  # A to F may be parts
+    others += [found[1] for found in re.finditer(r"\d([A-Z][a-z]|[A-Z](?=\d)|[HNOKVYUI]$)", rest)]
     return _begins_with_element(label) and not any(Element.is_valid_symbol(other.title()) for other in others)
 
 
@@ -469,7 +472,7 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-SMALLEST_EDGE, LARGEST_EDGE = 0.1, 10_000.0
+SMALLEST_EDGE, LARGEST_EDGE = 0.1, 1e9
 """Å: edges beyond these are mistakes."""
 LARGEST_COORDINATE = 1_000_000.0
 """Fractional coordinates beyond this are mistakes, and lose their digits."""
@@ -522,10 +525,11 @@ def _check_named_elements(structure: Structure, data: Mapping[str, Any]) -> None
         for value in [values] if isinstance(values, str) else values or []:
             words = re.findall(r"[A-Za-z]+", value)
             named = [symbol for word in words for symbol in re.findall(r"[A-Z][a-z]?", word)]
-            is_formula = all(map(_is_symbol, named)) and {*"".join(words)} <= {*"".join(named), "x", "n"}
+            is_formula = all(map(_is_symbol, named)) and {*"".join(words)} <= {*"".join(named), *"xyznm"}
             if is_formula and (missing := [symbol for symbol in named if _ISOTOPES.get(symbol, symbol) not in read]):
                 raise Rejection(Reason.NOT_AS_STATED, f"its {key} names {missing[0]}; {_written(read)} was read")
     weight = data.get("_chemical_formula_weight")
+    weight = weight[0] if isinstance(weight, list) and len(weight) == 1 else weight
     if isinstance(weight, str) and (unit := _number(weight)):
         units = structure.composition.weight / unit
         if abs(units - max(1, round(units))) > WEIGHT_TOLERANCE * units:

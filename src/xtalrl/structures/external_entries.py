@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import itertools
 import logging
 import re
 import shutil
@@ -46,7 +47,7 @@ MAX_CIF_BYTES = 20_000_000
 _COUNT = re.compile(r"\s*(\d{1,9})\s*", re.ASCII)
 _COMMENT = re.compile(r"(Lattice|Properties)\s*=", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eEdD][-+]?\d+)?")
-_BEFORE_VELOCITIES = re.compile(r"\s*(cart|direct|lattice vel)", re.IGNORECASE)
+_BEFORE_VELOCITIES = re.compile(r"\s*(cart\w*\s*$|direct\s*$|lattice vel)", re.IGNORECASE)
 _HEAVY_HYDROGEN = re.compile(r"^(\s*)[DT](?=\s)", re.MULTILINE)
 
 
@@ -165,7 +166,7 @@ def _one_poscar(text: str) -> str:
     lines = text.splitlines()
     if len(lines) < 8:
         raise _unreadable(f"it breaks off after line {len(lines)}: a POSCAR has a cell, elements, counts and positions")
-    symbols, counts = lines[5].split(), lines[6].split()
+    symbols, counts = (re.split("[!#]", line)[0].split() for line in lines[5:7])  # what follows is a comment to VASP
     if symbols and all(symbol.isdigit() for symbol in symbols):
         raise _unreadable(
             "line 6 has counts and no elements, as in VASP 4: insert a line of elements before it, as in `Na Cl`"
@@ -194,8 +195,18 @@ def _one_poscar(text: str) -> str:
             raise _unreadable(
                 f"line {at} is {line.strip()[:40]!r}, and only velocities may follow the positions: one crystal per file"
             )
+    velocities = [line.split() for line in itertools.takewhile(str.strip, itertools.dropwhile(_is_no_velocity, rest))]
+    if velocities and (
+        len(velocities) != n_atoms or not all(map(_NUMBER.fullmatch, itertools.chain.from_iterable(velocities)))
+    ):
+        raise _unreadable(f"what follows the {_counted(n_atoms)} is not a velocity for each: one crystal per file")
+    lines[6] = " ".join(counts)
     lines[5] = " ".join("H" if symbol in ("D", "T") else symbol for symbol in symbols)
     return "\n".join(lines[: first + n_atoms]) + "\n"
+
+
+def _is_no_velocity(line: str) -> bool:
+    return not line.strip() or bool(_BEFORE_VELOCITIES.match(line))
 
 
 def _zip_entries(path: Path) -> Iterator[Entry]:
