@@ -111,7 +111,7 @@ def test_a_run_from_the_cache_repeats_no_scf_and_gives_the_same_tables(run: Run)
 
 # ------------------------------------------------------------------------------------------------ what the documents print
 
-HOURS = {
+ELSEWHERE = {
     "xtalrl demo": "the whole demo: `make demo`",
     "xtalrl relax": "needs CHGNet: tests/test_relax.py",
     "xtalrl doctor --profile": "needs SLURM: tests/test_slurm.py",
@@ -183,7 +183,7 @@ def adapted(words: list[str], folder: Path, run: Run) -> list[str]:
 @pytest.mark.parametrize(("page", "command"), printed_commands())
 def test_a_printed_command_runs(page: str, command: str, folder: Path, run: Run) -> None:
     """Each for real, in the order of the pages; make and Snakemake only say what they would do, which takes hours."""
-    if why := next((why for start, why in HOURS.items() if command.startswith(start)), None):
+    if why := next((why for start, why in ELSEWHERE.items() if command.startswith(start)), None):
         pytest.skip(why)
     if "MP20" in command and not (run.root.parent / "shared/data").is_dir():
         pytest.skip("the developers' data set ../shared/data is not here")

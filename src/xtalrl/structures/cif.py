@@ -64,6 +64,15 @@ _GROUP_NAMES = (
 )
 _GROUP_KEYS = {*_GROUP_NUMBERS, *_GROUP_NAMES, "_symmetry_space_group_name_h_m"}
 _UNKNOWN = ("", "?", ".")
+SMALLEST_EDGE, LARGEST_EDGE = 0.1, 1e9
+"""Å: edges beyond these are mistakes."""
+LARGEST_COORDINATE = 1_000_000.0
+"""Fractional coordinates beyond this are mistakes, and lose their digits."""
+_ISOTOPES = {"D": "H", "T": "H"}
+_FORMULAS = tuple(f"_chemical_formula_{kind}" for kind in ("sum", "structural", "moiety", "iupac", "analytical"))
+"""Formulas that a block may state; only the first two can be counted."""
+WEIGHT_TOLERANCE = 0.02
+"""Relative difference from a whole number of stated weights beyond which a cell lacks atoms."""
 _NAME = re.compile(r"(?<!\S)_[^\s'\"]+")
 _COMMENT = re.compile(r"(^|\s)#.*$", re.MULTILINE)
 _TEXT = re.compile(r"^;.*?^;", re.MULTILINE | re.DOTALL)
@@ -165,10 +174,11 @@ def _read(text: str, caught: Sequence[warnings.WarningMessage]) -> Structure:
         _check_ratios(structure, stated)
     else:
         _check_named_elements(structure, data)
-    if guessed and not stated:
-        raise Rejection(
-            Reason.UNREADABLE_CIF, f"{guessed[0]!r} is not an element, and there is no _chemical_formula_sum to tell it"
-        )
+        if guessed:
+            raise Rejection(
+                Reason.UNREADABLE_CIF,
+                f"{guessed[0]!r} is not an element, and there is no _chemical_formula_sum to tell it",
+            )
     if not (stated and _count_confirmed(structure, stated, data)):
         stray = [str(w.message) for w in caught if str(w.message).startswith("Possible issue in CIF file")]
         if stray:
@@ -296,7 +306,7 @@ def _check_cell(data: Mapping[str, Any]) -> None:
             value = data.get(f"_cell_{kind}_{name}")
             if value is None:
                 continue
-            number = _number(value[0] if isinstance(value, list) and len(value) == 1 else value)
+            number = _number(_single(value))
             low, high = (SMALLEST_EDGE, LARGEST_EDGE) if kind == "length" else (0, 180)
             if number is None or not low < number < high:
                 raise Rejection(
@@ -463,6 +473,11 @@ def _is_group(rotations: bytes, translations: bytes) -> bool:
     return True
 
 
+def _single(value: Any) -> Any:
+    """The value itself where it stands alone in a loop."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
 def _number(value: Any) -> float | None:
     """The number in a value of a CIF, without its uncertainty; None if it is not a number."""
     try:
@@ -472,22 +487,10 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-SMALLEST_EDGE, LARGEST_EDGE = 0.1, 1e9
-"""Å: edges beyond these are mistakes."""
-LARGEST_COORDINATE = 1_000_000.0
-"""Fractional coordinates beyond this are mistakes, and lose their digits."""
-_ISOTOPES = {"D": "H", "T": "H"}
-_FORMULAS = tuple(f"_chemical_formula_{kind}" for kind in ("sum", "structural", "moiety", "iupac", "analytical"))
-"""Formulas that a block may state; only the first two can be counted."""
-WEIGHT_TOLERANCE = 0.02
-"""Relative difference from a whole number of stated weights beyond which a cell lacks atoms."""
-
-
 def _stated_formula(data: Mapping[str, Any]) -> dict[str, float]:
     """Number of atoms of each element in the stated formula, if any."""
     for key in ("_chemical_formula_sum", "_chemical_formula_structural"):
-        value = data.get(key)
-        value = value[0] if isinstance(value, list) and len(value) == 1 else value
+        value = _single(data.get(key))
         if isinstance(value, str) and value.strip() not in _UNKNOWN:
             try:
                 return _amounts(Composition(value))
@@ -528,8 +531,7 @@ def _check_named_elements(structure: Structure, data: Mapping[str, Any]) -> None
             is_formula = all(map(_is_symbol, named)) and {*"".join(words)} <= {*"".join(named), *"xyznm"}
             if is_formula and (missing := [symbol for symbol in named if _ISOTOPES.get(symbol, symbol) not in read]):
                 raise Rejection(Reason.NOT_AS_STATED, f"its {key} names {missing[0]}; {_written(read)} was read")
-    weight = data.get("_chemical_formula_weight")
-    weight = weight[0] if isinstance(weight, list) and len(weight) == 1 else weight
+    weight = _single(data.get("_chemical_formula_weight"))
     if isinstance(weight, str) and (unit := _number(weight)):
         units = structure.composition.weight / unit
         if abs(units - max(1, round(units))) > WEIGHT_TOLERANCE * units:
