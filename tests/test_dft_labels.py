@@ -110,6 +110,8 @@ def test_labels_from_scfs(tmp_path: Path) -> None:
         label_crystals(path, outcomes(tmp_path, name, salt, *others), references, str(tmp_path / "labels.parquet"))
         row = labels(tmp_path / "labels.parquet")["salt"]
         assert (row["outcome"], row["band_gap"]) == (name, None if energy is None else 5.0)
+        # What the machine ended says nothing about the crystal: a predictor learns from what has the source scf.
+        assert row["source"] == ("unfinished" if energy is None else "scf")
 
     mixed = outcomes(tmp_path, "mixed", *(outcome(name, -9.0, "Na", protocol="q") for name in rows))
     with pytest.raises(XtalrlError, match="never mix"):

@@ -218,6 +218,7 @@ def test_a_restarted_run_counts_its_iterations_on() -> None:
     whole, later = (classify(Run("     Program PWSCF\n" + "".join(part) + end, "", 2)) for part in (lines, lines[3:]))
     assert whole == later
     assert whole.detail == "5 iterations done"
+    assert classify(Run("     Program PWSCF\n" + lines[0] + end, "", 2)).detail == "1 iteration done"
 
 
 @pytest.mark.parametrize(

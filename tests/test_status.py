@@ -55,8 +55,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     squeue = bin_folder / "squeue"
     squeue.write_text(
         "#!/bin/sh\n"
-        "for i in 1 2 3; do echo xtalrl_0123 rule_run_scf_shard_wildcards_scf_059$i; done\n"
-        "echo xtalrl_0123 rule_build_graphs\necho somebody_else rule_build_graphs\n"
+        f"for i in 1 2 3; do echo 'xtalrl_0123|rule_run_scf_shard_wildcards_scf_059'$i'|{folder}'; done\n"
+        f"echo 'xtalrl_0123|rule_build_graphs|{folder}'\necho 'somebody_else|rule_build_graphs|{folder}'\n"
+        f"echo 'xtalrl_4567|rule_build_graphs|{folder}/other'\n"
     )
     squeue.chmod(squeue.stat().st_mode | stat.S_IXUSR)
     return folder

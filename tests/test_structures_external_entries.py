@@ -106,13 +106,17 @@ VELOCITIES = "\n0.01 0 0\n-0.01 0 0\n"
         (POSCAR + "0.25 0.25 0.25\n", "its counts make 2 atoms, and line 11 is one more"),
         (POSCAR.replace("1 1", "1 2"), "its counts make 3 atoms, and line 11, the position of atom 3, is missing"),
         (POSCAR.replace("0.5 0.5 0.5", "0.5 0.5 half"), "line 10, the position of atom 2, is '0.5 0.5 half'"),
+        (POSCAR.replace("0 2.82 2.82", "0 2.82 2.82  a, in angstrom"), None),
+        (POSCAR.replace("0 2.82 2.82", "0 2.82"), "line 3 is '0 2.82', which is not a vector of the cell"),
+        (POSCAR.replace("2.82 0 2.82", "2.82 b 2.82"), "line 4 is '2.82 b 2.82', which is not a vector of the cell"),
+        (POSCAR.replace("salt\n1.0", "salt\none"), "line 2 is 'one', which is not a scale"),
         (POSCAR.replace("Na Cl\n", ""), "line 6 has counts and no elements, as in VASP 4"),
         (POSCAR.replace("1 1", "1"), "line 7 is '1', which is not a count for each of 'Na Cl'"),
         (POSCAR.replace("1 1", "-1 1"), "line 7 is '-1 1', which is not a count for each of 'Na Cl'"),
         (POSCAR.replace("Na Cl", "Na Qq"), "'Qq' is not an element"),
         (POSCAR[:40], "it breaks off after line"),
         ("", "it breaks off after line 0"),
-        (POSCAR.replace("2.82", "x"), "it is not a POSCAR that can be read (ValueError"),
+        (POSCAR.replace("2.82", "x"), "line 3 is '0 x x', which is not a vector of the cell"),
     ],
 )  # fmt: skip
 def test_a_poscar_is_one_crystal_of_vasp_5(text: str, reason: str | None, tmp_path: Path) -> None:

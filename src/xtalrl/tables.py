@@ -279,7 +279,7 @@ LABELS = _schema(
     ),
     _DETAIL,
     *_PROTOCOL,
-    _field("source", pa.string(), "scf, or the table the value was imported from"),
+    _field("source", pa.string(), "scf, unfinished where the machine ended the SCF (which says nothing about the crystal), or the table the value was imported from"),
     key="material_id",
 )
 

@@ -136,7 +136,7 @@ def _check_folders(config: Config) -> Check:
         check_folders(config)
         refuse_other_files(config)
     except XtalrlError as error:
-        return Check("folders", State.MISSING, str(error), f"df -h {config.results} {config.cache}")
+        return Check("folders", State.MISSING, str(error))
     results = Path(config.results).absolute()
     free_gb = shutil.disk_usage(next(place for place in (results, *results.parents) if place.exists())).free / 1e9
     if os.access(config.cache, os.W_OK):

@@ -73,7 +73,7 @@ class Stage:
     stopped: int = 0
     """Number of jobs that began, are silent and have no output: failed, cancelled or cut off."""
     queued: int = 0
-    """Number of jobs that wait in SLURM's queue, of all runs of this user."""
+    """Number of jobs of this run that wait in SLURM's queue; runs of one working folder are not told apart."""
     left_s: float | None = None
     """Seconds until the stage ends at the pace of the running jobs."""
     unreadable: list[str] = field(default_factory=list)
@@ -102,7 +102,7 @@ class _Job:
 
 def stages(config: Config) -> Iterator[Stage]:
     """Every stage in the order of the workflow."""
-    queued = _queued()
+    queued = _queued(Path(config.results).absolute())
     for stage in _stages(config):
         if stage.state != "done":
             stage.queued = queued[stage.name]
@@ -317,19 +317,20 @@ def _job(log: Path) -> _Job | None:
     return _Job(running, pace.done, pace.per_s if running else 0.0)
 
 
-def _queued() -> Counter[str]:
-    """Pending SLURM jobs of this user's runs by stage; empty if there is no SLURM or no answer."""
+def _queued(results: Path) -> Counter[str]:
+    """Pending SLURM jobs by stage, of this user's runs whose working folder is this one or holds `results`; empty if there is no SLURM or no answer."""
     if not shutil.which("squeue"):
         return Counter()
-    command = ["squeue", "--noheader", "--states=PENDING", f"--user={os.getuid()}", "--format=%j %k"]
+    command = ["squeue", "--noheader", "--states=PENDING", f"--user={os.getuid()}", "--format=%j|%k|%Z"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
     except (subprocess.SubprocessError, OSError):
         return Counter()
     found = Counter[str]()
     for line in listed.splitlines():
-        name, _, comment = line.partition(" ")
-        if name.startswith("xtalrl_") and (match := _COMMENT.fullmatch(comment.strip())):
+        name, comment, folder = (line.split("|", 2) + ["", ""])[:3]
+        is_ours = name.startswith("xtalrl_") and Path(folder) in (Path.cwd(), *results.parents)
+        if is_ours and (match := _COMMENT.fullmatch(comment)):
             found[match[2] if match[1] == "run_scf_shard" else _STAGE_OF_RULE.get(match[1], match[1])] += 1
     return found
 

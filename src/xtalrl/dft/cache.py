@@ -254,7 +254,7 @@ class Cache:
 
 def iterations_in(detail: str) -> int | None:
     """The number of iterations of a record, whose line holds only the sentence that `outcomes.classify` made from it."""
-    found = re.match(r"(\d+) iterations done", detail)
+    found = re.match(r"(\d+) iterations? done", detail)
     return int(found[1]) if found else None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xtalrl.dft.levels import clip_gap
+from xtalrl.dft.outcomes import Outcome
 from xtalrl.dft.pseudopotentials import load_family
 from xtalrl.dft.references import IMPORTED, number_in, origin_in, origin_of, pick, read_table
 from xtalrl.energies import MISSING_REFERENCE, RYDBERG_EV_PAPER, ReferenceTable
@@ -36,6 +37,8 @@ IMPLAUSIBLE = "implausible"
 label, and `detail` tells the value."""
 IN_SOURCE = "in_source"
 """Outcome of a crystal whose gap and formation energy are those of the source of the structures."""
+UNFINISHED = "unfinished"
+"""Source of a label whose SCF was ended by the machine: neither a gap nor a failure that anything could be learned from."""
 
 # Column of a user's file → ours. The second names are those of the published labels of the paper.
 _GAP = ("band_gap", "band_gap_ev", "qe_band_gap_eV")
@@ -68,7 +71,8 @@ def label_crystals(crystals: str, outcomes: str, references: str, labels: str) -
             raise XtalrlError(
                 f"{outcomes} has no row for {crystal['material_id']} of {crystals}: it is older than the structures; run `snakemake scf`."
             )
-        rows.append(_label(crystal, scf, energies, "scf"))
+        source = "scf" if Outcome(scf["outcome"]).is_kept else UNFINISHED
+        rows.append(_label(crystal, scf, energies, source))
     _write(rows, labels)
 
 

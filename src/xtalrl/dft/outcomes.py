@@ -350,7 +350,8 @@ def _ended_without_a_word(run: Run, output: str, where: str) -> Result:
 def _cut_off(scf: str, where: str) -> Result:
     """The result of a run whose time was over; `cache.iterations_in` reads the number back from records, which hold the detail alone."""
     iterations = _iterations(scf)
-    return Result(Outcome.TIME_LIMIT, f"{iterations} iterations done{where}", iterations=iterations)
+    done = "1 iteration" if iterations == 1 else f"{iterations} iterations"
+    return Result(Outcome.TIME_LIMIT, f"{done} done{where}", iterations=iterations)
 
 
 def _name(errors: Sequence[messages.Error]) -> Result:

@@ -82,14 +82,14 @@ _NAMES = {
         *(f"_cell_length_{edge}" for edge in "abc"),
         *(f"_cell_angle_{angle}" for angle in ("alpha", "beta", "gamma")),
         *(f"_atom_site_fract_{axis}" for axis in "xyz"),
-        *(f"_atom_site_{what}" for what in ("label", "type_symbol", "occupancy", "attached_hydrogens", "symmetry_multiplicity")),
-        *_OPERATIONS,
-        "_chemical_formula_sum", "_cell_formula_units_Z", "_symmetry_Int_Tables_number", "_space_group_IT_number",
+        *(f"_atom_site_{what}" for what in ("label", "type_symbol", "occupancy", "attached_hydrogens", "calc_flag", "symmetry_multiplicity")),
+        *_OPERATIONS, *_FORMULAS,
+        "_chemical_formula_weight", "_cell_formula_units_Z", "_symmetry_Int_Tables_number", "_space_group_IT_number",
         "_symmetry_space_group_name_H-M", "_space_group_name_H-M_alt", "_space_group_name_Hall", "_symmetry_cell_setting",
         "_atom_type_symbol", "_atom_type_oxidation_number",
     )
 }  # fmt: skip
-"""Data names as pymatgen knows them, by the name in lower case: in a CIF, case does not matter, and a dot may stand for an underscore."""
+"""Data names as pymatgen and this module know them, by the name in lower case: in a CIF, case does not matter, and a dot may stand for an underscore."""
 
 
 def split_blocks(text: str) -> list[tuple[str, str]]:
@@ -244,7 +244,7 @@ def _check_atoms(data: Mapping[str, Any]) -> list[str]:
         if _number(value) not in (None, 0.0):
             raise Rejection(Reason.NOT_AS_STATED, f"{label} has {value} hydrogens without positions")
     for label, flag in zip(labels, data.get("_atom_site_calc_flag") or (), strict=False):
-        if flag == "dum":
+        if flag.lower() == "dum":
             raise Rejection(Reason.NOT_AS_STATED, f"{label} is a dummy (_atom_site_calc_flag dum), not an atom")
     occupancies = columns["occupancy"] or ["1"] * len(labels)
     for label, value in zip(labels, occupancies, strict=True):

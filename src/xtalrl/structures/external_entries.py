@@ -166,7 +166,13 @@ def _one_poscar(text: str) -> str:
     lines = text.splitlines()
     if len(lines) < 8:
         raise _unreadable(f"it breaks off after line {len(lines)}: a POSCAR has a cell, elements, counts and positions")
-    symbols, counts = (re.split("[!#]", line)[0].split() for line in lines[5:7])  # what follows is a comment to VASP
+    values = [re.split("[!#]", line)[0].split() for line in lines[:7]]  # what follows is a comment to VASP
+    for at, count, what in ((1, 1, "a scale"), *((at, 3, "a vector of the cell") for at in (2, 3, 4))):
+        numbers = values[at][:count]
+        if len(numbers) < count or not all(map(_NUMBER.fullmatch, numbers)):
+            raise _unreadable(f"line {at + 1} is {lines[at].strip()[:40]!r}, which is not {what}")
+        lines[at] = " ".join(values[at] if count == 1 else numbers)
+    symbols, counts = values[5:]
     if symbols and all(symbol.isdigit() for symbol in symbols):
         raise _unreadable(
             "line 6 has counts and no elements, as in VASP 4: insert a line of elements before it, as in `Na Cl`"
