@@ -337,7 +337,7 @@ def _where_it_goes(table: dict[tuple[str, str], dict[str, Any]], names: list[str
         "",
         "## Where the rest goes",
         "",
-        "CPU seconds of ours by pw.x's own clocks. The PAW spheres are integrals on radial grids around each atom, once an iteration; neither bands nor k points change them.",
+        "CPU seconds of ours by pw.x's own clocks. The PAW spheres are integrals on radial grids around each atom, once per iteration; neither bands nor k points change them.",
         "",
         "| crystal | all | " + " | ".join(CLOCKS) + " | the rest |",
         "|---" * (len(CLOCKS) + 3) + "|",

@@ -247,6 +247,7 @@ checkpoint plan_campaign_scf:
     conda:
         "../envs/workflow.yaml"
     params:
+        PROTOCOL_DIGEST,
         call=unrecorded("xtalrl.dft.requests.plan_design_scf"),
         protocol=cfg.dft.protocol,
         recovery=cfg.dft.recovery,
@@ -385,6 +386,7 @@ checkpoint plan_campaign_confirmation:
     conda:
         "../envs/workflow.yaml"
     params:
+        PROTOCOL_DIGEST,
         call=unrecorded("xtalrl.dft.requests.plan_confirmation_scf"),
         protocol=cfg.dft.protocol,
         shards=cfg.dft.shards.confirmation,

@@ -60,8 +60,10 @@ try:
     if workflow.is_main_process:
         check_inputs(cfg)
     check_sets(cfg.external, cfg.policy_specs())
-    load_protocol(cfg.dft.protocol)
-    describe_family(cfg.dft.family)
+    described_family = describe_family(cfg.dft.family)
+    # Recorded beside the names of protocol and family, whose content may change under the same name.
+    FAMILY_DIGEST = described_family.digest
+    PROTOCOL_DIGEST = load_protocol(cfg.dft.protocol).digest(described_family)
     make_cache_folders(cfg)
     if cfg.policies.pretrained:
         read_pretrained(cfg.policies.pretrained)

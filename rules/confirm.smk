@@ -40,6 +40,7 @@ checkpoint plan_confirmation_scf:
     conda:
         "../envs/workflow.yaml"
     params:
+        PROTOCOL_DIGEST,
         call=unrecorded("xtalrl.dft.requests.plan_confirmation_scf"),
         protocol=cfg.dft.protocol,
         shards=cfg.dft.shards.confirmation,

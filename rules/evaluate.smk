@@ -42,6 +42,7 @@ checkpoint plan_design_scf:
     conda:
         "../envs/workflow.yaml"
     params:
+        PROTOCOL_DIGEST,
         call=unrecorded("xtalrl.dft.requests.plan_design_scf"),
         protocol=cfg.dft.protocol,
         recovery=cfg.dft.recovery,

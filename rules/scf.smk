@@ -16,6 +16,7 @@ checkpoint fetch_pseudopotentials:
     conda:
         "../envs/workflow.yaml"
     params:
+        FAMILY_DIGEST,
         call=unrecorded("xtalrl.dft.pseudopotentials.fetch_family"),
         family=cfg.dft.family,
         location=unrecorded(cfg.dft.pseudopotentials),
@@ -62,6 +63,7 @@ checkpoint plan_crystal_scf:
     conda:
         "../envs/workflow.yaml"
     params:
+        PROTOCOL_DIGEST,
         call=unrecorded("xtalrl.dft.requests.plan_crystal_scf"),
         protocol=cfg.dft.protocol,
         shards=cfg.dft.shards.scf,
@@ -87,6 +89,7 @@ checkpoint plan_reference_scf:
     conda:
         "../envs/workflow.yaml"
     params:
+        PROTOCOL_DIGEST,
         call=unrecorded("xtalrl.dft.requests.plan_reference_scf"),
         elements=reference_elements,
         protocol=cfg.dft.protocol,
@@ -111,6 +114,7 @@ rule run_scf_shard:
         "../envs/workflow.yaml"
     threads: 4
     params:
+        PROTOCOL_DIGEST,
         call=unrecorded("xtalrl.dft.shards.run_shard"),
         shard=of_wildcard("shard", int),
         protocol=stage_protocol,

@@ -36,6 +36,9 @@ rule train_policy:
 
 
 rule take_pretrained:
+    input:
+        of_project("resources/pretrained/{pretrained}/policy.json"),
+        of_project("resources/pretrained/{pretrained}/weights.safetensors"),
     output:
         policy=f"{RESULTS}/policies/rvs-{{pretrained}}/seed{{seed}}/policy.json",
         weights=f"{RESULTS}/policies/rvs-{{pretrained}}/seed{{seed}}/weights.safetensors",

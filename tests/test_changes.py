@@ -352,6 +352,20 @@ def test_a_change_plans_what_it_concerns(plan_of: Callable[[Mapping[str, Any]], 
         assert rules_of(found, planned_again(plan_of(before), found)) == expected(group[0]), group
 
 
+def test_a_protocol_edited_in_its_file_plans_what_another_would(
+    plan_of: Callable[[Mapping[str, Any]], Plan], root: Path, tmp: Path
+) -> None:
+    keys = {**EVERYTHING, "dft.protocol": "{tmp}/mine.yaml"}
+    mine = tmp / "mine.yaml"
+    mine.write_text((root / "resources/protocols/paper-fast.yaml").read_text())
+    before = plan_of(keys)
+    mine.write_text(f"# A remark changes nothing.\n{mine.read_text()}")
+    assert planned_again(before, plan_of({**keys, "training.log_every": 7})) == set()
+    mine.write_text(mine.read_text().replace("conv_thr_ry: 1.0e-8", "conv_thr_ry: 1.0e-9"))
+    after = plan_of({**keys, "training.log_every": 8})
+    assert rules_of(after, planned_again(before, after)) == PLANS | SHARDS
+
+
 @pytest.mark.skipif(
     "XTALRL_KEYS" not in os.environ,
     reason="every key by itself takes minutes: XTALRL_KEYS=all, as `make harness` has it",

@@ -234,7 +234,7 @@ def test_evaluate_prints_the_command_and_runs_it(
         (".", "a b/c", "--name 'a b/c' cannot be the name of a set"),
         ("nowhere", "x", "nowhere does not exist: name a CIF, a folder or .zip of CIFs"),
         ("docs", "x", "The folder docs holds no crystals"),
-        ("README.md", "x", "README.md is of no known kind"),
+        ("README.md", "x", "README.md is not of a known kind"),
         (".", "bc", "`external.bc` has the name of a policy"),
     ],
 )

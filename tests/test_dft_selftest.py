@@ -40,7 +40,7 @@ def test_a_pw_that_computes_something_else_is_told(tmp_path, cache: Path) -> Non
     config = validate({"cache": str(cache), "dft": {"command": command, "family": DOJO}})
     check = _check_engine(config)
     assert check.state is State.MISSING
-    assert "silicon has -20.00000000 Ry, must have -16.87930108 Ry" in check.finding
+    assert "silicon has -20.00000000 Ry instead of -16.87930108 Ry" in check.finding
     (tmp_path / "pw.x").write_text('#!/bin/sh\necho "     Program PWSCF v.7.2 starts"\nexit 3\n')
     check = _check_engine(config)
     assert check.state is State.MISSING

@@ -231,7 +231,7 @@ def test_a_job_stops_before_its_wall_time_is_over(place: Place) -> None:
     assert time.monotonic() - start < 10
     assert not any(is_alive(pid, patience_s=3) for pid in fake_pids(place.log))
     assert not Path(place.outcomes).exists()
-    with pytest.raises(XtalrlError, match="Not one ended in this job: give `run_scf_shard` a `runtime`"):
+    with pytest.raises(XtalrlError, match="No SCF ended in this job: give `run_scf_shard` a `runtime`"):
         place.run(runtime_min=0.05)
     # Being cut off by the job is no outcome of the crystal: with the next job it runs again, and only it.
     rows = place.run(runtime_min=60, time_limits_min=LIMITS | {"crystal": [0.01]})
@@ -413,7 +413,7 @@ def test_an_input_that_this_pw_cannot_read_is_a_row_and_never_remembered(place: 
 def test_a_command_that_loses_the_input_stops_the_job(place: Place) -> None:
     place.plan(crystal("good", "Si", "Si"))
     with pytest.raises(
-        XtalrlError, match=r"could not find namelist &control.*hands on `-in pw\.in` or its standard input"
+        XtalrlError, match=r"could not find namelist &control.*passes on `-in pw\.in` or its standard input"
     ):
         place.run(command=f"sh -c '{place.command} < /dev/null'")
 
@@ -496,7 +496,9 @@ def test_a_changed_pseudopotential_stops_the_job(place: Place) -> None:
     place.plan(crystal("good", "Si", "Si"))
     path = Path(place.family).parent / sssp().elements["Si"].file
     path.write_text("another")
-    with pytest.raises(XtalrlError, match=f"{path.name} was changed .md5 {md5_of(b'another')}, must be {md5_of(b'')}"):
+    with pytest.raises(
+        XtalrlError, match=f"{path.name} was changed .md5 {md5_of(b'another')} instead of {md5_of(b'')}"
+    ):
         place.run()
     assert place.runs == 0
 

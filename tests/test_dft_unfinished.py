@@ -50,7 +50,9 @@ def cut(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     """After a job that ended before argon did."""
     with monkeypatch.context() as patch:
         stop_the_clock(patch, 0.0)
-        with pytest.raises(XtalrlError, match=r"0 of 1 SCFs are done and kept, and what 1 more had reached; the same"):
+        with pytest.raises(
+            XtalrlError, match=r"0 of 1 SCFs are done and kept, and the states of 1 more are saved; the same"
+        ):
             place.run(runtime_min=JOB_MIN)
     return place
 
@@ -96,6 +98,23 @@ def test_the_time_limit_counts_all_jobs(cut: Place) -> None:
     assert spent + 1 <= row["wall_s"] < spent + 2.5
 
 
+def test_a_job_that_ends_shortly_before_the_time_limit_gives_no_verdict(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the limit has left is too short to be saved again, but is the run's all the same."""
+    limits = LIMITS | {"crystal": [2.9 / 60]}
+    with monkeypatch.context() as patch:
+        stop_the_clock(patch, 0.0)
+        with pytest.raises(XtalrlError, match="the states of 1 more are saved"):
+            place.run(runtime_min=JOB_MIN, time_limits_min=limits)
+    assert not list((place.cache / "scf").glob("*.jsonl"))
+    (kept,) = states(place)
+    (kept / "out/pw.restart_scf").write_text("0")
+    row = place.run(time_limits_min=limits)["argon"]
+    assert (row["outcome"], [attempt["restarted"] for attempt in row["attempts"]]) == ("time_limit", [True])
+    assert 2.8 <= row["wall_s"] < 3.5
+
+
 @pytest.mark.parametrize("harm", ["torn", "of another engine", "without its description"])
 def test_a_state_that_cannot_be_used_costs_only_time(cut: Place, harm: str, caplog: pytest.LogCaptureFixture) -> None:
     (kept,) = states(cut)
@@ -135,7 +154,7 @@ def test_what_timed_out_at_the_end_of_a_job_is_saved_for_the_next_attempt(
     with monkeypatch.context() as patch:
         stop_the_clock(patch, 0.0)
         patch.setattr(pw_job, "classify", classified)
-        with pytest.raises(XtalrlError, match="what 1 more had reached"):
+        with pytest.raises(XtalrlError, match="the states of 1 more are saved"):
             place.run(runtime_min=60, time_limits_min=limits)
     stats = cache_stats(place.cache)
     assert (stats.outcomes, stats.unfinished) == ({"time_limit": 1}, 1)
@@ -226,7 +245,7 @@ def test_a_crystal_in_two_jobs_has_the_energy_of_one(tmp_path: Path, monkeypatch
     start = time.monotonic()
     whole = run("whole")
     job_s = time.monotonic() - start - whole["wall_s"] / 2
-    with pytest.raises(XtalrlError, match="what 1 more had reached"):
+    with pytest.raises(XtalrlError, match="the states of 1 more are saved"):
         run("parts", runtime_min=job_s / 54)  # A tenth is kept for the end of the job.
     parts = run("parts")
     assert [attempt["restarted"] for attempt in parts["attempts"]] == [True]

@@ -82,7 +82,7 @@ REJECTED: dict[str, tuple[str, Reason, str]] = {
     "an operation is missing": (
         SYMMETRIZED.replace("  3  '-y, x, z'\n", ""), Reason.NOT_AS_STATED, "are not a group"),
     "an operation is none": (CELL + P1.replace(" z", " q") + NACL, Reason.UNREADABLE_CIF, "'x, y, q' is not a symmetry operation"),
-    "an operation is singular": (CELL + P1.replace(" z", " y") + NACL, Reason.UNREADABLE_CIF, "no symmetry"),
+    "an operation is singular": (CELL + P1.replace(" z", " y") + NACL, Reason.UNREADABLE_CIF, "not a symmetry"),
     "the cell has another symmetry": (
         CELL.replace("c 5.64", "c 6.64") + FM3M + NACL, Reason.NOT_AS_STATED, "its cell does not have the symmetry Fm-3m"),
     "attached hydrogens": (

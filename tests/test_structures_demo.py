@@ -173,7 +173,7 @@ GOOD = "a,Si,diamond,Si,a=5.43,227,1.1,experiment,book,train"
 def test_a_mistake_in_the_table_is_named(tmp_path, row, message):
     path = tmp_path / "crystals.csv"
     path.write_text(",".join(demo.TABLE_COLUMNS) + "\n" + row + "\n")
-    with pytest.raises(XtalrlError, match=f"(?s)row 0.*{message}"):
+    with pytest.raises(XtalrlError, match=f"(?s)row 2.*{message}"):
         demo.write_csvs(path, {split: tmp_path / f"{split}.csv" for split in ("train", "val", "test")})
 
 

@@ -294,7 +294,7 @@ def test_frames_after_an_unreadable_one_and_molecules_are_named(tmp_path: Path) 
     ("name", "content", "expected"),
     [
         ("nothing", None, "does not exist"),
-        ("set.txt", b"", "of no known kind"),
+        ("set.txt", b"", "not of a known kind"),
         ("set.db", b"no database", "not a readable ASE database"),
         ("set.xyz", b"", "holds no crystals"),
     ],

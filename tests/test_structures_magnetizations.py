@@ -80,10 +80,10 @@ def test_the_value_per_formula_unit_goes_first_and_the_csvs_own_value_stays(tmp_
         (
             "m.csv",
             f"material_id,{PER_CELL}\nmp-1,many\n",
-            "row 0: total_magnetization is 'many', which is not a number",
+            "row 2: total_magnetization is 'many', which is not a number",
         ),
         ("m.csv", f"material_id,{PER_CELL}\nmp-1,inf\n", "'inf'"),
-        ("m.csv", f"material_id,{PER_CELL}\nmp-1,1\nmp-1,2\n", "row 1: mp-1 has other values in an earlier row"),
+        ("m.csv", f"material_id,{PER_CELL}\nmp-1,1\nmp-1,2\n", "row 3: mp-1 has other values in an earlier row"),
         ("m.csv", b"\xff\xfe\x00", "is not UTF-8 text"),
         ("m.parquet", b"no parquet", "cannot be read"),
     ],

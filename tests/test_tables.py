@@ -119,7 +119,7 @@ def in_unit(table: pa.Table, unit: str) -> pa.Table:
         (lambda table: with_value(table, "band_gap", 31.0), "31, and must be between 0 and 30 eV"),
         (lambda table: with_value(table, "band_gap_raw", -20.1), "between -20 and 30 eV"),
         (lambda table: with_value(table, "formation_energy_per_atom", -1e30), "between -20 and 20 eV/atom"),
-        (lambda table: with_value(table, "total_energy_ry", math.inf), "inf, and no finite value"),
+        (lambda table: with_value(table, "total_energy_ry", math.inf), "inf, which is not a finite number"),
         (lambda table: table.slice(1), "was changed"),
         (lambda table: table.slice(0, 0), "was changed"),
         (lambda table: pa.concat_tables([table, table.slice(3, 1)]), r"row 5 \(mp-3\) is there twice"),

@@ -36,7 +36,7 @@ class _Numbers(pickle.Unpickler):
 
 
 def read_numbers(path: Path) -> dict[int, Any]:
-    """By the number of the row in MP-20's CSV: (gap in eV, total energy in Ry), or the formation energy in eV/atom."""
+    """The numbers in a pickle, by the number of the row in MP-20's CSV: (gap in eV, total energy in Ry), or the formation energy in eV/atom."""
     with path.open("rb") as file:
         return dict(_Numbers(file).load())
 

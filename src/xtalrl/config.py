@@ -52,13 +52,13 @@ from xtalrl.rl.settings import (
 from xtalrl.yaml_files import read_merged
 
 MATERIALS_PROJECT = "materials-project"
-"""In place of a path: ask the Materials Project (docs/materials-project.md)."""
+"""The value that asks the Materials Project instead of naming a path (docs/materials-project.md)."""
 DEMO_FORMULAS = "demo"
-"""In place of a path: the formulas of the embedded crystals."""
+"""The value that stands for the formulas of the embedded crystals instead of a path."""
 DEMO_SCFS = "demo"
-"""In place of a path: the finished SCFs of the embedded crystals and of the designs made from them."""
+"""The value that stands for the finished SCFs of the embedded crystals and of the designs made from them instead of a path."""
 LABELS_OF_SOURCE = "source"
-"""In place of a path: the gaps and formation energies of the structures' own CSVs."""
+"""The value that stands for the gaps and formation energies of the structures' own CSVs instead of a path."""
 
 
 MAX_TRAININGS = 10_000

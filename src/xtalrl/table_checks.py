@@ -99,7 +99,7 @@ def allowed_range(field: pa.Field) -> tuple[float, float]:
 def _allowed(field: pa.Field) -> str:
     metadata = field.metadata or {}
     if b"range" not in metadata:
-        return ", and no finite value"
+        return ", which is not a finite number"
     low, high = allowed_range(field)
     return f", and must be between {low:g} and {high:g}" + (
         f" {metadata[b'unit'].decode()}" if b"unit" in metadata else ""

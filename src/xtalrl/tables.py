@@ -163,7 +163,7 @@ GRAPHS = _schema(
 )
 
 _REFERENCE_SOURCE = _field(
-    "source", pa.string(), "Of an elemental reference: where its cell or its energy is from", nullable=True
+    "source", pa.string(), "Where the cell or the energy of an elemental reference comes from", nullable=True
 )
 
 SCF_REQUESTS = _schema(
@@ -235,8 +235,14 @@ SCF_OUTCOMES = _schema(
         "The filled and empty bands overlap, or a smeared run has partly filled bands",
         nullable=True,
     ),
-    _field("nspin", pa.int32(), "Of the attempt that ended it", nullable=True),
-    _field("tot_magnetization", pa.float64(), "Imposed in the attempt that ended it", "µB", nullable=True),
+    _field("nspin", pa.int32(), "nspin of the attempt that ended it", nullable=True),
+    _field(
+        "tot_magnetization",
+        pa.float64(),
+        "Total magnetization imposed in the attempt that ended it",
+        "µB",
+        nullable=True,
+    ),
     _REFERENCE_SOURCE,
     *_RECOVERY,
     *_PROTOCOL,
@@ -279,7 +285,11 @@ LABELS = _schema(
     ),
     _DETAIL,
     *_PROTOCOL,
-    _field("source", pa.string(), "scf, unfinished where the machine ended the SCF (which says nothing about the crystal), or the table the value was imported from"),
+    _field(
+        "source",
+        pa.string(),
+        "scf, unfinished where the machine ended the SCF (which says nothing about the crystal), or the table the value was imported from",
+    ),
     key="material_id",
 )
 
@@ -302,11 +312,11 @@ TRAJECTORIES = _schema(
     _field(
         "formation_energy_per_atom",
         pa.float64(),
-        "Of the complete crystal",
+        "Formation energy of the complete crystal",
         "eV/atom",
         within=FORMATION_ENERGY_RANGE_EV,
     ),
-    _field("total_energy_ry", pa.float64(), "Of the complete cell", "Ry", nullable=True),
+    _field("total_energy_ry", pa.float64(), "Total energy of the complete cell", "Ry", nullable=True),
     key="material_id trajectory",
 )
 
@@ -397,7 +407,7 @@ _HIT = (
     _field("request_id", pa.string(), "SCF request of the design, shared by equal designs"),
     _field("target_ev", pa.float64(), "Target gap of the policy", "eV"),
     _field("window_ev", pa.float64(), "Half width of the desired range", "eV"),
-    _field("band_gap", pa.float64(), "That made it a hit, clipped at 0", "eV"),
+    _field("band_gap", pa.float64(), "Gap that made it a hit, clipped at 0", "eV"),
 )
 
 HITS = _schema("hits", "Designs whose gap lies in the desired range of their policy's target", *_HIT)
@@ -407,7 +417,7 @@ CONFIRMATION = _schema(
     "Every hit with its gap on a doubled k mesh and at the family's recommended cutoffs",
     *_HIT,
     _field("verdict", pa.string(), "hit confirmed, hit withdrawn, or hit where the finer SCF gave no gap"),
-    _field("confirmed_band_gap", pa.float64(), "Of the finer SCF, clipped at 0", "eV", nullable=True),
+    _field("confirmed_band_gap", pa.float64(), "Gap of the finer SCF, clipped at 0", "eV", nullable=True),
     _field("difference", pa.float64(), "confirmed_band_gap less band_gap", "eV", nullable=True),
     _field("outcome", pa.string(), "Outcome of the finer SCF"),
     _DETAIL,

@@ -156,7 +156,7 @@ def _read_text(path: Path, what: str) -> str:
         if not path.exists():
             raise XtalrlError(f"{what} does not exist; {_there_are()}.")
         if not path.is_file():
-            raise XtalrlError(f"{what} is {'a folder' if path.is_dir() else 'no regular file'}: name a YAML file.")
+            raise XtalrlError(f"{what} is {'a folder' if path.is_dir() else 'not a regular file'}: name a YAML file.")
         if (size := path.stat().st_size) > MAX_BYTES:
             raise XtalrlError(f"{what} has {size:,} bytes, and {MAX_BYTES:,} are allowed: name a YAML file.")
         return path.read_bytes().decode()

@@ -77,8 +77,11 @@ def check_cluster(config: Config, profile: Mapping[str, Any]) -> Iterator[Check]
             counts, minutes = limits_of(submissions[-1], partition.split(",")[0])
         except XtalrlError:  # no accounting database, and no limits of users
             counts, minutes = [], []
-        if (partition_minutes := to_minutes(limits.get(partition, "infinite"))) is not None:
-            minutes.append(Limit(partition_minutes, f"the limit of partition {partition}"))
+        # Of several partitions SLURM takes one that admits the job.
+        of_partitions = [to_minutes(limits.get(name, "infinite")) for name in partition.split(",")]
+        finite = [limit for limit in of_partitions if limit is not None]
+        if len(finite) == len(of_partitions):
+            minutes.append(Limit(max(finite), f"the limit of partition {partition}"))
         tightest = min([*counts, *([tightest] if tightest else [])], key=lambda limit: limit.value, default=None)
         yield _check_submissions(name, submissions, minutes, limits, default)
     yield _check_number(profile, settings, tightest)

@@ -55,9 +55,14 @@ def write_minari(config: Config, folder: Path) -> dict[str, int]:
     crystals = {
         row["material_id"]: row for row in tables.read_rows(results / "structures/crystals.parquet", tables.CRYSTALS)
     }
+    trajectories = results / "trajectories.parquet"
+    if unknown := sorted({found.material_id for found in iter_trajectories(trajectories)} - crystals.keys()):
+        raise XtalrlError(
+            f"{trajectories} has {unknown[0]}, which is not among the crystals of the run: it is older than they are; run `snakemake trajectories`."
+        )
     episodes = [
         EpisodeBuffer(**_episode(number, trajectory, crystals[trajectory.material_id], config))
-        for number, trajectory in enumerate(iter_trajectories(results / "trajectories.parquet"))
+        for number, trajectory in enumerate(iter_trajectories(trajectories))
     ]
     spaces = gymnasium.spaces
     with _datasets_in(folder), warnings.catch_warnings():

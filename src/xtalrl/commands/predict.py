@@ -28,7 +28,7 @@ class Wanted:
     def of_options(
         cls, gap: float | None, window: float | None, gap_from: float | None, gap_to: float | None
     ) -> Wanted:
-        """From the options of the command: a gap with the half width of its window (0.25 eV if none is given), or bounds.
+        """The wanted gaps, from the options of the command: a gap with the half width of its window (0.25 eV if none is given), or bounds.
 
         Raises:
             XtalrlError: the options contradict each other, or leave no gap.

@@ -186,12 +186,14 @@ def print_summary(config: Config) -> None:
 def _stages(config: Config) -> Iterator[Stage]:
     results = Path(config.results)
     policies = config.policy_specs()
+    learns = bool(policies) or config.campaign.is_on
     yield _structures(results)
-    if policies and not config.labels.path:
+    if learns and not config.labels.path:
         yield _scf("scf", results)
-    if policies and (config.references.protocol or not config.references.energies):
+    needs_references = policies or config.references.energies or (learns and not config.labels.path)
+    if needs_references and (config.references.protocol or not config.references.energies):
         yield _scf("references", results)
-    if policies or config.labels.path:
+    if learns or config.labels.path:
         yield _table(
             "labels",
             results,
@@ -203,7 +205,8 @@ def _stages(config: Config) -> Iterator[Stage]:
     if policies:
         yield _table("trajectories", results, "trajectories.parquet", "trajectories", "split", ("build_trajectories",))
         yield from _policies(config, results)
-    yield _scf("evaluation", results)
+    if policies or config.external:
+        yield _scf("evaluation", results)
     if config.evaluation.confirm or (results / "confirmation").is_dir():
         yield _scf("confirmation", results)
     for stage in campaign_stages(config):
@@ -328,7 +331,7 @@ def _queued(results: Path) -> Counter[str]:
         return Counter()
     found = Counter[str]()
     for line in listed.splitlines():
-        name, comment, folder = (line.split("|", 2) + ["", ""])[:3]
+        name, comment, folder = [*line.split("|", 2), "", ""][:3]
         is_ours = name.startswith("xtalrl_") and Path(folder) in (Path.cwd(), *results.parents)
         if is_ours and (match := _COMMENT.fullmatch(comment)):
             found[match[2] if match[1] == "run_scf_shard" else _STAGE_OF_RULE.get(match[1], match[1])] += 1

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from xtalrl.errors import XtalrlError
+from xtalrl.resources import PROJECT
 
 OTHER_JOBS = "other_jobs"
 """Name that stands for every rule that the profile does not name."""
@@ -118,7 +119,7 @@ def _workflow(rules: Iterable[str]) -> str:
 def _declared_threads() -> dict[str, int]:
     """The threads that the rules name themselves, which apply if the profile names none."""
     found: dict[str, int] = {}
-    for path in Path("rules").glob("*.smk"):
+    for path in (PROJECT / "rules").glob("*.smk"):
         for text in re.split(r"^(?:rule|checkpoint) ", path.read_text(), flags=re.MULTILINE)[1:]:
             if threads := re.search(r"^    threads: (\d+)$", text, re.MULTILINE):
                 found[text.partition(":")[0]] = int(threads[1])

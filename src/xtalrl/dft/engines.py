@@ -44,7 +44,7 @@ EMBEDDED = "embedded"
 """The value of `dft.command` that means the embedded pw.x, whatever is on PATH."""
 
 _MISSING = (
-    "Name the command in `dft.command` (for example `srun --overlap -n 1 pw.x`, after loading the module of your cluster), put pw.x on PATH "
+    "Name the command in `dft.command` (for example `srun --overlap -n 1 pw.x`, after loading the module of your cluster), or put pw.x on PATH "
     "(`apt install quantum-espresso`, `conda install -c conda-forge qe`)"
 )
 _LAUNCHER = re.compile(r"\b(srun|mpirun|mpiexec|mpiexec\.hydra|orterun|prterun|prun|aprun|jsrun|ibrun|flux)\b")
@@ -317,7 +317,7 @@ def _fetch_embedded(cache: str | Path) -> None:
             wheel = fetch_wheel(QEPY, downloads)
         except XtalrlError as error:
             raise XtalrlError(
-                f"There is no pw.x, and the embedded one cannot be fetched: {error} Or: {_MISSING}."
+                f"There is no pw.x, and the embedded one cannot be fetched: {error} {_MISSING}."
             ) from None
         extract_members(wheel, _members(wheel, "qepy/qepylibs/lib", "qepy.libs/"), scratch)
         try:

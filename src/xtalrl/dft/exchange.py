@@ -223,14 +223,14 @@ def import_cache(cache: str | Path, source: str | Path) -> Imported:
     ours = _one_per_key(_read_all(sorted(folder.glob("*.jsonl")))[0])
     new: list[Record] = []
     known = 0
-    for record in _one_per_key(records).values():
+    for record in (replace(found, generation=None) for found in _one_per_key(records).values()):
         mine = ours.get(record.key)
         if (fault := _why_not_taken(record)) is not None or (
             fault := contradiction(mine, record) if mine else None
         ) is not None:
             refused.append(fault)
         elif mine is None or record.says_more_than(mine):
-            new.append(replace(record, generation=None))
+            new.append(record)
         else:
             known += 1
     if new:
@@ -246,11 +246,12 @@ def finished_scfs(source: str) -> list[Record]:
         source: a path, or `demo`: what ships with xtalrl.
 
     Raises:
-        XtalrlError: it cannot be read, or holds a record that cannot be taken: which belong to no run unseen.
+        XtalrlError: it cannot be read, or holds a record that cannot be taken: such records must not enter a run unseen.
     """
     path = Path(of_project(DEMO_SCFS)) if source == "demo" else Path(source)
     records, refused = _read_source(path)
-    kept = list(_one_per_key(records).values())
+    # Generations count within one cache: here the records answer as if they had never been asked for again.
+    kept = [replace(record, generation=None) for record in _one_per_key(records).values()]
     refused += [fault for record in kept if (fault := _why_not_taken(record)) is not None]
     if refused:
         raise XtalrlError(
@@ -288,13 +289,13 @@ def _read_source(source: Path) -> tuple[list[Record], list[str]]:
         return _read_all([source])
     if source.suffix == ".parquet" and source.is_file():
         return _read_parquet(source)
-    raise XtalrlError(f"{source} is not a cache folder, and no .parquet or .jsonl file of `xtalrl cache export`.")
+    raise XtalrlError(f"{source} is neither a cache folder nor a .parquet or .jsonl file of `xtalrl cache export`.")
 
 
 def _why_not_taken(record: Record) -> str | None:
     """A sentence where a record of others says nothing about its calculation, or nothing that could be checked."""
     if not Outcome(record.outcome).is_kept:
-        return f"{_name(record)}: {record.outcome} speaks about the machine it ran on"
+        return f"{_name(record)}: {record.outcome} says something about the machine, not about the crystal"
     if not record.is_complete:
         return f"{_name(record)}: without its calculation nothing says that the result belongs to this key"
     return None

@@ -284,7 +284,7 @@ def _namelist(name: str, values: dict[str, Any]) -> list[str]:
 def _fortran(value: object) -> str:
     if isinstance(value, str):
         return f"'{value}'"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -156,7 +156,7 @@ def _label(crystal: dict[str, Any], entry: dict[str, Any], energies: ReferenceTa
             row |= {"outcome": MISSING_REFERENCE, "detail": missing}
     row["formation_energy_per_atom"] = formation
     if entry["total_energy_ry"] is not None and entry["band_gap"] is None:
-        row |= {"outcome": NO_GAP, "detail": entry["detail"]}
+        row["outcome"] = NO_GAP
     return row
 
 

@@ -189,7 +189,7 @@ def _take(source: Path, wanted: Mapping[str, str], folder: Path, family: Family)
         else:
             other[file] = md5
     if missing:
-        wrong = [f"{file} (md5 {other[file]}, must be {wanted[file]})" for file in sorted(missing & set(other))]
+        wrong = [f"{file} (md5 {other[file]} instead of {wanted[file]})" for file in sorted(missing & set(other))]
         absent = sorted(missing - set(other))
         reasons = [f"another version of {', '.join(wrong)}"] if wrong else []
         reasons += [f"missing {', '.join(absent[:8])}{' …' if len(absent) > 8 else ''}"] if absent else []

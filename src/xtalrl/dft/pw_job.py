@@ -39,7 +39,10 @@ _ONE_PROCESS = (
     "Change `dft.command`: an SCF takes one process (`srun --overlap -n 1 pw.x`, `mpirun -n 1 pw.x` or `pw.x`, without -nk, -nb, -nt and -nd); "
     "as many SCFs as the job has cores run side by side"
 )
-_SEES_THE_FOLDER = "See that `dft.command` starts pw.x in the folder where it is called (a container: bind TMPDIR) and hands on `-in pw.in` or its standard input"
+_SEES_THE_FOLDER = (
+    "Make sure that `dft.command` starts pw.x in the folder from which it is called (in a container: bind TMPDIR) "
+    "and passes on `-in pw.in` or its standard input"
+)
 _OTHER_DISK = "Make room there, or set TMPDIR to a folder on another disk"
 _FATAL: Mapping[Outcome, str] = {
     Outcome.ENGINE_FAILED: "Change `dft.command` so that it starts pw.x (in a job of SLURM `srun --overlap -n 1 pw.x`; `xtalrl doctor` tries it)",
@@ -208,7 +211,7 @@ class PwJob:
         """Start pw.x once; a run that the end of the job cuts off is saved and gives no result."""
         task = self.task
         # Where the limits were lowered meanwhile, time counts from zero: without time, a state would never lead to an end.
-        spent_s = state.spent_s if state is not None and _can_be_saved(task.limit_s - state.spent_s) else 0.0
+        spent_s = state.spent_s if state is not None and _has_time(task.limit_s - state.spent_s) else 0.0
         left_s = task.limit_s - spent_s
         stop_s = min(left_s, self._left_of_job_s())
         max_seconds = int(stop_s - SAVE_MARGIN_S) if _can_be_saved(stop_s) else None
@@ -217,7 +220,7 @@ class PwJob:
         result = classify(run)
         run = replace(run, wall_s=spent_s + run.wall_s)
         job_came_first = result.outcome is Outcome.TIME_LIMIT and stop_s < left_s
-        if job_came_first and _can_be_saved(task.limit_s - run.wall_s):
+        if job_came_first and _has_time(task.limit_s - run.wall_s):
             raise self._cut_off(SavedState(run.wall_s, str(self.engine)))
         if self.end.stop.is_set() and result.outcome is not Outcome.CONVERGED:
             raise OutOfTime
@@ -242,7 +245,7 @@ class PwJob:
         content = path.read_bytes()
         if (md5 := md5_of(content)) != pseudo.md5:
             raise XtalrlError(
-                f"{path} was changed (md5 {md5}, must be {pseudo.md5}): delete {self.family_folder}, and the same command gets it again."
+                f"{path} was changed (md5 {md5} instead of {pseudo.md5}): delete {self.family_folder}, and the same command gets it again."
             )
         return content
 
@@ -250,3 +253,8 @@ class PwJob:
 def _can_be_saved(seconds: float) -> bool:
     """Whether saving the state is possible and worth it in a run of this length."""
     return seconds > 4 * SAVE_MARGIN_S
+
+
+def _has_time(seconds: float) -> bool:
+    """Whether a run goes on with so much left of its time limit; with less, it has had its time."""
+    return seconds > SAVE_MARGIN_S / 3

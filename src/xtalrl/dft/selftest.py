@@ -54,7 +54,7 @@ class SelfTest:
         if not self.result.outcome.usable or energy is None:
             return f"the SCF of silicon ends as {self.result.outcome} ({self.result.detail or self.result.outcome.sentence})"
         if self.known is not None and abs(energy - self.known[0]) > TOLERANCE_RY:
-            return f"silicon has {energy:.8f} Ry, must have {self.known[0]:.8f} Ry: this pw.x computes something else"
+            return f"silicon has {energy:.8f} Ry instead of {self.known[0]:.8f} Ry: this pw.x computes something else"
         return None
 
     def __str__(self) -> str:

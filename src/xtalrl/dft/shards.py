@@ -205,9 +205,9 @@ class _Queue:
         return (
             f"Shard {self.shard}: the job's wall time of {self.runtime_min:g} min is nearly over. {len(self.ended)} of {len(self.todo)} "
             "SCFs are done and kept"
-            + (f", and what {self.states_kept} more had reached" if self.states_kept else "")
-            + "; the same command goes on from there, and Snakemake's next attempt gets more time."
-            + (f" Not one ended in this job: {_TOO_SHORT}" if nothing_ended else "")
+            + (f", and the states of {self.states_kept} more are saved" if self.states_kept else "")
+            + "; the same command continues from there, and Snakemake's next attempt gets more time."
+            + (f" No SCF ended in this job: {_TOO_SHORT}" if nothing_ended else "")
         )
 
     def _note(self) -> str:

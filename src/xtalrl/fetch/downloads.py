@@ -166,7 +166,7 @@ def _complete(url: str, part: Path, path: Path, checksum: str) -> None:
         size = part.stat().st_size
         os.truncate(part, 0)
         raise XtalrlError(
-            f"{without_secrets(url)} sent another file than expected for {path} ({size:,} bytes): its checksum is {actual}, it must be "
+            f"{without_secrets(url)} sent another file than expected for {path} ({size:,} bytes): its checksum is {actual} instead of "
             f"{checksum}. A proxy may have answered, or the file was changed. Try again later, or name a mirror in {MIRROR_VARIABLE}."
         )
 

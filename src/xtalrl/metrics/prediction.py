@@ -117,7 +117,7 @@ class Figure:
 
 
 def figures(judged: Judged, confidence: float) -> Iterator[Figure]:
-    """All figures of predictions with intervals of level `confidence`, each with its 95 % bootstrap interval over crystals."""
+    """Every figure on predictions whose intervals have the level `confidence`, each with its 95 % bootstrap interval over crystals."""
     known = judged.where(np.isfinite(judged.true_gap))
     nonmetals = known.where(known.true_gap > 0)
     energies = judged.where(np.isfinite(judged.true_energy))
@@ -145,7 +145,7 @@ def figures(judged: Judged, confidence: float) -> Iterator[Figure]:
         yield Figure("hits found", "crystals", resampled(hits_found, judged))
 
 
-def resampled(statistic: Statistic, judged: Judged) -> Estimate:
+def resampled(statistic: Statistic, judged: Judged, confidence: float = _CONFIDENCE) -> Estimate:
     """A statistic with its percentile bootstrap interval over crystals; resamples without a value (e.g. of a single class) are left out.
 
     There is no interval where all resamples agree: a perfect ranking of five crystals is no certainty.
@@ -160,7 +160,7 @@ def resampled(statistic: Statistic, judged: Judged) -> Estimate:
     values = np.array([statistic(judged.where(draws.integers(n, size=n))) for _ in range(_SAMPLES)])
     if n < 2 or not has_spread(values):
         return Estimate(value, None, None, n)
-    tail = (1 - _CONFIDENCE) / 2
+    tail = (1 - confidence) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return Estimate(value, min(float(low), value), max(float(high), value), n, BOOTSTRAP, values)
 

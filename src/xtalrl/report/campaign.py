@@ -63,7 +63,7 @@ def readiness_table(results: Results, scoring: Scoring) -> Table:
     )
     held_out = Judged.read(results.path("campaign_held_out"), results.path("labels"))
     inside = held_out.where((held_out.true_gap > wishes.gap_from) & (held_out.true_gap < (wishes.gap_to or np.inf)))
-    error = resampled(gap_error, inside)
+    error = resampled(gap_error, inside, scoring.confidence)
     warning = "" if labels["near"] else f"No label lies within {NEAR_EV:g} eV: predictions of such gaps are guesses."
 
     def row(what: str, value: float | None, low: float | None = None, high: float | None = None, unit: str = "", note: str = "") -> dict[str, object]:  # fmt: skip

@@ -44,7 +44,8 @@ class Content:
 
     An entry with one of these flags exists only in some runs: `needs_labels`, where not only external crystals are evaluated;
     `needs_snapshots`, with `training.snapshots`; `needs_confirmation`, with `evaluation.confirm`; `needs_campaign`, with a campaign;
-    `needs_baselines`, where `campaign.baselines` names some; `needs_policies`, where the run has policies of its own.
+    `needs_baselines`, where `campaign.baselines` names some; `needs_policies`, where the run has policies of its own; `needs_ordinary`, where it evaluates designs
+    other than those of the sweep.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Content:
     needs_campaign: bool = field(default=False, kw_only=True)
     needs_baselines: bool = field(default=False, kw_only=True)
     needs_policies: bool = field(default=False, kw_only=True)
+    needs_ordinary: bool = field(default=False, kw_only=True)
 
     @property
     def reads_scfs(self) -> bool:
@@ -123,7 +125,7 @@ TABLES = (
     Content(
         "desired_range",
         "Designs in the desired range.",
-        "ν: gap within the window around the target. κ: so, while the true crystal's gap is outside. Each over all designs, over "
+        "ν: gap within the window around the target. κ: the same, among designs whose true crystal's gap lies outside it. Each over all designs, over "
         "the successes, and by the paper's rules (designs that only an extended recovery made converge counted as failures).",
         "estimates.desired_range_table", _DESIGNS, _DESIRED_RANGE,
         keys=("policy", "target_ev"), estimates="DESIRED_RANGE",
@@ -213,8 +215,9 @@ TABLES = (
     Content(
         "policy_tests",
         "Pairs of policies on the same skeletons.",
-        "Difference: first less second, with a paired bootstrap interval. p: two-sided, of no difference between the trained policies, whose "
-        "designs of a skeleton change places: the share of swaps with a difference at least as large (≤: the least that the test can give). "
+        "Difference: first less second, with a paired bootstrap interval. p: two-sided p value of no difference between the "
+        "trained policies, from swapping their designs of a skeleton: the share of swaps whose difference is at least as large (≤: the smallest p "
+        "that the test can give). "
         "p_fdr: after Benjamini and Hochberg, over all pairs of the metric.",
         "comparisons.policy_tests", _DESIGNS, _DESIRED_RANGE,
         keys=("first", "second", "metric", "unit", "target_ev", "difference", "low", "high", "p", "p_fdr", "p_floor", "test"),
@@ -248,7 +251,7 @@ FIGURES = (
     Content(
         "figure2",
         "Figure 2. What the SCFs of the designs tell.",
-        "a: ν, designs in the desired range. b: κ, of these the ones whose true crystal is outside. c, d: earth mover's distance "
+        "a: ν, designs in the desired range. b: κ, those of them whose true crystal lies outside it. c, d: earth mover's distance "
         "of gaps and formation energies from the validation set. e: mean formation energy.",
         "figures.figure2", _DESIGNS, _DESIRED_RANGE,
         runs="ordinary",
@@ -256,7 +259,7 @@ FIGURES = (
     Content(
         "figure3",
         "Figure 3. Designs in the desired range whose true crystals are outside it.",
-        "For each target, the designs of its conditional policies that moved the gap farthest into the range, one a composition.",
+        "For each target, the designs of its conditional policies that moved the gap farthest into the range, one per composition.",
         "crystal_pictures.figure3", ("evaluation", "crystals"), ("policies", "window_ev"),
         needs_labels=True,
     ),
@@ -265,6 +268,7 @@ FIGURES = (
         "Figure 4. Mean gap of the designs.",
         "Of the designs with a converged SCF; the line is the mean of the validation labels.",
         "figures.figure4", _DESIGNS, _POLICIES,
+        needs_ordinary=True,
     ),
     Content(
         "figure5",
@@ -278,7 +282,7 @@ FIGURES = (
         "Figure 6. As Figure 2, with the total energy in the reward.",
         "c-CQL with the setting α₁ = 1, α₂ = 5, β = 1 of eq. 16 at every target.",
         "figures.figure2", _DESIGNS, _DESIRED_RANGE,
-        runs="sweep",
+        runs="sweep", needs_ordinary=True,
     ),
     Content(
         "figure7",
@@ -314,7 +318,7 @@ FIGURES = (
         "a: validity, b: accuracy of the designs of snapshots of the weights. From c on: ν of the policies of each target, between the "
         "line and the dashed line: no SCF is run for a snapshot, and the height of the band is the share of designs without an outcome.",
         "learning_curve.learning_curve", (*_DESIGNS, "snapshots"), (*_POLICIES, "window_ev", "training_steps", "snapshot_steps"),
-        needs_snapshots=True,
+        needs_snapshots=True, needs_ordinary=True,
     ),
 )  # fmt: skip
 
@@ -423,7 +427,8 @@ def render_captions() -> dict[str, str]:
 def _belongs(entry: Content, config: Config) -> bool:
     specs = config.policy_specs().values()
     reads_designs = not {"evaluation", "assessments"}.isdisjoint(entry.inputs)
-    has_labels = bool(specs or config.labels.path)
+    has_labels = bool(specs or config.labels.path or config.campaign.is_on)
+    has_ordinary = bool(config.external) or any(not spec.in_sweep for spec in specs)
     has_snapshots = bool(config.training.snapshot_steps) and any(spec.is_learned for spec in specs)
     return (
         entry.runs in ("all", "sweep" if config.sweep.settings else "ordinary")
@@ -433,5 +438,6 @@ def _belongs(entry: Content, config: Config) -> bool:
         and (config.campaign.is_on or not entry.needs_campaign)
         and (bool(config.campaign.baselines) or not entry.needs_baselines)
         and (bool(specs) or not entry.needs_policies)
+        and (has_ordinary or not entry.needs_ordinary)
         and (bool(specs or config.external) or not reads_designs)  # A run may consist of a campaign alone.
     )

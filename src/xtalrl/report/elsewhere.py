@@ -32,7 +32,7 @@ class ComputedElsewhere:
         days = self.first[:10] if self.first[:10] == self.last[:10] else f"{self.first[:10]} to {self.last[:10]}"
         here = self.total - self.taken
         return (
-            f"{self.taken:,} of the {self.total:,} runs of pw.x behind these results were computed elsewhere, by {' and '.join(self.engines)}, {days}, "
+            f"{self.taken:,} of the {self.total:,} runs of pw.x behind these results {'was' if self.taken == 1 else 'were'} computed elsewhere, by {' and '.join(self.engines)}, {days}, "
             f"and taken from {self.source}; "
             + (f"{here:,} {'was' if here == 1 else 'were'} computed here." if here else "none was computed here.")
         )

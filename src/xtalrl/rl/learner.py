@@ -334,7 +334,9 @@ class Learner:
             if bad < 0:
                 continue
             settings = self.settings
-            batch = self.stack.replay.sample(settings.batch_size, seed=self.seed, step=bad - 1)
+            batch = self.stack.replay.sample(
+                settings.batch_size, seed=self.seed, step=bad - 1, weighting=settings.weighting
+            )
             raise XtalrlError(
                 f"Training {spec.name}, seed {self.seed}: loss or gradient is not finite at step {bad}; its batch holds "
                 f"{shorten(self.stack.replay.material_ids(batch))}. Lower `training.learning_rate` ({settings.learning_rate:g}), "

@@ -109,7 +109,7 @@ class Prediction:
 
     @classmethod
     def of_outputs(cls, outputs: Floats, knows_failures: bool) -> Prediction:
-        """From the outputs (P, n, N_OUTPUTS) of the members."""
+        """The prediction made from the outputs (P, n, N_OUTPUTS) of the members."""
         failure, metal, gap, gap_scale, energy, energy_scale = np.moveaxis(outputs.astype(np.float64), -1, 0)
         return cls(
             Gaps(gap, np.exp(gap_scale), _sigmoid(metal)),

@@ -206,7 +206,7 @@ def fill_skeletons(
     chunk = max(1, STATES_AT_ONCE // settings.designs)
     for start in range(0, len(longest_first), chunk):
         trajectory = longest_first[start : start + chunk]
-        # One row a partly filled crystal; the rows of a skeleton stand together, best first.
+        # One row per partly filled crystal; the rows of a skeleton stand together, best first.
         elements = np.full((len(trajectory), MAX_SITES), UNFILLED)
         score = np.zeros(len(trajectory))
         perturbed = np.zeros(len(trajectory))

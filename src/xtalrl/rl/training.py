@@ -9,6 +9,7 @@ stack of policies are rounded differently from those of one.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import importlib.metadata
@@ -199,36 +200,36 @@ def _advance(runs: Sequence[_Training], stack: Stack, seed: int, until: int) -> 
     step = runs[0].state.step
     snapshots = snapshot_steps(settings.steps, settings.snapshots)
     bootstrap = any(learner.target is not None for learner in learners)
-    for run in runs:
-        run.open_trackers()
     label = runs[0].spec.name if len(runs) == 1 else f"{len(runs)} policies"
     progress = Progress(f"{label}, seed {seed}", settings.steps, "steps", done=step, side_by_side=len(runs))
     last_time, last_step = time.monotonic(), step
-    while step < until:
-        batch = stack.draw_batch(seed, step, bootstrap=bootstrap)
-        statistics = [learner.update(batch) for learner in learners]
-        step += 1
-        note = ""
-        to_log = step % settings.log_every == 0 or step == settings.steps
-        to_save = step % settings.checkpoint_every == 0 or step in snapshots or step == until
-        if to_log or to_save:
-            for learner in learners:
-                learner.check_finite()
-        if to_log:
-            now = time.monotonic()
-            rate = (step - last_step) / max(now - last_time, 1e-9)
-            last_time, last_step = now, step
-            for learner, its_statistics in zip(learners, statistics, strict=True):
-                for spec, values in zip(learner.specs, its_statistics.tolist(), strict=True):
-                    by_spec[spec].log([float(step), *values, rate])
-            note = f"loss {runs[0].rows[-1][1]:.3g}"
-        if to_save:
-            for learner in learners:
-                for spec in learner.specs:
-                    by_spec[spec].save(learner.state(spec))
-        progress.advance(note=note)
-    for run in runs:
-        run.close_trackers()
+    with contextlib.ExitStack() as opened:
+        for run in runs:
+            run.open_trackers()
+            opened.callback(run.close_trackers)
+        while step < until:
+            batch = stack.draw_batch(seed, step, bootstrap=bootstrap)
+            statistics = [learner.update(batch) for learner in learners]
+            step += 1
+            note = ""
+            to_log = step % settings.log_every == 0 or step == settings.steps
+            to_save = step % settings.checkpoint_every == 0 or step in snapshots or step == until
+            if to_log or to_save:
+                for learner in learners:
+                    learner.check_finite()
+            if to_log:
+                now = time.monotonic()
+                rate = (step - last_step) / max(now - last_time, 1e-9)
+                last_time, last_step = now, step
+                for learner, its_statistics in zip(learners, statistics, strict=True):
+                    for spec, values in zip(learner.specs, its_statistics.tolist(), strict=True):
+                        by_spec[spec].log([float(step), *values, rate])
+                note = f"loss {runs[0].rows[-1][1]:.3g}"
+            if to_save:
+                for learner in learners:
+                    for spec in learner.specs:
+                        by_spec[spec].save(learner.state(spec))
+            progress.advance(note=note)
 
 
 class _Training:

@@ -349,7 +349,9 @@ class _Operations:
         translations = np.array([operation.translation_vector for operation in found])
         for rotation in rotations:
             if not (np.abs(rotation - np.round(rotation)) < 1e-6).all() or abs(abs(np.linalg.det(rotation)) - 1) > 1e-6:
-                raise Rejection(Reason.UNREADABLE_CIF, f"an operation has the matrix {rotation.tolist()}, no symmetry")
+                raise Rejection(
+                    Reason.UNREADABLE_CIF, f"an operation has the matrix {rotation.tolist()}, which is not a symmetry"
+                )
         lattice = parser.get_lattice(block)
         if lattice is None:
             raise Rejection(Reason.UNREADABLE_CIF, "it does not give the edges and angles of the cell")

@@ -1,4 +1,4 @@
-"""From rows of MP-20's CSVs to Niggli-reduced crystals; every other row is kept with the reason why it was left out."""
+"""Rows of MP-20's CSVs become Niggli-reduced crystals; every other row is kept with the reason why it was left out."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def _check_formula(structure: Structure, stated: str) -> None:
     try:
         expected = Composition(stated)
     except Exception:  # pymatgen raises of many kinds.
-        raise Rejection(Reason.NOT_AS_STATED, f"pretty_formula is {stated[:40]!r}, no formula") from None
+        raise Rejection(Reason.NOT_AS_STATED, f"pretty_formula is {stated[:40]!r}, which is not a formula") from None
     if expected.reduced_composition != structure.composition.reduced_composition:
         raise Rejection(
             Reason.NOT_AS_STATED,

@@ -42,7 +42,7 @@ def write_csvs(table: str | Path, outputs: Mapping[str, str | Path]) -> None:
     """
     rows: dict[str, list[dict[str, object]]] = {split: [] for split in outputs}
     n_metals: Counter[str] = Counter()
-    for number, row in enumerate(read_csv(table, TABLE_COLUMNS).rows):
+    for number, row in enumerate(read_csv(table, TABLE_COLUMNS).rows, start=2):
         if row["split"] not in rows:
             raise XtalrlError(f"{table}, row {number}: the split {row['split']!r} is not one of {', '.join(rows)}.")
         try:

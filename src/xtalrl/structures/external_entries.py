@@ -270,7 +270,7 @@ def _frames(lines: list[str]) -> Iterator[str | Rejection]:
             following = next(upcoming)
         found = _COUNT.fullmatch(lines[start])
         if not found:
-            yield _unreadable(f"line {start + 1} is {lines[start].strip()[:40]!r}, no number of atoms")
+            yield _unreadable(f"line {start + 1} is {lines[start].strip()[:40]!r}, which is not a number of atoms")
             start = following
             continue
         end = start + int(found[1]) + 2

@@ -46,7 +46,7 @@ def check_path(path: str | Path) -> None:
     elif not path.exists():
         raise XtalrlError(f"{printable(path)} does not exist: name {KINDS}.")
     elif not is_poscar(path) and not path.name.lower().endswith((*CIF_SUFFIXES, *EXTXYZ_SUFFIXES, ".db", ".zip")):
-        raise XtalrlError(f"{printable(path)} is of no known kind: name {KINDS}.")
+        raise XtalrlError(f"{printable(path)} is not of a known kind: name {KINDS}.")
 
 
 def fingerprint(path: str | Path) -> str:

@@ -55,7 +55,7 @@ def read_magnetizations(path: str | Path) -> dict[str, dict[str, float | None]]:
             f"it has: {', '.join(columns) or 'nothing'}."
         )
     magnetizations: dict[str, dict[str, float | None]] = {}
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, start=2):  # as lines of a CSV
         material_id = str(row["material_id"] or "").strip()
         values = {
             name: _number(row.get(name), f"{path}, row {number}: {name}") for name in (PER_FORMULA_UNIT, PER_CELL)

@@ -66,8 +66,12 @@ def _schema(description: str, *fields: tuple[str, pa.DataType, str]) -> pa.Schem
 MAGNETIZATIONS = _schema(
     "magnetizations",
     ("material_id", pa.string(), "As asked for"),
-    (PER_CELL, pa.float64(), "Of the Materials Project's cell, in µB; null where it knows no such crystal or no value"),
-    (PER_FORMULA_UNIT, pa.float64(), "Per formula unit, in µB"),
+    (
+        PER_CELL,
+        pa.float64(),
+        "Total magnetization of the Materials Project's cell, in µB; null where it knows no such crystal or no value",
+    ),
+    (PER_FORMULA_UNIT, pa.float64(), "Total magnetization per formula unit, in µB"),
 )
 ELEMENTAL_CRYSTALS = _schema(
     "elemental_crystals",
