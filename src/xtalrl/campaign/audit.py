@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
-from xtalrl.metrics.intervals import NOTHING, WILSON, Estimate, Floats
+from xtalrl.metrics.intervals import NOTHING, Estimate, Floats, wilson
 
 METHOD = "beta-binomial posterior of the audit"
 _RANDOM_SEED = 20260301  # any fixed number: the same counts give the same interval
@@ -105,11 +104,3 @@ def judge(strata: Sequence[Stratum], samples: int, confidence: float) -> Verdict
         of(hits / total if total else None, recalls),
         min(1.0, chosen / total) if total else None,
     )
-
-
-def wilson(successes: int, trials: int, confidence: float) -> Estimate:
-    """The share successes / trials with its Wilson interval."""
-    if not trials:
-        return NOTHING
-    interval = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
-    return Estimate(successes / trials, float(interval.low), float(interval.high), trials, WILSON)

@@ -11,7 +11,6 @@ import io
 import itertools
 import json
 import logging
-import math
 import os
 import re
 import shutil
@@ -45,6 +44,7 @@ from xtalrl.dft.outcomes import Outcome
 from xtalrl.energies import RYDBERG_EV_PAPER
 from xtalrl.errors import XtalrlError
 from xtalrl.files import put
+from xtalrl.metrics.formulas import reduce_counts
 from xtalrl.progress import Progress
 from xtalrl.structures.external import space_group
 
@@ -437,7 +437,7 @@ def _extxyz_value(value: Any) -> Any:
 def to_optimade(design: Design) -> dict[str, Any]:
     """A resource of type `structures` (OPTIMADE 1.2)."""
     counts = design.formula
-    reduced = _reduced(counts)
+    reduced = reduce_counts(counts)
     ranked = sorted(reduced.values(), reverse=True)
     return {
         "id": design.name,
@@ -470,12 +470,9 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 def _file_name(design: Design) -> str:
     """File name of a design: its formula, then its origin. BeO_bc_seed0_BN-hexagonal fills the cell of boron nitride."""
-    return re.sub(r"[^A-Za-z0-9.+-]+", "_", f"{write_formula(_reduced(design.formula))}_{design.name}")[:MAX_FILE_NAME]
-
-
-def _reduced(counts: Mapping[str, int]) -> dict[str, int]:
-    divisor = math.gcd(*counts.values())
-    return {element: n // divisor for element, n in counts.items()}
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", f"{write_formula(reduce_counts(design.formula))}_{design.name}")[
+        :MAX_FILE_NAME
+    ]
 
 
 def _named_cifs(designs: Iterable[Design]) -> Iterator[tuple[str, str]]:

@@ -61,6 +61,14 @@ class Estimate:
 NOTHING = Estimate(None, None, None, 0)
 
 
+def wilson(successes: int, trials: int, confidence: float) -> Estimate:
+    """The share successes / trials with its Wilson interval (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
+    if not trials:
+        return NOTHING
+    interval = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    return Estimate(successes / trials, float(interval.low), float(interval.high), trials, WILSON)
+
+
 class Bootstrap:
     """Intervals from resampling a table of (n_seeds, n_crystals) designs; the same arguments give the same resamples."""
 
@@ -88,10 +96,9 @@ class Bootstrap:
         if estimate.value is None or (estimate.method and not single_trials):
             return estimate
         trials = int((trials_made > 0).any(axis=0).sum())
-        interval = stats.binomtest(round(estimate.value * trials), trials).proportion_ci(
-            self.confidence, method="wilson"
-        )
-        low, high = min(float(interval.low), estimate.value), max(float(interval.high), estimate.value)
+        interval = wilson(round(estimate.value * trials), trials, self.confidence)
+        assert interval.low is not None and interval.high is not None  # There are trials where there is a value.
+        low, high = min(interval.low, estimate.value), max(interval.high, estimate.value)
         return replace(estimate, low=low, high=high, method=WILSON)
 
     def earth_movers_distance(self, values: Floats, reference: Floats) -> Estimate:

@@ -9,9 +9,8 @@ import numpy as np
 
 from xtalrl import tables
 from xtalrl.campaign.accounts import together
-from xtalrl.campaign.audit import wilson
 from xtalrl.campaign.wishes import Wishes
-from xtalrl.metrics.intervals import NOTHING, Estimate
+from xtalrl.metrics.intervals import NOTHING, Estimate, wilson
 from xtalrl.metrics.scoring import Scoring
 from xtalrl.report.campaign import campaign_accounts
 from xtalrl.report.contents import content

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy import stats
 
 from xtalrl import tables
 from xtalrl.campaign.accounts import Account, accounts, together
@@ -20,7 +19,7 @@ from xtalrl.campaign.screening import COMPUTED, LEFT_OUT
 from xtalrl.campaign.wishes import Wishes
 from xtalrl.csv_files import read_csv
 from xtalrl.metrics.confirmation import CONFIRMED
-from xtalrl.metrics.intervals import Estimate, expected_hits
+from xtalrl.metrics.intervals import Estimate, expected_hits, wilson
 from xtalrl.metrics.prediction import Judged, gap_error, resampled
 from xtalrl.metrics.scoring import Scoring
 from xtalrl.report.contents import content
@@ -56,11 +55,7 @@ def readiness_table(results: Results, scoring: Scoring) -> Table:
     computed = [row["p_hit"] for row in candidates if row["verdict"] in COMPUTED]
     promised = expected_hits(computed, scoring.confidence).scaled(100 / len(computed) if computed else 1)
     unscreened = float(np.mean([row["p_hit"] for row in candidates])) if candidates else None
-    share = (
-        stats.binomtest(labels["inside"], labels["known"]).proportion_ci(scoring.confidence, method="wilson")
-        if labels["known"]
-        else None
-    )
+    share = wilson(labels["inside"], labels["known"], scoring.confidence).scaled(100)
     held_out = Judged.read(results.path("campaign_held_out"), results.path("labels"))
     inside = held_out.where((held_out.true_gap > wishes.gap_from) & (held_out.true_gap < (wishes.gap_to or np.inf)))
     error = resampled(gap_error, inside, scoring.confidence)
@@ -74,9 +69,7 @@ def readiness_table(results: Results, scoring: Scoring) -> Table:
         row(f"Labels within {NEAR_EV:g} eV of the wanted gaps", labels["near"], unit="crystals", note=warning),
         row("Labels with a wanted gap", labels["inside"], unit="crystals"),
         row(
-            "Share of the labels with a wanted gap",
-            100 * labels["inside"] / labels["known"] if labels["known"] else None,
-            100 * share.low if share else None, 100 * share.high if share else None, "%", "Wilson score",
+            "Share of the labels with a wanted gap", share.value, share.low, share.high, "%", share.method,
         ),
         row(
             "Mean absolute error of the first predictor there", error.value, error.low, error.high, "eV", "held-out labels with a wanted gap",

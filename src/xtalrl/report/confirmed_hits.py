@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from scipy import stats
-
 from xtalrl import tables
 from xtalrl.metrics.confirmation import CONFIRMED, UNANSWERED, WITHDRAWN
+from xtalrl.metrics.intervals import WILSON, wilson
 from xtalrl.metrics.scoring import Scoring
 from xtalrl.report.contents import content
 from xtalrl.report.layout import Table, TextTable
@@ -31,11 +30,7 @@ def confirmation_table(results: Results, scoring: Scoring) -> Table:
             sum(row["verdict"] == verdict for row in hits) for verdict in (CONFIRMED, WITHDRAWN, UNANSWERED)
         )
         answered = confirmed + withdrawn
-        interval = (
-            stats.binomtest(confirmed, answered).proportion_ci(scoring.confidence, method="wilson")
-            if answered
-            else None
-        )
+        share = wilson(confirmed, answered, scoring.confidence).scaled(100)
         shifts = [row["difference"] for row in hits if row["difference"] is not None]
         row = {
             "policy": policy,
@@ -44,25 +39,25 @@ def confirmation_table(results: Results, scoring: Scoring) -> Table:
             "confirmed": confirmed,
             "withdrawn": withdrawn,
             "unanswered": unanswered,
-            "confirmed_pct": 100 * confirmed / answered if answered else None,
-            "low": 100 * interval.low if interval else None,
-            "high": 100 * interval.high if interval else None,
+            "confirmed_pct": share.value,
+            "low": share.low,
+            "high": share.high,
             "mean_difference_ev": fmean(shifts) if shifts else None,
             "largest_difference_ev": max(map(abs, shifts)) if shifts else None,
             "seeds": len({hit["seed"] for hit in hits}),
             "confidence": scoring.confidence,
-            "interval": "Wilson score",
+            "interval": WILSON,
         }
         rows.append(row)
-        share = f"{row['confirmed_pct']:.1f} ({row['low']:.1f}, {row['high']:.1f})" if interval else "–"
+        told = f"{share.value:.1f} ({share.low:.1f}, {share.high:.1f})" if answered else "–"
         mean, largest = (
             (f"{row['mean_difference_ev']:+.2f}", f"{row['largest_difference_ev']:.2f}") if shifts else ("–", "–")
         )
         counts = [f"{n:,}" for n in (len(hits), confirmed, withdrawn, unanswered)]
-        lines.append([policy, f"{target:g}", *counts, share, mean, largest])
+        lines.append([policy, f"{target:g}", *counts, told, mean, largest])
     entry = content("confirmation")
     headings = [
         "Policy", "Target (eV)", "Hits", "Hit confirmed", "Hit withdrawn", "No answer", "Confirmed (%)", "Mean difference (eV)", "Largest (eV)",
     ]  # fmt: skip
-    caption = f"{entry.caption} In brackets: {100 * scoring.confidence:g} % intervals (Wilson score)."
+    caption = f"{entry.caption} In brackets: {100 * scoring.confidence:g} % intervals ({WILSON})."
     return Table(TextTable(entry.title, caption, headings, lines, 2), rows, entry.keys)

@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from scipy import stats
 
 from xtalrl import tables
+from xtalrl.metrics.intervals import wilson
 from xtalrl.metrics.scoring import Scoring
 from xtalrl.report.marks import CAPTION, GUIDE, Drawing
 from xtalrl.report.results import Results
@@ -49,12 +49,12 @@ def figure5(results: Results, scoring: Scoring) -> Drawing:
             counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
             sizes[name, str(split)] = len(values), float(values.mean())
             for index, n in enumerate(counts.tolist()):
-                interval = stats.binomtest(n, len(values)).proportion_ci(confidence, method="wilson")
+                share = wilson(n, len(values), confidence).scaled(100)
                 bins.append(
                     {
                         "quantity": name, "split": split, "from": float(edges[index]), "to": float(edges[index + 1]), "n": n,
-                        "n_crystals": len(values), "share_pct": 100 * n / len(values),
-                        "low": 100 * interval.low, "high": 100 * interval.high, "confidence": confidence,
+                        "n_crystals": len(values), "share_pct": share.value,
+                        "low": share.low, "high": share.high, "confidence": confidence,
                     }
                 )  # fmt: skip
     columns = ("quantity", "split", "from", "to", "n", "n_crystals", "share_pct", "low", "high", "confidence")

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
-
 from xtalrl import tables
 from xtalrl.metrics.designs import SUCCESSFUL_OUTCOMES
 from xtalrl.metrics.evaluation import INVALID_COMPOSITION, UNUSABLE_ENTRY
+from xtalrl.metrics.intervals import wilson
 from xtalrl.metrics.scoring import Scoring
 from xtalrl.report.contents import content
 from xtalrl.report.layout import Table, TextTable
@@ -39,12 +38,12 @@ def outcome_table(results: Results, scoring: Scoring) -> Table:
         key=lambda item: (order[item[0][0]], item[0][1] != ANY_ELEMENT, item[0][1], -item[1], item[0][2]),
     ):
         total = totals[policy, element]
-        interval = stats.binomtest(n, total).proportion_ci(scoring.confidence, method="wilson")
+        share = wilson(n, total, scoring.confidence).scaled(100)
         rows.append(
             {
                 "policy": policy, "element": element, "outcome": outcome, "n": n, "n_designs": total,
-                "share_pct": 100 * n / total, "low": 100 * interval.low, "high": 100 * interval.high,
-                "confidence": scoring.confidence, "interval": "Wilson score",
+                "share_pct": share.value, "low": share.low, "high": share.high,
+                "confidence": scoring.confidence, "interval": share.method,
             }
         )  # fmt: skip
     overall = [row for row in rows if row["element"] == ANY_ELEMENT]
