@@ -188,40 +188,35 @@ def screen_designs(
     cells = {row["material_id"]: row for row in tables.read_rows(skeletons, tables.CRYSTALS)}
     spent = [row for row in before if row["verdict"] in COMPUTED]
     _leave_out_same_crystals(entries, spent, cells)
-    candidates = [
-        Candidate(entry["request_id"], entry["material_id"], entry["formula"], entry["p_hit"])
-        for entry in entries
-        if not entry["why"]
-    ]
+    candidates = [entry for entry in entries if not entry["why"]]
     counts = Counter(entry["why"] for entry in entries if entry["why"])
     if not candidates and round_number == 1:
         reasons = "; ".join(f"{n:,} {why}" for why, n in counts.most_common())
         raise XtalrlError(
             f"Of {len(entries):,} designs none is left to compute ({reasons}): loosen the wishes in `campaign`."
         )
-    order = ranked(candidates)
+    order = [
+        one.request_id
+        for one in ranked(
+            [Candidate(one["request_id"], one["material_id"], one["formula"], one["p_hit"]) for one in candidates]
+        )
+    ]
     rounds_left = rounds - round_number + 1
     if core_hours is not None:
         outcomes = [row for path in earlier_outcomes or () for row in tables.read_rows(path, tables.SCF_OUTCOMES)]
-        priced = [*spent, *(entry for entry in entries if not entry["why"])]
-        costs = {row["request_id"]: cost_of(_cell(row, cells), pseudopotentials) for row in priced}
-        price = seconds_per_cost({row["request_id"]: costs[row["request_id"]] for row in spent}, outcomes)
         share_s = share_of_hours(core_hours, outcomes, rounds_left)
-        logger.info(
-            "Round %d: its share of %g core-hours is %.2f, at an estimated %.3g s per valence electron and Å³",
-            round_number, core_hours, share_s / 3600, price,
-        )  # fmt: skip
-        n_chosen, n_audited = split_hours(share_s, audit, [price * costs[one.request_id] for one in order])
+        costs_s = _costs_s(candidates, spent, outcomes, cells, pseudopotentials)
+        logger.info("Round %d: its share of %g core-hours is %.2f", round_number, core_hours, share_s / 3600)
+        n_chosen, n_audited = split_hours(share_s, audit, [costs_s[request_id] for request_id in order])
     else:
         assert budget is not None
         n_chosen, n_audited = split_share(share_of_round(budget, len(spent), rounds_left), audit, len(candidates))
-    verdicts = {one.request_id: CHOSEN if place < n_chosen else DROPPED for place, one in enumerate(order)}
-    lots = drawn([one.request_id for one in order[n_chosen:]], n_audited, seed, round_number)
-    verdicts |= dict.fromkeys(lots, AUDITED)
-    places = {one.request_id: place for place, one in enumerate(order, 1)}
-    for entry in entries:
-        if not entry["why"]:
-            entry |= {"verdict": verdicts[entry["request_id"]], "rank": places[entry["request_id"]]}
+    lots = drawn(order[n_chosen:], n_audited, seed, round_number)
+    ranks = {request_id: rank for rank, request_id in enumerate(order, 1)}
+    for entry in candidates:
+        rank = ranks[entry["request_id"]]
+        dropped = AUDITED if entry["request_id"] in lots else DROPPED
+        entry |= {"verdict": CHOSEN if rank <= n_chosen else dropped, "rank": rank}
     tables.write_rows(entries, tables.SCREENING, screening)
     computed = [row for row, entry in zip(rows, entries, strict=True) if entry["verdict"] in COMPUTED]
     tables.write_rows(computed, tables.ASSESSMENTS, chosen)
@@ -270,6 +265,27 @@ def _left_out(
 def _cell(design: Mapping[str, Any], skeletons: Mapping[str, Mapping[str, Any]]) -> Cell:
     """The cell of a row of `SCREENING`; `skeletons` are rows of `CRYSTALS` by material_id."""
     return Cell.from_row({**skeletons[design["material_id"]], "species": design["species"]})
+
+
+def _costs_s(
+    candidates: Sequence[Mapping[str, Any]],
+    spent: Sequence[Mapping[str, Any]],
+    outcomes: Sequence[Mapping[str, Any]],
+    skeletons: Mapping[str, Mapping[str, Any]],
+    family: Family,
+) -> dict[str, float]:
+    """Estimated wall time in s of the SCF of each candidate, by request_id, from what those of earlier rounds took.
+
+    Args:
+        candidates, spent: rows of `SCREENING`: designs up for choice, and those computed before.
+        outcomes: `SCF_OUTCOMES` of these.
+        skeletons: rows of `CRYSTALS` by material_id.
+        family: pseudopotentials.
+    """
+    cost = {row["request_id"]: cost_of(_cell(row, skeletons), family) for row in (*spent, *candidates)}
+    price = seconds_per_cost({row["request_id"]: cost[row["request_id"]] for row in spent}, outcomes)
+    logger.info("SCFs take an estimated %.3g s per valence electron and Å³", price)
+    return {row["request_id"]: price * cost[row["request_id"]] for row in candidates}
 
 
 def _entry(
