@@ -120,6 +120,16 @@ REJECTED: dict[str, tuple[str, Reason, str]] = {
         Reason.NOT_AS_STATED, "_chemical_formula_weight is 53.49"),
     "names with a dot": (CELL + "_chemical_formula.moiety 'N H4, Cl'\n" + ATOMS + "N1 0 0 0\nCl1 0.5 0.5 0.5\n",
         Reason.NOT_AS_STATED, "its _chemical_formula_moiety names H"),
+    **{f"operation {operation}": (CELL + P1.replace("'x, y, z'", f"'x, y, z'\n'{operation}'") + NACL, Reason.UNREADABLE_CIF, f"'{operation}' is not a symmetry operation")
+       for operation in ("-1*x, -y, -z", "x, y, z+1/2+1/2", "x+1/2/1, y, z", "2*x, y, z", "3x, y, z", "x+1/0, y, z", "x+x, y, z", "x, y")},
+    **{f"position {x!a}": (with_("Cl1", x), Reason.UNREADABLE_CIF, "_atom_site_fract_x of Cl1 is '0") for x in ("0\u00b75", "0.\u0665", "0_1.5")},
+    **{f"edge {edge!a}": (with_("Cl1").replace("_a 5.64", f"_a {edge}"), Reason.UNREADABLE_CIF, "_cell_length_a is") for edge in ("\uff15.64", "5_6.4")},
+    **{f"symbol {symbol!a}": (with_(symbol), Reason.UNREADABLE_CIF, "is not an element") for symbol in ("\u0421o", "N\u0430")},
+    "operation with another minus": (CELL + P1.replace("'x, y, z'", "'x, y, z'\n'\u2212x, \u2212y, z'") + "_cell_formula_units_Z 1\n_chemical_formula_sum 'Na Cl'\n"
+        + with_("Cl1", "0.3")[len(CELL):], Reason.NOT_AS_STATED, "Na1 Cl2 was read"),
+    "volume": (CELL + "_cell_volume 1794.1\n" + with_("Cl1")[len(CELL):], Reason.NOT_AS_STATED, "its _cell_volume is 1794.1; its edges and angles give 179.4"),
+    "modulated": (CELL + "_cell_modulation_dimension 1\n" + with_("Cl1")[len(CELL):], Reason.NOT_AS_STATED, "it is a modulated structure"),
+    "group 231": (CELL + "_symmetry_Int_Tables_number 231\n" + with_("Cl1")[len(CELL):], Reason.UNREADABLE_CIF, "has the number 231"),
     "dummy in capitals": (CELL + ATOMS + "_atom_site_calc_flag\nNa1 0 0 0 d\nCl1 0.5 0.5 0.5 Dum\n", Reason.NOT_AS_STATED, "Cl1 is a dummy"),
     "dummy": (CELL + ATOMS + "_atom_site_calc_flag\nNa1 0 0 0 d\nCl1 0.5 0.5 0.5 dum\n", Reason.NOT_AS_STATED, "Cl1 is a dummy"),
     **{f"attached hydrogens {value}": (CELL + ATOMS + f"_atom_site_attached_hydrogens\nN1 0 0 0 {value}\nCl1 0.5 0.5 0.5 0\n",
@@ -163,6 +173,22 @@ def test_labels_and_types_of_one_element_are_read(label: str, type_: str | None)
 )  # fmt: skip
 def test_other_words_on_the_formula_do_no_harm(line: str) -> None:
     assert len(read_cif(CELL + line + "\n" + ATOMS + "Na1 0 0 0\nCl1 0.5 0.5 0.5\n")) == 2
+
+
+@pytest.mark.parametrize(
+    "cif",
+    [
+        with_("Cl1", "\u22120.5"), with_("Cl1", "\u20130.5"),
+        with_("Cl1").replace("loop_", "LOOP_"), with_("Cl1").replace("data_", "DATA_"),
+        CELL + "_cell_volume 179.41(2)\n_cell_modulation_dimension 0\n" + with_("Cl1")[len(CELL):],
+        CELL + "_publ_author_name 'Ång\u00e9l'\n" + with_("Cl1")[len(CELL):],
+        CELL + ATOMS + "_atom_site_occupancy\nNa1 0 0 0 1\nCl1 0.5 0.5 0.5 0.9995\n",
+    ],
+)  # fmt: skip
+def test_other_spellings_are_read_as_what_they_mean(cif: str) -> None:
+    found = read_cif(cif)
+    assert found.is_ordered and found.composition.reduced_formula == "NaCl"
+    assert np.allclose(found.frac_coords[1] % 1, 0.5)
 
 
 @pytest.mark.parametrize("what", REJECTED)

@@ -81,6 +81,7 @@ def test_a_good_row(tmp_path):
     assert StructureMatcher(scale=False).fit(cell, ROCKSALT)
 
 
+LONG = Lattice.orthorhombic(2000, 2, 2)
 SITES21 = cif_of(["Na"] * 21, [[i / 21, 0, 0] for i in range(21)], Lattice.orthorhombic(60, 4, 4))
 
 
@@ -104,11 +105,9 @@ SITES21 = cif_of(["Na"] * 21, [[i / 21, 0, 0] for i in range(21)], Lattice.ortho
         (Reason.DISORDERED, {"cif": cif_of([{"Na": 0.5, "K": 0.5}, "Cl"], [[0, 0, 0], [0.5] * 3])}, ""),
         (Reason.ELEMENT_OUTSIDE_88, {"cif": cif_of(["Ar", "Po"], [[0, 0, 0], [0.5] * 3])}, "Ar, Po"),
         (Reason.OVERLAPPING_ATOMS, {"cif": cif_of(["Na", "Cl"], [[0, 0, 0], [0.1, 0, 0]])}, "nearer than 0.5"),
-        (
-            Reason.NO_REDUCED_CELL,
-            {"cif": CIF.replace("_cell_length_a   3", "_cell_length_a   39880000")},
-            "with an edge of",
-        ),
+        (Reason.NOT_AS_STATED, {"cif": CIF.replace("_cell_length_a   3", "_cell_length_a   4")}, "_cell_volume is 44."),
+        (Reason.NO_REDUCED_CELL, {"cif": cif_of(["Na"], [[0, 0, 0]], LONG)}, "with an edge of 2e+03 Å"),
+        (Reason.BAD_NUMBER, {"cif": cif_of(["Na"], [[0, 0, 0]], Lattice.cubic(420))}, "holds 1 atoms: lengths must be in Å"),
         (Reason.OVERLAPPING_ATOMS, {"cif": cif_of(["Na"], [[0, 0, 0]], Lattice.cubic(0.4))}, "nearer than 0.5"),
     ],
 )

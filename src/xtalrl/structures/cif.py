@@ -45,7 +45,9 @@ SYMPRECS = (0.1, 0.01, 0.001)
 
 _DATA_NAME = re.compile(r"data_(.*?)(?=\s_|\sloop_|\s#|\s*$)", re.IGNORECASE)
 _OF_ATOMS = re.compile(r"\s*_atom_site[_.](?!aniso)", re.IGNORECASE)
-_OPERATION = re.compile(r"[-+*/.\sxyzXYZ\d]+(,[-+*/.\sxyzXYZ\d]+){2}")
+_TERM = r"(?:[xyz]|\d+/0*[1-9]\d*|\d+\.?\d*|\.\d+)"
+_COORDINATE = re.compile(rf"[-+]?{_TERM}(?:[-+]{_TERM})*", re.IGNORECASE)
+"""A coordinate of a symmetry operation. pymatgen reads some others, such as 2*x or 1/2/1, as something else."""
 _OPERATIONS = (
     "_symmetry_equiv_pos_as_xyz",
     "_symmetry_equiv_pos_as_xyz_",
@@ -71,8 +73,16 @@ LARGEST_COORDINATE = 1_000_000.0
 _ISOTOPES = {"D": "H", "T": "H"}
 _FORMULAS = tuple(f"_chemical_formula_{kind}" for kind in ("sum", "structural", "moiety", "iupac", "analytical"))
 """Formulas that a block may state; only the first two can be counted."""
+OCCUPANCY_TOLERANCE = 1e-3
+"""Deviation of an occupancy from 1 up to which a site counts as full."""
+VOLUME_TOLERANCE = 0.05
+"""Relative difference from a stated volume beyond which an edge or angle is wrong."""
 WEIGHT_TOLERANCE = 0.02
 """Relative difference from a whole number of stated weights beyond which a cell lacks atoms."""
+_NUMBER = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(?:\(.*)?", re.IGNORECASE | re.ASCII)
+"""A number with or without its uncertainty. What `float` takes beside these, such as 3_9.8, is a mistake in a CIF."""
+_MINUS_SIGNS = str.maketrans("\u2212\u2013", "--")
+_LOOP = re.compile(r"(?<!\S)loop_(?!\S)", re.IGNORECASE)
 _NAME = re.compile(r"(?<!\S)_[^\s'\"]+")
 _COMMENT = re.compile(r"(^|\s)#.*$", re.MULTILINE)
 _TEXT = re.compile(r"^;.*?^;", re.MULTILINE | re.DOTALL)
@@ -84,7 +94,7 @@ _NAMES = {
         *(f"_atom_site_fract_{axis}" for axis in "xyz"),
         *(f"_atom_site_{what}" for what in ("label", "type_symbol", "occupancy", "attached_hydrogens", "calc_flag", "symmetry_multiplicity")),
         *_OPERATIONS, *_FORMULAS,
-        "_chemical_formula_weight", "_cell_formula_units_Z", "_symmetry_Int_Tables_number", "_space_group_IT_number",
+        "_chemical_formula_weight", "_cell_formula_units_Z", "_cell_volume", "_cell_modulation_dimension", "_symmetry_Int_Tables_number", "_space_group_IT_number",
         "_symmetry_space_group_name_H-M", "_space_group_name_H-M_alt", "_space_group_name_Hall", "_symmetry_cell_setting",
         "_atom_type_symbol", "_atom_type_oxidation_number",
     )
@@ -115,6 +125,7 @@ def split_blocks(text: str) -> list[tuple[str, str]]:
         elif found:
             line = f".{line}"  # pymatgen would begin a block there
         elif not in_text:
+            line = _LOOP.sub("loop_", line)
             line = _NAME.sub(lambda name: _NAMES.get(name[0].lower().replace(".", "_"), name[0]), line)
         if blocks:
             blocks[-1][1].append(line)
@@ -159,14 +170,16 @@ def _read(text: str, caught: Sequence[warnings.WarningMessage]) -> Structure:
     names = Counter(_NAME.findall(_COMMENT.sub("", _TEXT.sub("", text))))
     if twice := [name for name in _NAMES.values() if names[name] > 1]:
         raise Rejection(Reason.UNREADABLE_CIF, f"it has {twice[0]} {names[twice[0]]} times")
-    parser = CifParser.from_str(text)
+    # pymatgen would drop what is not ASCII, a minus sign included; escaped, it stands where no number and no element can.
+    parser = CifParser.from_str(text.translate(_MINUS_SIGNS).encode("ascii", "backslashreplace").decode())
     (data,) = parser.as_dict().values()
     guessed = _check_atoms(data)
     _check_cell(data)
     operations = _Operations(parser, data)
-    structure = operations.read()
+    structure = _with_full_sites(operations.read())
     if not structure.is_ordered:
         return structure  # `reduce_cell` says so
+    _check_volume(structure, data)
     if "implicit_hydrogens" in structure.site_properties:
         raise Rejection(Reason.NOT_AS_STATED, "it has hydrogens without positions")
     stated = _stated_formula(data)
@@ -290,16 +303,21 @@ def _letters(symbol: str) -> str:
 def _begins_with_element(symbol: str) -> bool:
     """Whether the first letters of a symbol or label are certainly an element.
 
-    Two capitals that are both elements, as in CO, are not: carbon can be meant as well as cobalt.
+    Two capitals that are both elements, as in CO, are not: carbon can be meant as well as cobalt. Nor are letters before one of another script,
+    which is escaped.
     """
     letters = _letters(symbol)
-    if not Element.is_valid_symbol(letters.title()) or letters == "T":
+    if not Element.is_valid_symbol(letters.title()) or letters == "T" or symbol[len(letters) :].startswith("\\"):
         return False
     return not (len(letters) == 2 and letters.isupper() and all(map(Element.is_valid_symbol, letters)))
 
 
 def _check_cell(data: Mapping[str, Any]) -> None:
-    """Check the given edges and angles. pymatgen takes missing ones from the crystal system."""
+    """Check the given edges and angles, and that they are those of all of the crystal. pymatgen takes missing ones from the crystal system."""
+    if _number(_single(data.get("_cell_modulation_dimension"))):
+        raise Rejection(
+            Reason.NOT_AS_STATED, "it is a modulated structure (_cell_modulation_dimension), which no single cell holds"
+        )
     given: dict[str, list[float]] = {"length": [], "angle": []}
     for kind, names in (("length", ("a", "b", "c")), ("angle", ("alpha", "beta", "gamma"))):
         for name in names:
@@ -320,16 +338,39 @@ def _check_cell(data: Mapping[str, Any]) -> None:
             raise Rejection(Reason.UNREADABLE_CIF, f"no cell has the angles {', '.join(f'{a:g}' for a in angles)}")
 
 
+def _check_volume(structure: Structure, data: Mapping[str, Any]) -> None:
+    """Check the cell against the volume that the file states, if any."""
+    stated = _number(_single(data.get("_cell_volume")))
+    if stated and abs(structure.volume - stated) > VOLUME_TOLERANCE * structure.volume:
+        raise Rejection(
+            Reason.NOT_AS_STATED, f"its _cell_volume is {stated:g}; its edges and angles give {structure.volume:g} Å³"
+        )
+
+
+def _with_full_sites(structure: Structure) -> Structure:
+    """The crystal with every site full that one element occupies up to `OCCUPANCY_TOLERANCE`."""
+    for site in structure:
+        if len(site.species) == 1 and 0 < abs(site.species.num_atoms - 1) <= OCCUPANCY_TOLERANCE:
+            site.species = next(iter(site.species))
+    return structure
+
+
 class _Operations:
     """The symmetry operations that a block is read with, and what the block states about them."""
 
     def __init__(self, parser: Any, data: Mapping[str, Any]) -> None:
         self.parser, self.data = parser, data
         self.lower = {name.lower(): value for name, value in data.items()}
+        for key in _GROUP_NUMBERS:
+            number = _number(_single(self.lower.get(key)))
+            if number is not None and number not in range(1, 231):
+                raise Rejection(
+                    Reason.UNREADABLE_CIF, f"its space group has the number {number:g}, and they end at 230"
+                )
         block = CifBlock(dict(data), [], "block")
         listed = [data[name] for name in _OPERATIONS if data.get(name)]
         for operation in (item for value in listed for item in ([value] if isinstance(value, str) else value)):
-            if not _OPERATION.fullmatch(operation):
+            if not _is_operation(operation):
                 raise Rejection(Reason.UNREADABLE_CIF, f"{operation[:40]!r} is not a symmetry operation")
         magnetic = any(name.startswith(_MAGNETIC) for name in data)
         self.listed = bool(listed) or magnetic
@@ -445,6 +486,17 @@ class _Operations:
             )
 
 
+def _is_operation(text: str) -> bool:
+    """Whether a text is a symmetry operation whose coordinates each name a variable once and at most one translation."""
+    coordinates = "".join(text.split()).lower().split(",")
+    return len(coordinates) == 3 and all(
+        _COORDINATE.fullmatch(coordinate)
+        and max(map(coordinate.count, "xyz")) == 1
+        and len(re.findall(r"[\d./]+", coordinate)) <= 1
+        for coordinate in coordinates
+    )
+
+
 def _orbit_size(coords: NDArray[np.float64], rotations: NDArray[np.float64], translations: NDArray[np.float64]) -> int:
     """The number of different images of a position, (3,), under operations, (n, 3, 3) and (n, 3)."""
     images = rotations @ coords + translations
@@ -482,10 +534,8 @@ def _single(value: Any) -> Any:
 
 def _number(value: Any) -> float | None:
     """The number in a value of a CIF, without its uncertainty; None if it is not a number."""
-    try:
-        number = float(re.sub(r"\(.*", "", value))
-    except (TypeError, ValueError):
-        return None
+    found = _NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None
+    number = float(found[1]) if found else math.inf
     return number if math.isfinite(number) else None
 
 

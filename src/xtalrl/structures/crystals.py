@@ -20,7 +20,7 @@ from xtalrl.cells import Cell
 from xtalrl.csv_files import read_csv
 from xtalrl.elements import ACTION
 from xtalrl.progress import Progress
-from xtalrl.structures.cif import read_cif
+from xtalrl.structures.cif import LARGEST_COORDINATE, read_cif
 from xtalrl.structures.magnetizations import add_magnetizations
 from xtalrl.structures.rejections import Reason, Rejection
 
@@ -33,6 +33,8 @@ OPTIONAL_COLUMNS = ("formation_energy_per_atom", "total_magnetization")
 MIN_DISTANCE = 0.5
 """Distance in Å below which atoms overlap (the default of pymatgen's `Structure.is_valid`)."""
 
+MAX_VOLUME_PER_ATOM = 10_000.0
+"""Å³ per atom beyond which a length is in another unit; the thinnest crystal of MP-20 has 200."""
 MAX_EDGE = 1000.0
 """Longest edge of a cell in Å: pymatgen's reduction does not end for absurdly large cells."""
 MAX_LATTICE_POINTS = 10_000
@@ -256,6 +258,15 @@ def reduce_cell(structure: Structure, max_sites: int) -> Structure:
         and structure.volume > 0
     ):
         raise Rejection(Reason.UNREADABLE_CIF, "the cell has no volume, or a coordinate is not a number")
+    if (far := float(np.abs(structure.frac_coords).max())) > LARGEST_COORDINATE:
+        raise Rejection(
+            Reason.BAD_NUMBER, f"a fractional coordinate is {far:.3g}, so large that it has lost its digits"
+        )
+    if structure.volume > MAX_VOLUME_PER_ATOM * len(structure):
+        raise Rejection(
+            Reason.BAD_NUMBER,
+            f"a cell of {structure.volume:.3g} Å³ holds {len(structure)} atoms: lengths must be in Å (1 Å = 100 pm = 0.1 nm)",
+        )
     edge = max(structure.lattice.abc)
     if edge > MAX_EDGE or 4 / 3 * math.pi * edge**3 > MAX_LATTICE_POINTS * structure.volume:
         raise Rejection(Reason.NO_REDUCED_CELL, f"a cell of {structure.volume:.3g} Å³ with an edge of {edge:.3g} Å")

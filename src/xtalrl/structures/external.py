@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from xtalrl import tables
 from xtalrl.cells import Cell
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
-from xtalrl.structures.cif import MAX_SITES_READ, read_block
+from xtalrl.structures.cif import MAX_SITES_READ, OCCUPANCY_TOLERANCE, read_block
 from xtalrl.structures.crystals import reduce_cell
 from xtalrl.structures.external_entries import Entry, read_entries
 from xtalrl.structures.external_files import printable
@@ -38,7 +39,7 @@ SITE_TOLERANCE = 0.01
 """Root mean square tolerance of positions, in units of (volume per site)^(1/3): about 0.025 Å."""
 PRIMITIVE_SYMPREC = 0.01
 """Tolerance in Å for the translations that make a cell smaller."""
-OCCUPANCY_TOLERANCE = 1e-3
+_OCCUPANCY = re.compile(r"(site_?)?occ(upanc(y|ies))?", re.IGNORECASE)
 _NAMED = 20
 """Number of unusable entries that the log names."""
 SPLIT = "external"
@@ -379,12 +380,13 @@ def _structure(content: Any) -> Structure:
 def _partial_occupancy(kept: Any) -> str:
     """The statement that a site is partly or jointly occupied, in the information that ASE keeps beside the atoms.
 
-    It is a value `occupancy` at any depth, as ASE's CIF reader and other programs write it: numbers, or the share of each element for each kind of site.
+    It is a value `occupancy`, or one of its other names, at any depth, as ASE's CIF reader and other programs write it: numbers, or the share of each
+    element for each kind of site.
     """
     if not isinstance(kept, Mapping):
         return ""
     for name, value in kept.items():
-        if str(name).lower() in ("occupancy", "occupancies"):
+        if _OCCUPANCY.fullmatch(str(name)):
             kinds = value if isinstance(value, Mapping) else {"site": value}
             for kind, shares in kinds.items():
                 if isinstance(shares, Mapping):
