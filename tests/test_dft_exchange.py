@@ -17,7 +17,15 @@ from xtalrl import tables
 from xtalrl.cells import Cell
 from xtalrl.commands.cli import app
 from xtalrl.dft.cache import Cache, Record
-from xtalrl.dft.exchange import SAME_ENERGY_RY, cache_stats, contradiction, export_cache, import_cache, verify_cache
+from xtalrl.dft.exchange import (
+    SAME_ENERGY_RY,
+    cache_stats,
+    contradiction,
+    export_cache,
+    finished_scfs,
+    import_cache,
+    verify_cache,
+)
 from xtalrl.dft.inputs import calculation, key_of, settings_for
 from xtalrl.dft.outcomes import Outcome, Result, Run
 from xtalrl.dft.protocols import load_protocol
@@ -151,7 +159,39 @@ def test_a_run_that_was_asked_for_again_may_give_something_else(tmp_path) -> Non
 def test_what_speaks_about_a_machine_is_refused(tmp_path) -> None:
     file = tmp_path / "theirs.jsonl"
     file.write_text(json.dumps({**record().__dict__, "outcome": "killed"}))
-    assert "killed speaks about the machine" in import_cache(tmp_path / "ours", file).refused[0]
+    assert "killed says something about the machine" in import_cache(tmp_path / "ours", file).refused[0]
+
+
+def test_a_source_that_contradicts_itself_is_refused(tmp_path) -> None:
+    theirs = fill(tmp_path / "theirs", record(1.1), record())
+    fill(theirs, record(energy_ry=-20.5))
+    for order in (1, -1):
+        file = tmp_path / f"{order}.jsonl"
+        lines = [line for path in sorted(theirs.glob("scf/*.jsonl")) for line in path.read_text().splitlines()]
+        file.write_text("\n".join(lines[::order]) + "\n")
+        taken = import_cache(tmp_path / f"ours{order}", file)
+        assert (taken.new, len(taken.refused)) == (1, 1)
+        assert "two results of one calculation" in taken.refused[0]
+        with pytest.raises(XtalrlError, match="two results of one calculation"):
+            finished_scfs(str(file))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("total_energy_ry", 1e30), ("total_energy_ry", 5.0), ("band_gap_raw_ev", 99.0)]
+)
+def test_what_cannot_be_true_is_refused(tmp_path, field: str, value: float) -> None:
+    file = tmp_path / "theirs.jsonl"
+    lines = [json.dumps({**record(size).__dict__, **changes}) for size, changes in ((1.0, {field: value}), (1.1, {}))]
+    file.write_text("\n".join(lines) + "\n")
+    taken = import_cache(tmp_path / "ours", file)
+    assert (taken.new, taken.unchecked) == (1, 2)
+    assert f"{field} is {value:g}" in taken.refused[0] and "cannot be true" in taken.refused[0]
+
+
+def test_an_empty_source_is_named(tmp_path) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(XtalrlError, match=r"empty\.jsonl holds no finished SCF"):
+        import_cache(tmp_path / "ours", tmp_path / "empty.jsonl")
 
 
 def test_noise_of_two_engines_is_no_contradiction() -> None:
@@ -185,7 +225,7 @@ def test_the_commands(tmp_path, monkeypatch) -> None:
     verified = run(app, ["cache", "verify"])
     assert verified.exit_code == 1
     assert "x.jsonl, line 1 is torn" in verified.output
-    for source, message in (("nowhere", "is not a cache folder"), ("bad.parquet", "was not written by")):
+    for source, message in (("nowhere", "is neither a cache folder"), ("bad.parquet", "was not written by")):
         Path("bad.parquet").write_text("no")
         answer = run(app, ["cache", "import", source])
         assert answer.exit_code == 1
@@ -236,6 +276,9 @@ def test_the_scfs_of_one_run_are_exported_alone(tmp_path: Path) -> None:
     assert ran.exit_code == 0, ran.output
     lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
     assert {line["key"] for line in lines} == {one.key for one in records[:3]}
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 1 and "run.jsonl exists already" in again.output
+    (tmp_path / "run.jsonl").unlink()
     # The same where another's SCFs were taken as they are (`dft.finished`), and the run's own cache is empty.
     export_cache(cache, tmp_path / "others.parquet")
     shutil.rmtree(cache)
@@ -247,6 +290,7 @@ def test_the_scfs_of_one_run_are_exported_alone(tmp_path: Path) -> None:
     assert {line["key"] for line in again} == {one.key for one in records[:3]}
     (tmp_path / "results/scf/outcomes.parquet").unlink()
     (tmp_path / "results/evaluation/outcomes.parquet").unlink()
+    (tmp_path / "run.jsonl").unlink()
     empty = CliRunner().invoke(app, command)
     assert empty.exit_code == 1
     assert (

@@ -465,6 +465,41 @@ def test_spins_with_a_fermi_energy_each_have_a_gap() -> None:
     assert "partly filled" in classify(Run(printed, "", None)).detail
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"   2.5000": "      NaN"}, "something else than numbers"),
+        ({"   2.5000": " ********"}, "something else than numbers"),
+        ({"gaussian smearing, width (Ry)=  0.0100": ""}, "the width of the smearing was not printed"),
+        ({"gaussian smearing, width (Ry)=  0.0100": "Tetrahedron method (optimized)"}, None),
+    ],
+)
+def test_a_gap_is_read_only_where_all_levels_and_the_width_are_there(
+    changes: dict[str, str], reason: str | None
+) -> None:
+    bands = "k = 0.0000 0.0000 0.0000 (   243 PWs)   bands (ev):\n\n   -5.0000   {:.4f}   {:.4f}\n\n"
+    text = (
+        "     Program PWSCF v.7.2 starts\n     number of k points=     2  gaussian smearing, width (Ry)=  0.0100\n"
+        "     Self-consistent Calculation\n\n" + bands.format(2.05, 8.5) + bands.format(2.5, 4.6)
+        + "     the Fermi energy is     3.1000 ev\n\n"
+        "!    total energy              =      -2.22243856 Ry\n     convergence has been achieved in   4 iterations\n   JOB DONE.\n"
+    )  # fmt: skip
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    result = classify(Run(text, "", None))
+    assert result.band_gap_raw_ev == (None if reason else pytest.approx(2.1))
+    assert (reason or "") in result.detail
+
+
+def test_a_hybrid_that_lost_its_head_is_one_all_the_same(root: Path) -> None:
+    text = (root / "tests/fixtures/ends/hybrid.out").read_text()
+    killed = text[text.index("Self-consistent Calculation") : text.index("EXX: now go back to refine")]
+    result = classify(Run(f"{killed}EXX: now go back to refine exchange calculation\n", "", None))
+    assert (result.outcome.usable, result.total_energy_ry) == (False, None)
+
+
 @pytest.mark.parametrize("harm", ["folder", "pipe", "binary", "other", "empty", "prose"])
 def test_what_is_no_output_at_all_has_a_reason(root: Path, tmp_path: Path, harm: str) -> None:
     path = tmp_path / "x.pwo"

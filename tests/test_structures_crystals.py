@@ -107,7 +107,11 @@ SITES21 = cif_of(["Na"] * 21, [[i / 21, 0, 0] for i in range(21)], Lattice.ortho
         (Reason.OVERLAPPING_ATOMS, {"cif": cif_of(["Na", "Cl"], [[0, 0, 0], [0.1, 0, 0]])}, "nearer than 0.5"),
         (Reason.NOT_AS_STATED, {"cif": CIF.replace("_cell_length_a   3", "_cell_length_a   4")}, "_cell_volume is 44."),
         (Reason.NO_REDUCED_CELL, {"cif": cif_of(["Na"], [[0, 0, 0]], LONG)}, "with an edge of 2e+03 Å"),
-        (Reason.BAD_NUMBER, {"cif": cif_of(["Na"], [[0, 0, 0]], Lattice.cubic(420))}, "holds 1 atoms: lengths must be in Å"),
+        (
+            Reason.BAD_NUMBER,
+            {"cif": cif_of(["Na"], [[0, 0, 0]], Lattice.cubic(420))},
+            "holds 1 atoms: lengths must be in Å",
+        ),
         (Reason.OVERLAPPING_ATOMS, {"cif": cif_of(["Na"], [[0, 0, 0]], Lattice.cubic(0.4))}, "nearer than 0.5"),
     ],
 )

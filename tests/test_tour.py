@@ -116,7 +116,7 @@ def test_a_changed_export_is_refused(place: Place) -> None:
 
 @pytest.mark.parametrize("value", ["nowhere.parquet", "/"])
 def test_a_missing_export_is_named(value: str, place: Place) -> None:
-    with pytest.raises(XtalrlError, match=f"^{value} (is not a cache folder|holds no finished SCF)"):
+    with pytest.raises(XtalrlError, match=f"^{value} (is neither a cache folder|holds no finished SCF)"):
         place.run(finished=value)
 
 

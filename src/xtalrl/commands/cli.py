@@ -500,6 +500,8 @@ def export(
     config = _load(configfile)
     keys, finished = (keys_of_run(config.results), config.dft.finished) if of_run else (None, None)
     if file.suffix in (".parquet", ".jsonl"):
+        if file.exists():
+            raise XtalrlError(f"{file} exists already: name another, or delete it first.")
         count = export_cache(config.cache, file, keys, finished)
     else:
         from xtalrl.commands.exports import export_scfs
@@ -518,6 +520,10 @@ def import_(
 
     taken = import_cache(_load(configfile).cache, source)
     typer.echo(f"{taken.new:,} calculations are new, {taken.known:,} were known")
+    if taken.unchecked:
+        typer.echo(
+            f"{taken.unchecked:,} have no checksum, as in older versions: nothing tells whether they were changed"
+        )
     if taken.refused:
         raise XtalrlError(f"Refused ({len(taken.refused):,}):\n{shown(taken.refused)}")
 

@@ -141,9 +141,10 @@ class Record:
         A later generation is preferred to an earlier one. Within a generation, a run that ended is preferred to one that timed out, a longer run
         to a shorter one, and a saved one to one that was not saved. A record that is not a verdict (`Outcome.is_kept`) is never preferred.
         """
-        return self._rank() > other._rank()
+        return self.rank() > other.rank()
 
-    def _rank(self) -> tuple[int, int, float]:
+    def rank(self) -> tuple[int, int, float]:
+        """The order of preference among records of one run (`says_more_than`)."""
         if not Outcome(self.outcome).is_kept:
             return self.generation or 0, -1, 0.0
         if self.outcome == Outcome.TIME_LIMIT:

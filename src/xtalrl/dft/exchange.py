@@ -39,6 +39,8 @@ SAME_ENERGY_RY = 1e-5
 SAME_GAP_EV = 0.02
 """Largest difference between two gaps of one calculation: with conv_thr 1e-6 Ry, gaps were seen to change by 6 meV."""
 
+_ENERGY_RANGE_RY = (-1e5, 0.0)
+"""Total energies of cells of twenty atoms are well within this range; that of a pseudo-atom is negative."""
 _SHOWN = 20
 """Number of faults that a message names; further ones are only counted."""
 
@@ -207,18 +209,26 @@ class Imported:
     known: int
     refused: list[str]
     """One sentence for each record that was not taken."""
+    unchecked: int
+    """How many of the source's records an older version wrote, without a checksum."""
 
 
 def import_cache(cache: str | Path, source: str | Path) -> Imported:
     """Take over the records of an export or of another cache folder. Known records are not taken again.
 
-    A record is refused if it is damaged or incomplete, if its key does not fit its calculation, if it contradicts one of ours, or if it is about
-    a machine and not about the calculation.
+    A record is refused if it is damaged or incomplete, if its key does not fit its calculation, if it contradicts one of ours or of the source,
+    if it cannot be true, or if it is about a machine and not about the calculation.
 
     Raises:
         XtalrlError: the source cannot be read.
     """
     records, refused = _read_source(Path(source))
+    if not records and not refused:
+        raise XtalrlError(
+            f"{source} holds no finished SCF: name a file of `xtalrl cache export`, or the cache folder of a run."
+        )
+    records, faults = _without_contradictions(records)
+    refused += faults
     folder = records_folder(cache)
     ours = _one_per_key(_read_all(sorted(folder.glob("*.jsonl")))[0])
     new: list[Record] = []
@@ -236,7 +246,9 @@ def import_cache(cache: str | Path, source: str | Path) -> Imported:
     if new:
         content = b"".join(map(to_line, new))
         write_shared(folder / f"imported-{hashlib.sha256(content).hexdigest()[:16]}.jsonl", content)
-    return Imported(len(new), known, refused)
+    paths = [] if Path(source).suffix == ".parquet" else _files(source) if Path(source).is_dir() else [Path(source)]
+    unchecked = sum(len(unsealed_lines(read_file(path)[0])) for path in paths)
+    return Imported(len(new), known, refused, unchecked)
 
 
 def finished_scfs(source: str) -> list[Record]:
@@ -250,6 +262,8 @@ def finished_scfs(source: str) -> list[Record]:
     """
     path = Path(of_project(DEMO_SCFS)) if source == "demo" else Path(source)
     records, refused = _read_source(path)
+    records, faults = _without_contradictions(records)
+    refused += faults
     # Generations count within one cache: here the records answer as if they had never been asked for again.
     kept = [replace(record, generation=None) for record in _one_per_key(records).values()]
     refused += [fault for record in kept if (fault := _why_not_taken(record)) is not None]
@@ -259,6 +273,23 @@ def finished_scfs(source: str) -> list[Record]:
             "Get the file again, or leave `dft.finished` out: what is missing is computed."
         )
     return kept
+
+
+def _without_contradictions(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
+    """The records, and a sentence for each calculation that is left out because two of its records cannot both be true."""
+    of_key: defaultdict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        of_key[record.key].append(record)
+    kept: list[Record] = []
+    faults: list[str] = []
+    for preferred, *others in (sorted(found, key=Record.rank, reverse=True) for found in of_key.values()):
+        # Who asks for a run again may well expect another result.
+        rivals = (other for other in others if other.generation == preferred.generation)
+        if fault := next(filter(None, (contradiction(preferred, rival) for rival in rivals)), None):
+            faults.append(fault)
+        else:
+            kept += [preferred, *others]
+    return kept, faults
 
 
 def contradiction(one: Record, other: Record) -> str | None:
@@ -296,6 +327,15 @@ def _why_not_taken(record: Record) -> str | None:
     """A sentence where a record of others says nothing about its calculation, or nothing that could be checked."""
     if not Outcome(record.outcome).is_kept:
         return f"{_name(record)}: {record.outcome} says something about the machine, not about the crystal"
+    for field, (low, high), unit in (
+        ("total_energy_ry", _ENERGY_RANGE_RY, "Ry"),
+        ("band_gap_raw_ev", tables.GAP_RANGE_EV, "eV"),
+    ):
+        value = getattr(record, field)
+        if value is not None and not low < value < high:
+            return (
+                f"{_name(record)}: {field} is {value:g} {unit}, which cannot be true ({low:g} to {high:g} {unit} can)"
+            )
     if not record.is_complete:
         return f"{_name(record)}: without its calculation nothing says that the result belongs to this key"
     return None

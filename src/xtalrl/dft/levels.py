@@ -22,6 +22,7 @@ _ROWS = r"\s*\n\s*\n((?:[ \t]+[-\d. ]+\n)+)"
 _LEVELS_OF_K = re.compile(
     rf"SPIN (UP|DOWN)|band(?:s| energies) \(ev\):{_ROWS}(?:\s*occupation numbers\s*\n((?:[ \t]+[-\d. ]+\n)+))?"
 )
+_HEADINGS = re.compile(r"band(?:s| energies) \(ev\):")
 _DECIMAL = re.compile(r"-?\d+\.\d{4}")
 
 _PARTLY_FILLED = 0.1
@@ -133,9 +134,19 @@ def _smeared_gap(output: str, calculation: str, xml: XmlResult | None) -> tuple[
         points = list(_printed_points(output, calculation))
         if not points:
             return None, "smeared, and the levels were not printed: no gap can be read"
+        if len(points) < len(_HEADINGS.findall(calculation)):
+            return None, "smeared, and some levels are printed as something else than numbers: no gap can be read"
+        if not _says_how_occupied(output, calculation):
+            return None, "smeared, and the width of the smearing was not printed: no gap can be read"
         gap = _gap_by_occupations(points)
         gap = None if gap is None else round(gap, 4)
     return gap, "" if gap is not None else "smeared, with partly filled bands: no gap"
+
+
+def _says_how_occupied(output: str, calculation: str) -> bool:
+    """Whether the occupations follow from what was printed: all of them, a width, or that they are those of tetrahedra."""
+    complete = calculation.count("occupation numbers") == len(_HEADINGS.findall(calculation))
+    return complete or _WIDTH.search(output) is not None or "tetrahedr" in output.lower()
 
 
 def _printed_points(output: str, calculation: str) -> Iterator[_Point]:

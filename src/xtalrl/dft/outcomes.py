@@ -385,7 +385,9 @@ def _last_calculation(output: str) -> tuple[str, int]:
 
 def _is_hybrid(output: str) -> bool:
     """Whether the functional has exact exchange: its SCFs are repeated until the exchange converges, too, and only then is `!!` printed."""
-    return "\n!!" in output or any(float(fraction) > 0 for fraction in _EXX_FRACTION.findall(output))
+    if any(sign in output for sign in ("\n!!", "EXX: now go back to refine", "est. exchange err")):
+        return True
+    return any(float(fraction) > 0 for fraction in _EXX_FRACTION.findall(output))
 
 
 def _magnetization(scf: str) -> float | None:
