@@ -92,6 +92,11 @@ def test_validity_of_what_editors_and_typos_leave(cli: CliRunner, tmp_path: Path
     huge = cli.invoke(app, ["validity"], input=f"MgO\nC1e400\nC{'9' * 5000}\nNaCl\n")
     assert "NaCl\t" in huge.stdout and "C1e400\tcdvae-smact14\tunreadable" in huge.stdout
     assert "Not a formula (2):" in huge.stderr and len(huge.stderr) < 500
+    (tmp_path / "latin.txt").write_bytes(b"NaCl\n\xfc\nMgO\n")
+    latin = cli.invoke(app, ["validity", "--rule", "cdvae-smact14", str(tmp_path / "latin.txt")])
+    assert [line.split("\t")[-1] for line in latin.stdout.splitlines()[:3]] == ["valid", "unreadable", "valid"]
+    deep = cli.invoke(app, ["validity"], input=f"{'(' * 100_000}Na{')' * 100_000}\nNa0Cl\n")
+    assert {line.split("\t")[-1] for line in deep.stdout.splitlines()} == {"unreadable"}
     empty = cli.invoke(app, ["validity"], input="\n \n")
     assert empty.exit_code == 1 and "Standard input holds no formula: give one per line" in empty.stderr
 

@@ -89,7 +89,9 @@ def test_the_command_prints_and_writes(skeleton: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--gap", "-1"], "a gap is at least 0 eV"),
+        (["--gap", "-1"], "--gap is -1: a gap is from 0 to 30 eV"),
+        (["--gap", "1e39"], "--gap is 1e+39: a gap is from 0 to 30 eV"),
+        (["--gap", "2", "--keep", "Pb"], "Pb is to stay where the skeletons have it"),
         (["--gap", "2", "--deny", "Xx"], "'Xx' is not one of the 88 elements"),
         (["--gap", "2", "--policy", "mine"], "There is no pretrained policy 'mine'"),
         (["--gap", "2", "--output", "designs.pdf"], "the ending '.pdf' is not known"),

@@ -20,7 +20,7 @@ def explain_os_error(error: OSError) -> XtalrlError | None:
         return XtalrlError(f"The disk quota is used up{where}: free some space, then run the same command again.")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return XtalrlError(
-            f"Permission denied{which}: fix its permissions, or choose folders of your own (`results:` and `cache:` in the config)."
+            f"Permission denied{which}: fix its permissions, or name another place (of a run: `results:` and `cache:` in the config)."
         )
     if error.errno in _IMPOSSIBLE and error.filename:
         return XtalrlError(
@@ -29,7 +29,15 @@ def explain_os_error(error: OSError) -> XtalrlError | None:
     return None
 
 
-_IMPOSSIBLE = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP)
+_IMPOSSIBLE = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENOTEMPTY,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
 
 
 def without_secrets(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shlex
@@ -150,6 +151,18 @@ def main(
     ] = False,
 ) -> None:
     """Design crystals with a wanted band gap: look after a run of the workflow, and use its parts by hand."""
+    for stream in (
+        sys.stdin,
+        sys.stdout,
+        sys.stderr,
+    ):  # A terminal that lacks a character, or a byte that is none, stops nothing.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        typer.echo("ERROR: The working directory was deleted: change to another, e.g. `cd ~`.", err=True)
+        raise typer.Exit(1) from None
 
 
 @_command
@@ -417,7 +430,7 @@ def export_run(
 
 @_command
 def scf_parse(
-    files: Annotated[list[Path], typer.Argument(help="Outputs of pw.x, plain or .gz.")],
+    files: Annotated[list[Path], typer.Argument(help="Outputs of pw.x, plain or .gz.", readable=False)],
     jobs: Annotated[int, typer.Option(min=1, help="Number of reader processes.")] = 1,
 ) -> None:
     """Print how pw.x outputs ended, one JSON line per file, in the order given."""
@@ -540,10 +553,10 @@ def validity(
     from xtalrl.metrics.validity import RULES, verdicts
 
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines() if file else sys.stdin
-    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
+        lines = file.read_text(encoding="utf-8-sig", errors="backslashreplace").splitlines() if file else sys.stdin
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise XtalrlError(
-            f"{file} cannot be read ({getattr(error, 'strerror', None) or error}): give a text file of formulas, one per line, "
+            f"{file} cannot be read ({error.strerror}): give a text file of formulas, one per line, "
             f"or the formulas themselves on standard input, e.g. `echo MgO | xtalrl validity`."
         ) from None
     rules = rule or list(RULES)

@@ -23,6 +23,7 @@ from xtalrl.rl.proposals import skeleton_orders
 from xtalrl.rl.replay import Orders
 from xtalrl.rl.rollout import design_skeletons
 from xtalrl.rl.rollout_settings import RolloutSettings
+from xtalrl.tables import GAP_RANGE_EV
 
 
 def design_crystals(
@@ -45,6 +46,11 @@ def design_crystals(
     """
     record, weights = read_pretrained(policy)
     crystals, graphs, problems = read_skeletons(path, MAX_SITES)
+    there = {element for crystal in crystals for element in crystal["species"]}
+    if absent := [element for element in keep if element not in there]:
+        raise XtalrlError(
+            f"{absent[0]} is to stay where the skeletons have it, and none of {path} does: they have {', '.join(sorted(there))}."
+        )
     skeletons = CrystalGraphs(pa.Table.from_pylist(graphs, tables.GRAPHS))
     spec = PolicySpec.from_dict(record["spec"]).at(gap_ev)
     orders = Orders(skeletons, skeleton_orders(graphs, "shuffled", keep), path)
@@ -80,8 +86,8 @@ def print_designs(
     """
     if unknown := [element for element in (*settings.allow, *settings.deny, *keep) if element not in ACTION]:
         raise XtalrlError(f"{unknown[0]!r} is not one of the 88 elements that a policy can place, such as Si or O.")
-    if gap_ev < 0:
-        raise XtalrlError(f"--gap is {gap_ev:g}: a gap is at least 0 eV.")
+    if not 0 <= gap_ev <= GAP_RANGE_EV[1]:
+        raise XtalrlError(f"--gap is {gap_ev:g}: a gap is from 0 to {GAP_RANGE_EV[1]:g} eV.")
     if output is not None:
         check_output(output)
     designs, problems = design_crystals(path, gap_ev, policy, settings, keep)

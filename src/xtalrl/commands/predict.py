@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,12 @@ def print_predictions(
     if output is None:
         print("To keep the table with all its columns, add `--output predictions.csv`.")
         return
-    write_csv(output, list(rows[0]), rows)
-    print(
-        f"{len(rows)} {'crystal is' if len(rows) == 1 else 'crystals are'} in {output}. A prediction is a guess: `xtalrl evaluate {path}` computes."
-    )
+    write_table(output, rows, problems)
+    print(f"A prediction is a guess: `xtalrl evaluate {path}` computes.")
+
+
+def write_table(output: Path, rows: Sequence[Mapping[str, Any]], problems: Sequence[str]) -> None:
+    """Write the row of each crystal as CSV, and one with a `problem` alone for each entry that is not a usable crystal; say what was written."""
+    write_csv(output, [*rows[0], "problem"], [*rows, *({"problem": problem} for problem in problems)])
+    left_out = f", and {len(problems)} left out, as rows with a `problem`" if problems else ""
+    print(f"{len(rows)} {'crystal is' if len(rows) == 1 else 'crystals are'} in {output}{left_out}.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xtalrl import tables
-from xtalrl.csv_files import write_csv
+from xtalrl.commands.predict import write_table
 from xtalrl.errors import XtalrlError
 from xtalrl.progress import Progress
 from xtalrl.structures.external import in_words, read_designs
@@ -71,5 +71,4 @@ def print_relaxed(path: Path, known: Path | None, output: Path | None) -> None:
         print(f"left out: {problem}")
     print(f"By {rows[0]['potential']}: a model's word, no DFT.")
     if output is not None:
-        write_csv(output, list(rows[0]), rows)
-        print(f"{len(rows)} {'crystal is' if len(rows) == 1 else 'crystals are'} in {output}.")
+        write_table(output, rows, problems)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gzip
 import logging
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 LARGEST_AMOUNT = 999_999
 """Largest number of atoms of an element in a formula; larger ones are mistakes."""
+LONGEST = 1000
+"""Largest number of characters of a formula."""
 _PLAIN = re.compile(r"(?:[A-Z][a-z]?\d{0,6})+")
 _TERM = re.compile(r"([A-Z][a-z]?)(\d*)")
 
@@ -32,16 +35,17 @@ def parse_formula(formula: str) -> dict[str, int]:
         XtalrlError: the text is not a formula, names an unknown element, or has fractional amounts.
     """
     text = formula.strip().removeprefix("\ufeff")  # a byte order mark, with which some editors begin a file
-    if _PLAIN.fullmatch(text) and all(symbol in _symbols() for symbol, _ in _TERM.findall(text)):
+    terms = _TERM.findall(text) if _PLAIN.fullmatch(text) else []
+    if terms and all(symbol in _symbols() and int(amount or 1) for symbol, amount in terms):
         counts: Counter[str] = Counter()
-        for symbol, amount in _TERM.findall(text):
+        for symbol, amount in terms:
             counts[symbol] += int(amount or 1)
-        if all(counts.values()):
-            return dict(counts)
-    try:
-        amounts = Composition(text, strict=True).get_el_amt_dict() if text else {}
-    except (ValueError, KeyError, OverflowError):
-        amounts = {}
+        return dict(counts)
+    amounts: dict[str, float] = {}
+    # pymatgen drops an element whose amount is 0, and needs minutes for a very long text.
+    if 0 < len(text) <= LONGEST and not terms:
+        with contextlib.suppress(ValueError, KeyError, OverflowError):
+            amounts = Composition(text, strict=True).get_el_amt_dict()
     if not amounts or not all(1 <= amount <= LARGEST_AMOUNT and amount == int(amount) for amount in amounts.values()):
         shown = text if len(text) <= 60 else f"{text[:60]}…"
         raise XtalrlError(

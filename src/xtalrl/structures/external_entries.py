@@ -47,7 +47,8 @@ MAX_CIF_BYTES = 20_000_000
 _COUNT = re.compile(r"\s*(\d{1,9})\s*", re.ASCII)
 _COMMENT = re.compile(r"(Lattice|Properties)\s*=", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eEdD][-+]?\d+)?")
-_BEFORE_VELOCITIES = re.compile(r"\s*(cart\w*\s*$|direct\s*$|lattice vel)", re.IGNORECASE)
+_BEFORE_VELOCITIES = re.compile(r"\s*(cart\w*\s*$|direct\s*$)", re.IGNORECASE)
+_LATTICE_VELOCITIES = re.compile(r"\s*lattice vel", re.IGNORECASE)
 _HEAVY_HYDROGEN = re.compile(r"^(\s*)[DT](?=\s)", re.MULTILINE)
 
 
@@ -163,7 +164,8 @@ def _one_poscar(text: str) -> str:
     Raises:
         Rejection: it breaks off, names no elements, or holds more than one crystal.
     """
-    lines = text.splitlines()
+    text = text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
+    lines = text.split("\n") if text else []  # and not at the other marks that splitlines knows: the first line is free
     if len(lines) < 8:
         raise _unreadable(f"it breaks off after line {len(lines)}: a POSCAR has a cell, elements, counts and positions")
     values = [re.split("[!#]", line)[0].split() for line in lines[:7]]  # what follows is a comment to VASP
@@ -171,7 +173,7 @@ def _one_poscar(text: str) -> str:
         numbers = values[at][:count]
         if len(numbers) < count or not all(map(_NUMBER.fullmatch, numbers)):
             raise _unreadable(f"line {at + 1} is {lines[at].strip()[:40]!r}, which is not {what}")
-        lines[at] = " ".join(values[at] if count == 1 else numbers)
+        lines[at] = " ".join(values[at] if count == 1 else numbers).upper().replace("D", "E")
     symbols, counts = values[5:]
     if symbols and all(symbol.isdigit() for symbol in symbols):
         raise _unreadable(
@@ -193,14 +195,17 @@ def _one_poscar(text: str) -> str:
             raise _unreadable(
                 f"its counts make {_counted(n_atoms)}, and line {at + 1}, the position of atom {at - first + 1:,}, {what}"
             )
+        lines[at] = " ".join(words).upper().replace("D", "E")  # without the flags of selective dynamics
     rest = lines[first + n_atoms :]
     if rest and rest[0].strip() and _NUMBER.fullmatch(rest[0].split()[0]):
         raise _unreadable(f"its counts make {_counted(n_atoms)}, and line {first + n_atoms + 1} is one more")
     for at, line in enumerate(rest, first + n_atoms + 1):
-        if re.match(r"\s*[A-Za-z]", line) and not _BEFORE_VELOCITIES.match(line):
+        if re.match(r"\s*[A-Za-z]", line) and not (_BEFORE_VELOCITIES.match(line) or _LATTICE_VELOCITIES.match(line)):
             raise _unreadable(
                 f"line {at} is {line.strip()[:40]!r}, and only velocities may follow the positions: one crystal per file"
             )
+    if rest and _LATTICE_VELOCITIES.match(rest[0]):
+        rest = rest[8:]  # the line itself, a flag, the velocities of three vectors and these vectors
     velocities = [line.split() for line in itertools.takewhile(str.strip, itertools.dropwhile(_is_no_velocity, rest))]
     if velocities and (
         len(velocities) != n_atoms or not all(map(_NUMBER.fullmatch, itertools.chain.from_iterable(velocities)))
@@ -208,7 +213,7 @@ def _one_poscar(text: str) -> str:
         raise _unreadable(f"what follows the {_counted(n_atoms)} is not a velocity for each: one crystal per file")
     lines[6] = " ".join(counts)
     lines[5] = " ".join("H" if symbol in ("D", "T") else symbol for symbol in symbols)
-    return "\n".join(lines[: first + n_atoms]) + "\n"
+    return "\n".join([*lines[:7], *lines[first - 1 : first + n_atoms]]) + "\n"
 
 
 def _is_no_velocity(line: str) -> bool:
