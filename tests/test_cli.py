@@ -259,6 +259,32 @@ def test_init_writes_what_is_not_there_and_nothing_over_it(cli: CliRunner, root:
     assert (tmp_path / "profiles/local/config.yaml").read_bytes() == (root / "profiles/local/config.yaml").read_bytes()
     assert "Wrote" not in cli.invoke(app, ["init", str(tmp_path)]).stdout
     assert "is the checkout" in cli.invoke(app, ["init"]).output
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "config").write_text("mine")
+    (blocked / "Snakefile").symlink_to(tmp_path / "nowhere")
+    refused = cli.invoke(app, ["init", str(blocked)])
+    assert refused.exit_code == 1 and f"{blocked / 'config'} is a file, where a folder is needed" in refused.output
+    assert sorted(path.name for path in blocked.iterdir()) == ["Snakefile", "config"]
+    (blocked / "config").unlink()
+    assert f"Kept   {blocked / 'Snakefile'}, which differs" in cli.invoke(app, ["init", str(blocked)]).output
+    assert not (blocked / "Snakefile").exists(), "the link is as it was"
+
+
+@pytest.mark.parametrize("target", ["-1", "1e300"])
+def test_a_target_that_is_no_gap_names_the_option(cli: CliRunner, tmp_path: Path, target: str) -> None:
+    (tmp_path / "a.cif").touch()
+    refused = cli.invoke(app, ["evaluate", str(tmp_path), "--alone", "--dry-run", "--target", target])
+    assert refused.exit_code == 1
+    assert f"--target is {float(target):g}: a gap is from 0 to 30 eV." in refused.output
+
+
+def test_a_configuration_that_is_not_there_is_named_as_it_was_typed(
+    cli: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = cli.invoke(app, ["status", "--configfile", "nope.yaml"])
+    assert refused.exit_code == 1 and "The configuration file nope.yaml does not exist" in refused.output
 
 
 def test_commands_find_the_run_that_is_here(

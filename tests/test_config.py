@@ -65,6 +65,8 @@ def test_every_key_is_described() -> None:
     ("config", "expected"),
     [
         ({"policies": {"targets_ev": 1.12}}, ["`policies.targets_ev` is 1.12: it must be a list, such as `[1, 2]`."]),
+        ({"policies.seeds": [1]}, ["`policies.seeds` is not a known key: write it nested, `policies: {seeds: …}`."]),
+        ({"policies": {"any_range_ev": [5, 0]}}, ["`any_range_ev` is [5, 0]: the first gap must be below the second"]),
         ({"training": None}, ["`training` is null: it must be a section of `key: value` pairs."]),
         ({"training": {"steps": 1.5}}, ["`training.steps` is 1.5: it must be a whole number."]),
         ({"campaign": {"novel": "maybe"}}, ["`campaign.novel` is 'maybe': it must be true or false."]),

@@ -391,7 +391,9 @@ class PoliciesConfig(_Section):
     @model_validator(mode="after")
     def _targets_are_in_range(self) -> PoliciesConfig:
         low, high = self.any_range_ev
-        if not low < high or any(not low <= target <= high for target in self.any_targets_ev):
+        if not low < high:
+            raise ValueError(f"`any_range_ev` is [{low:g}, {high:g}]: the first gap must be below the second")
+        if any(not low <= target <= high for target in self.any_targets_ev):
             raise ValueError(
                 f"`any_targets_ev` {self.any_targets_ev} must lie in `any_range_ev`, from {low:g} up to {high:g}"
             )
@@ -1176,6 +1178,9 @@ def _sentence(item: Any) -> str:
         message = f"it must have {bound} {number} {'entry' if number == 1 else 'entries'}"
     if item["type"] == "extra_forbidden":
         names = list(_section_at(item["loc"][:-1]).model_fields)
+        section, _, key = str(item["loc"][-1]).partition(".")
+        if key and section in names:
+            return f"`{where}` is not a known key: write it nested, `{section}: {{{key}: …}}`."
         close = difflib.get_close_matches(str(item["loc"][-1]), names, n=1, cutoff=0.5)
         hint = f": did you mean {close[0]!r}? Allowed" if close else "; allowed"
         return f"`{where}` is not a known key{hint} here: {', '.join(names)}."

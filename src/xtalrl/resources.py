@@ -19,4 +19,4 @@ def of_project(path: str) -> str:
 
 def here_or_of_project(path: str) -> str:
     """The path unchanged if the working directory has such a file or folder, else the path of the project's own."""
-    return path if Path(path).exists() else of_project(path)
+    return of_project(path) if not Path(path).exists() and (PROJECT / path).exists() else path

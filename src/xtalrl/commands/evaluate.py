@@ -61,8 +61,11 @@ def evaluation_command(
         targets_ev: target gaps of the set beside those of the run; if it is evaluated alone, those of the run are the default.
 
     Raises:
-        XtalrlError: there are no crystals at `path`, the set has the name of a policy, or there is no such profile.
+        XtalrlError: there are no crystals at `path`, a target is not a gap, the set has the name of a policy, or there is no such profile.
     """
+    for target in targets_ev:
+        if not 0 <= target <= tables.GAP_RANGE_EV[1]:
+            raise XtalrlError(f"--target is {target:g}: a gap is from 0 to {tables.GAP_RANGE_EV[1]:g} eV.")
     name = set_name(path, name)
     sets = {name: str(path)} if alone else {**config.external, name: str(path)}
     check_sets(sets, config.policy_specs())

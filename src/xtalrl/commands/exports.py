@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shutil
+import sqlite3
 import urllib.parse
 import warnings
 import zipfile
@@ -272,6 +273,8 @@ def _made_whole(output: Path) -> Iterator[Path]:
     try:
         yield temporary
         put(temporary, output)
+    except sqlite3.OperationalError as error:  # as of a full disk
+        raise XtalrlError(f"{output} cannot be written ({error}): free some space, or choose another folder.") from None
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)

@@ -41,10 +41,14 @@ def write_starting_files(folder: Path) -> None:
     """
     if folder.resolve() == PROJECT:
         raise XtalrlError(f"{folder.resolve()} is the checkout, which has these files: edit config/config.yaml there.")
-    for name, content, mode in starting_files():
-        path = folder / name
-        if path.exists():
-            typer.echo(f"Kept   {path}" + ("" if path.read_bytes() == content else ", which differs from ours"))
+    files = [(folder / name, content, mode) for name, content, mode in starting_files()]
+    for path, _, _ in files:
+        if blocking := next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None):
+            raise XtalrlError(f"{blocking} is a file, where a folder is needed: move it, or name another folder.")
+    for path, content, mode in files:
+        if path.exists() or path.is_symlink():
+            is_ours = path.is_file() and path.read_bytes() == content
+            typer.echo(f"Kept   {path}" + ("" if is_ours else ", which differs from ours"))
             continue
         write_whole(path, content)
         path.chmod(mode)

@@ -493,7 +493,7 @@ def _read(path: str) -> str:
         data = gzip.decompress(data)
     if b"\0" in data[:1024]:
         raise ValueError("not text")
-    return data.decode(errors="replace").replace("\r\n", "\n")
+    return data.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _nspin(output: str) -> int | None:
