@@ -257,7 +257,7 @@ def reduce_cell(structure: Structure, max_sites: int) -> Structure:
         and np.isfinite(structure.frac_coords).all()
         and structure.volume > 0
     ):
-        raise Rejection(Reason.UNREADABLE_CIF, "the cell has no volume, or a coordinate is not a number")
+        raise Rejection(Reason.BAD_NUMBER, "the cell has no volume, or a coordinate is not a number")
     if (far := float(np.abs(structure.frac_coords).max())) > LARGEST_COORDINATE:
         raise Rejection(
             Reason.BAD_NUMBER, f"a fractional coordinate is {far:.3g}, so large that it has lost its digits"

@@ -179,7 +179,7 @@ def _one_poscar(text: str) -> str:
         raise _unreadable(
             "line 6 has counts and no elements, as in VASP 4: insert a line of elements before it, as in `Na Cl`"
         )
-    if len(symbols) != len(counts) or not counts or not all(count.isdecimal() and int(count) for count in counts):
+    if len(symbols) != len(counts) or not counts or not all(_COUNT.fullmatch(count) and int(count) for count in counts):
         raise _unreadable(
             f"line 7 is {lines[6].strip()[:40]!r}, which is not a count for each of {lines[5].strip()[:40]!r}"
         )
@@ -276,6 +276,10 @@ def _frames(lines: list[str]) -> Iterator[str | Rejection]:
         found = _COUNT.fullmatch(lines[start])
         if not found:
             yield _unreadable(f"line {start + 1} is {lines[start].strip()[:40]!r}, which is not a number of atoms")
+            start = following
+            continue
+        if not int(found[1]):
+            yield _unreadable(f"line {start + 1} announces no atoms")
             start = following
             continue
         end = start + int(found[1]) + 2
