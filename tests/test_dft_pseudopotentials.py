@@ -147,7 +147,7 @@ def test_missing_and_wrong_files_are_named(family, tmp_path) -> None:
     with pytest.raises(XtalrlError, match=r"missing O\.upf"):
         fetch_family("tiny", str(family), tmp_path / "cache")
     (family / "O.upf").write_text("another version")
-    with pytest.raises(XtalrlError, match=r"another version of O\.upf \(md5 .*, must be"):
+    with pytest.raises(XtalrlError, match=r"another version of O\.upf \(md5 .* instead of"):
         fetch_family("tiny", str(family), tmp_path / "cache")
     assert not (tmp_path / "cache" / "families" / "tiny" / "Si.upf").exists()
     with pytest.raises(XtalrlError, match="no such folder or archive"):
@@ -166,7 +166,7 @@ def test_swapped_files_are_told_by_their_checksums(family, tmp_path) -> None:
     (family / "Si.upf").write_bytes(oxygen)
     (family / "O.upf").write_bytes(silicon)
     message = (
-        rf"O\.upf \(md5 {right['Si']}, must be {right['O']}\), Si\.upf \(md5 {right['O']}, must be {right['Si']}\)"
+        rf"O\.upf \(md5 {right['Si']} instead of {right['O']}\), Si\.upf \(md5 {right['O']} instead of {right['Si']}\)"
     )
     with pytest.raises(XtalrlError, match=message):
         fetch_family("tiny", str(family), tmp_path / "cache")

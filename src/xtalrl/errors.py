@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Sequence
 
 
 class XtalrlError(Exception):
     """A mistake or a missing thing that the user can fix, shown as one sentence, never as a traceback."""
+
+
+def shorten(items: Sequence[str], n: int = 5, separator: str = ", ") -> str:
+    """The first n of these words or sentences, and how many more there are."""
+    more = len(items) - n
+    return separator.join(items[:n]) + (f"{separator}and {more:,} more" if more > 0 else "")
 
 
 def explain_os_error(error: OSError) -> XtalrlError | None:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel
 
 from xtalrl.config import CHANGES_NO_RESULT, Config
-from xtalrl.errors import XtalrlError
+from xtalrl.errors import XtalrlError, shorten
 from xtalrl.files import write_whole
 
 RECORD = "config.yaml"
@@ -90,7 +90,7 @@ def note_differences(config: Config) -> str:
         found = differences(config)
     except XtalrlError as error:
         return str(error)
-    return f"{config.results} was made with another configuration: {_listed(found)}." if found else ""
+    return f"{config.results} was made with another configuration: {shorten(found, _SHOWN, '; ')}." if found else ""
 
 
 def refuse_unknown(config: Config, unknown: Sequence[str]) -> None:
@@ -106,17 +106,12 @@ def refuse_unknown(config: Config, unknown: Sequence[str]) -> None:
         record = Path(config.results) / RECORD
         raise XtalrlError(
             f"Snakemake has no record of how {unknown[0]} {f'and {len(unknown) - 1} more were' if unknown[1:] else 'was'} made (copied "
-            f"without .snakemake?), so that it would take them for made with this configuration. They were not: {_listed(found)}. "
+            f"without .snakemake?), so that it would take them for made with this configuration. They were not: {shorten(found, _SHOWN, '; ')}. "
             "Give the configuration that they were made with, or another folder with `results:`: no SCF that is in the cache is run again. Or "
             "go on from them: once\n"
             f"  snakemake --touch --forceall all --configfile {record}\n"
             "makes Snakemake know them, and it then plans what this configuration changes."
         )
-
-
-def _listed(found: Sequence[str]) -> str:
-    more = len(found) - _SHOWN
-    return "; ".join(found[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _in_brief(value: Any) -> str:

@@ -30,12 +30,10 @@ from pydantic import ConfigDict, ValidationError, create_model
 
 from xtalrl.dft.inputs import key_of
 from xtalrl.dft.outcomes import Outcome, Result, Run
+from xtalrl.errors import shorten
 from xtalrl.sharing import make_folder, share, write_shared
 
 logger = logging.getLogger(__name__)
-
-_NAMED = 5
-"""Number of skipped lines that the log of a run names; further ones are only counted. `xtalrl cache verify` names more."""
 
 
 @dataclass(frozen=True)
@@ -197,9 +195,8 @@ class Cache:
             self._seen.update(damaged)
         if faults:
             logger.warning(
-                "Skipped in the cache, so that these runs may be repeated (`xtalrl cache verify` says more): %s%s",
-                "; ".join(faults[:_NAMED]),
-                f"; and {len(faults) - _NAMED:,} more" if len(faults) > _NAMED else "",
+                "Skipped in the cache, so that these runs may be repeated (`xtalrl cache verify` says more): %s",
+                shorten(faults, separator="; "),
             )
 
     def find(self, key: str, timeout_s: float, accept_not_saved: bool = False) -> Record | None:

@@ -27,7 +27,7 @@ from xtalrl.dft.cache import (
 from xtalrl.dft.inputs import Settings
 from xtalrl.dft.outcomes import Outcome
 from xtalrl.dft.unfinished import Unfinished
-from xtalrl.errors import XtalrlError, explain_os_error
+from xtalrl.errors import XtalrlError, explain_os_error, shorten
 from xtalrl.files import whole_file
 from xtalrl.resources import of_project
 from xtalrl.sharing import write_shared
@@ -308,8 +308,7 @@ def contradiction(one: Record, other: Record) -> str | None:
 
 def shown(faults: Sequence[str]) -> str:
     """The first of these sentences, one per line, and how many more there are."""
-    more = len(faults) - _SHOWN
-    return "\n".join(faults[:_SHOWN]) + (f"\n... and {more:,} more" if more > 0 else "")
+    return shorten(faults, _SHOWN, "\n")
 
 
 def _read_source(source: Path) -> tuple[list[Record], list[str]]:

@@ -16,7 +16,7 @@ from xtalrl.dft.levels import clip_gap
 from xtalrl.dft.outcomes import Outcome, Result
 from xtalrl.dft.recovery import Attempt, Situation, final_result, lower_state
 from xtalrl.energies import RYDBERG_EV_PAPER
-from xtalrl.errors import XtalrlError
+from xtalrl.errors import XtalrlError, shorten
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def _check_shards(rows_of: Mapping[str, Sequence[Mapping[str, Any]]], requests: 
         folders = ", ".join(sorted({str(Path(path).parent) for path in rows_of}))
         raise XtalrlError(
             f"The shards in {folders} are not those of {requests}: {len(wrong)} of {len(wanted)} requests are missing there, of another "
-            f"calculation, or not asked for ({', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}). Delete the shards and run the same "
+            f"calculation, or not asked for ({shorten(wrong)}). Delete the shards and run the same "
             "command again; what the cache holds is not computed again."
         )
 

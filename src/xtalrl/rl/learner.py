@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from xtalrl.errors import XtalrlError
+from xtalrl.errors import XtalrlError, shorten
 from xtalrl.rl.algorithms import Algorithm
 from xtalrl.rl.algorithms.base import Learning
-from xtalrl.rl.graphs import N_STATE_FEATURES, shorten
+from xtalrl.rl.graphs import N_STATE_FEATURES
 from xtalrl.rl.losses import Loss, value_of
 from xtalrl.rl.network import N_ELECTRON_FEATURES, Architecture, QNetwork, network_type
 from xtalrl.rl.policies import PolicySpec

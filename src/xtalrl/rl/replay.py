@@ -19,9 +19,9 @@ from torch import Tensor
 
 from xtalrl import tables
 from xtalrl.elements import UNFILLED
-from xtalrl.errors import XtalrlError
+from xtalrl.errors import XtalrlError, shorten
 from xtalrl.rl.algorithms.base import Outcomes
-from xtalrl.rl.graphs import CrystalGraphs, GraphBatch, offsets, ragged, send, shorten
+from xtalrl.rl.graphs import CrystalGraphs, GraphBatch, offsets, ragged, send
 from xtalrl.rl.policies import PolicySpec
 from xtalrl.rl.rewards import terminal_rewards
 from xtalrl.rl.settings import Weighting
