@@ -185,8 +185,18 @@ def test_what_is_to_run_again_is_not_done(tmp_path: Path) -> None:
 
 def test_stages_that_a_run_without_policies_does_not_have(tmp_path: Path) -> None:
     none = {"random": False, "bc": False, "ucql": False, "targets_ev": []}
-    config = Config.model_validate({"results": str(tmp_path), "cache": str(tmp_path), "policies": none})
-    assert {stage.name for stage in stages(config)} == {"structures", "evaluation", "tables", "figures", "report"}
+    run = {"results": str(tmp_path), "cache": str(tmp_path), "policies": none}
+
+    def names(**more: object) -> set[str]:
+        return {stage.name for stage in stages(Config.model_validate(run | more))}
+
+    always = {"structures", "tables", "figures", "report"}
+    assert names() == always
+    assert names(external={"mine": "crystals.zip"}) == always | {"evaluation"}
+    campaign = {"gap_ev": 1.3, "budget": 20, "rounds": 1}
+    rounds = {"campaign-1", "campaign-confirmation", "campaign"}
+    assert names(campaign=campaign) == always | rounds | {"scf", "references", "labels"}
+    assert names(campaign=campaign, labels={"path": "source"}) == always | rounds | {"labels"}
 
 
 def test_every_submitted_rule_belongs_to_a_stage(root: Path) -> None:

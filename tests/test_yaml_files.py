@@ -86,8 +86,8 @@ def test_what_is_no_readable_file_is_refused(tmp_path: Path, monkeypatch: pytest
     for path, sentence in {
         "nowhere.yaml": "`xtalrl init` makes one",
         ".": "is a folder",
-        "pipe": "no regular file",
-        "/dev/null": "no regular file",
+        "pipe": "not a regular file",
+        "/dev/null": "not a regular file",
         "huge.yaml": "11,000,000 bytes",
         "loop": "loop",
         "gone": "does not exist",
