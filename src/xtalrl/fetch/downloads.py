@@ -84,8 +84,7 @@ def checksum_of(path: str | Path, kind: str) -> str:
         case _:
             raise ValueError(f"unknown kind of checksum {kind!r}")
     with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+        hashlib.file_digest(file, lambda: digest)
     return f"{kind}:{digest.hexdigest()}"
 
 

