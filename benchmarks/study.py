@@ -1,10 +1,10 @@
-"""The paper's questions on the real data: a page, its tables and its data, from a run of config/study.yaml.
+"""The paper's questions on the real data: a page, its tables and its data, from runs of config/study.yaml and config/study_scfs.yaml.
 
-    python benchmarks/study.py CONFIGFILE…
+    python benchmarks/study.py CONFIGFILE… [--scfs CONFIGFILE…]
 
-Reads the results of `snakemake tables figures --configfile config/study.yaml …` and writes docs/results/study.md and, in
-docs/results/study/, the tables and figures that the page shows, the designs, their outcomes, and the SCFs as an export of the cache.
-After `snakemake rollout` alone there is no SCF yet, and the page ends with Table 1.
+Reads the results of `snakemake rollout --configfile config/study.yaml …` and of `snakemake tables figures` with config/study_scfs.yaml laid over
+it, and writes docs/results/study.md and, in docs/results/study/, the tables and figures that the page shows, the designs, the outcomes, and the
+SCFs as an export of the cache. Without `--scfs` the page ends with Table 1.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from xtalrl.files import write_text
 PROJECT = Path(__file__).resolve().parents[1]
 PAGE = PROJECT / "docs/results/study.md"
 DATA = PROJECT / "docs/results/study"
+GIVEN = "'structures={path: MP20}' 'labels={path: LABELS}' 'references={energies: LABELS/elemental_reference_energies.csv}' 'evaluation={formulas: FORMULAS}'"
 SHOWN = (
     "table2_dft_success",
     "desired_range",
@@ -38,11 +39,6 @@ SHOWN = (
 )
 TESTED = ("nu", "kappa", "validity", "dft_success_of_all", "mean_formation_energy", "novelty")
 """Metrics of the claim, by their names in `policy_tests`."""
-
-
-def has_scfs(config: Config) -> bool:
-    """Whether the designs of the sample were computed."""
-    return (Path(config.results) / "evaluation/evaluation.parquet").is_file()
 
 
 def population(config: Config) -> Iterator[str]:
@@ -153,14 +149,17 @@ def shown_table(config: Config, name: str) -> str:
     return (Path(config.results) / f"tables/{name}.md").read_text()
 
 
-def keep(config: Config) -> int:
-    """Copy what is kept beside the page; the number of SCFs in the export."""
+def keep(config: Config) -> None:
+    """Copy what is kept of the designs beside the page."""
     DATA.mkdir(parents=True, exist_ok=True)
     results = Path(config.results)
     shutil.copyfile(results / "designs/assessments.parquet", DATA / "designs.parquet")
     shutil.copyfile(results / "tables/table1_composition.csv", DATA / "table1_composition.csv")
-    if not has_scfs(config):
-        return 0
+
+
+def keep_scfs(config: Config) -> int:
+    """Copy what is kept of the sample beside the page; the number of SCFs in the export."""
+    results = Path(config.results)
     for name in SHOWN:
         shutil.copyfile(results / f"tables/{name}.csv", DATA / f"{name}.csv")
     for name in ("figure2.png", "figure4.png"):
@@ -214,15 +213,14 @@ def with_scfs(config: Config) -> list[str]:
     ]
 
 
-def page(config: Config, n_scfs: int, conclusions: str) -> str:
-    """The page as Markdown."""
+def page(config: Config, scfs: Config | None, n_scfs: int, conclusions: str) -> str:
+    """The page as Markdown; `scfs` is the configuration of the run with the SCFs, if there is one."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=True
     )
     training = config.training
-    targets = "tables figures" if n_scfs else "rollout"
     kept = "`designs.parquet` (every design of every policy on all skeletons, with its verdicts; the columns are those of `assessments` in [tables.md](../tables.md)) and the tables as CSV"
-    if n_scfs:
+    if scfs:
         kept += ", `outcomes.parquet` (the SCFs of the sample with every attempt) and `scfs.parquet` (the export of the cache)"
     return "\n".join(
         [
@@ -236,18 +234,27 @@ def page(config: Config, n_scfs: int, conclusions: str) -> str:
             "",
             conclusions,
             *before_scfs(config),
-            *(with_scfs(config) if n_scfs else []),
+            *(with_scfs(scfs) if scfs else []),
             "## Make it again",
             "",
             "```sh",
-            *(["xtalrl cache import docs/results/study/scfs.parquet"] if n_scfs else []),
-            f"snakemake {targets} --profile profiles/local --configfile config/study.yaml --config \\",
-            "  'structures={path: MP20}' 'labels={path: LABELS}' 'references={energies: LABELS/elemental_reference_energies.csv}' 'evaluation={formulas: FORMULAS}'",
-            "python benchmarks/study.py config/study.yaml",
+            "snakemake rollout --profile profiles/local --configfile config/study.yaml --config \\",
+            f"  {GIVEN}",
+            *(
+                [
+                    "xtalrl cache import docs/results/study/scfs.parquet",
+                    "snakemake tables figures --profile profiles/local --configfile config/study.yaml config/study_scfs.yaml --config \\",
+                    f"  {GIVEN}",
+                ]
+                if scfs
+                else []
+            ),
+            "python benchmarks/study.py config/study.yaml"
+            + (" --scfs config/study.yaml config/study_scfs.yaml" if scfs else ""),
             "```",
             "",
             "`MP20` and `LABELS` are described in [published-labels.md](../published-labels.md), `FORMULAS` is a list of known formulas, one per line."
-            + (f" The import holds the {n_scfs:,} SCFs, so that no pw.x is needed." if n_scfs else ""),
+            + (f" The import holds the {n_scfs:,} SCFs, so that no pw.x is needed." if scfs else ""),
             "",
             f"Beside this page, in `docs/results/study/`: {kept}.",
             "",
@@ -258,10 +265,13 @@ def page(config: Config, n_scfs: int, conclusions: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configfile", nargs="+", type=Path, help="config/study.yaml, and files laid over it")
-    config = load(*parser.parse_args(arguments).configfile)
+    parser.add_argument("--scfs", nargs="+", type=Path, help="the same, and config/study_scfs.yaml")
+    given = parser.parse_args(arguments)
+    config, scfs = load(*given.configfile), load(*given.scfs) if given.scfs else None
     text = DATA / "conclusions.txt"
     conclusions = text.read_text() if text.is_file() else ""
-    write_text(PAGE, page(config, keep(config), conclusions))
+    keep(config)
+    write_text(PAGE, page(config, scfs, keep_scfs(scfs) if scfs else 0, conclusions))
     print(f"{PAGE.relative_to(PROJECT)} is written")
 
 
