@@ -125,7 +125,7 @@ TABLES = (
     Content(
         "desired_range",
         "Designs in the desired range.",
-        "ν: gap within the window around the target. κ: the same, among designs whose true crystal's gap lies outside it. Each over all designs, over "
+        "ν: gap within the window around the target. κ: gap within the window while that of the true crystal lies outside it. Each over all designs, over "
         "the successes, and by the paper's rules (designs that only an extended recovery made converge counted as failures).",
         "estimates.desired_range_table", _DESIGNS, _DESIRED_RANGE,
         keys=("policy", "target_ev"), estimates="DESIRED_RANGE",
