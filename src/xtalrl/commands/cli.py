@@ -151,11 +151,8 @@ def main(
     ] = False,
 ) -> None:
     """Design crystals with a wanted band gap: look after a run of the workflow, and use its parts by hand."""
-    for stream in (
-        sys.stdin,
-        sys.stdout,
-        sys.stderr,
-    ):  # A terminal that lacks a character, or a byte that is none, stops nothing.
+    # A character that the terminal lacks, or a byte that is none, stops nothing.
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
